@@ -1,0 +1,8 @@
+"""The one error of `metrics` that a user can mend."""
+
+
+class InputError(ValueError):
+    """A file or array that the user gave cannot be measured: unreadable, mismatched or too small.
+
+    The message is one line that names the file or the array, the rule and the value found.
+    """
