@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""The `repa` command: it parses, calls the packages and prints; it holds no logic."""

@@ -1,0 +1,94 @@
+"""The app, the registration of its commands, and the one place where errors become text.
+
+Importing this file, or any command, does not import torch: `repa --help` must answer at once.
+"""
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from repa.errors import RepaError
+from repa_cli import fid, sample, train
+from repa_cli.output import print_error
+
+app = typer.Typer(
+    name="repa",
+    help="Train, sample and evaluate SiT with representation alignment (REPA).",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("sample", no_args_is_help=False)(sample.sample)
+app.command("fid")(fid.fid)
+app.command("train")(train.train)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"repa-toolkit {version('repa-toolkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    """Train, sample and evaluate SiT with representation alignment (REPA)."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command; what a user can mend becomes one line on stderr and exit code 1 or 2.
+
+    Exit code 2 is for what was typed, 1 for what was found (a file, a download, a full disk), 130
+    for an interrupt. Anything else is a bug of ours and keeps its traceback.
+    """
+    try:
+        code: Any = app(arguments, standalone_mode=False)
+    except typer.TyperException as error:
+        show = getattr(error, "format_message", error.__str__)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(show())
+            sys.exit(2)
+        _fail(show(), code=2)
+    except (typer.Abort, KeyboardInterrupt):
+        _fail("interrupted.", code=130)
+    except BrokenPipeError:
+        # The reader of our output (`head`, say) has left: that is no error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (RepaError, OSError) as error:
+        _fail(_text(error), code=1)
+    except ValueError as error:
+        if not _is_input_error(error):
+            raise
+        _fail(str(error), code=1)
+    else:
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _is_input_error(error: ValueError) -> bool:
+    """Whether it is a metrics.InputError, without importing metrics (and torch) to find out."""
+    module = sys.modules.get("metrics")
+    return module is not None and isinstance(error, module.InputError)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}."
+    return str(error) or type(error).__name__
+
+
+def _fail(message: str, code: int) -> None:
+    print_error(message)
+    sys.exit(code)

@@ -1,0 +1,5 @@
+"""repa fid."""
+
+
+def fid() -> None:
+    """Not written yet."""

@@ -1,0 +1,50 @@
+"""Results to stdout, as a table or JSON; progress and diagnostics to stderr."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import typer
+from tqdm import tqdm
+
+
+def print_error(message: str) -> None:
+    """Print one line on stderr, whatever line breaks the message holds."""
+    typer.echo(f"repa: error: {' '.join(message.split())}", err=True)
+
+
+def print_note(message: str) -> None:
+    """Print a diagnostic on stderr."""
+    typer.echo(f"repa: {message}", err=True)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON on stdout; floats keep every digit."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table on stdout, first column to the left, the others (numbers) to the right."""
+    rows = [tuple(headings), *(tuple(row) for row in rows)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
+    for number, row in enumerate(rows):
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        typer.echo("  ".join(cells).rstrip())
+        if number == 0:
+            typer.echo("  ".join("-" * width for width in widths))
+
+
+def progress_bar(total: int, unit: str, description: str, initial: int = 0) -> "tqdm[Any]":
+    """Return a tqdm bar on stderr with rate and time left; silent when stderr is no terminal."""
+    return tqdm(
+        total=total,
+        initial=initial,
+        unit=f" {unit}",
+        desc=description,
+        file=sys.stderr,
+        disable=not sys.stderr.isatty(),
+        dynamic_ncols=True,
+        smoothing=0.05,
+    )

@@ -1,0 +1,5 @@
+"""repa sample."""
+
+
+def sample() -> None:
+    """Not written yet."""

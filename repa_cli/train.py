@@ -1,0 +1,5 @@
+"""repa train."""
+
+
+def train() -> None:
+    """Not written yet."""

@@ -1,0 +1,139 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from repa import SIT_SIZES, SiT
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+def load_golden_sit(name: str) -> tuple[SiT, dict[str, torch.Tensor]]:
+    with np.load(GOLDENS / f"{name}.npz") as file:
+        values = {key: torch.from_numpy(file[key]) for key in file.files if key != "meta_json"}
+        config = json.loads(str(file["meta_json"]))["config"]
+    model = SiT(
+        input_size=config["input_size"],
+        patch_size=config["patch_size"],
+        in_channels=config["in_channels"],
+        hidden_size=config["hidden_size"],
+        depth=config["depth"],
+        num_heads=config["num_heads"],
+        num_classes=config["num_classes"],
+        encoder_depth=config["encoder_depth"],
+        target_dims=config["z_dims"],
+        projector_dim=config["projector_dim"],
+        qk_norm=config["qk_norm"],
+    )
+    state = {key[6:]: value for key, value in values.items() if key.startswith("param/")}
+    assert torch.allclose(model.pos_embed, state["pos_embed"], atol=1e-6)
+    model.load_state_dict(state, strict=True)
+    return model.eval(), values
+
+
+@pytest.mark.parametrize("name", ["sit_a", "sit_b", "sit_c"])
+def test_velocity_and_features_equal_the_reference(name):
+    model, golden = load_golden_sit(name)
+    with torch.no_grad():
+        for suffix in ("", "_mixed"):
+            labels = golden[f"y{suffix}"]
+            velocity, features = model(golden["x"], golden["t"], labels, return_features=True)
+            torch.testing.assert_close(velocity, golden[f"v{suffix}"], atol=2e-5, rtol=0)
+            for i, projected in enumerate(features):
+                torch.testing.assert_close(projected, golden[f"zs{suffix}/{i}"], atol=2e-5, rtol=0)
+        null = torch.full_like(golden["y"], model.null_label)
+        assert torch.equal(null, golden["y_null"])
+        velocity = model(golden["x"], golden["t"], null)
+        torch.testing.assert_close(velocity, golden["v_null"], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["sit_a", "sit_b", "sit_c"])
+def test_float64_velocity_equals_the_reference_in_float64(name):
+    model, golden = load_golden_sit(name)
+    with torch.no_grad():
+        velocity = model.double()(golden["x"].double(), golden["t"].double(), golden["y"])
+    torch.testing.assert_close(velocity, golden["v_f64"], atol=2e-7, rtol=0)
+
+
+def test_projectors_run_only_when_features_are_asked_for():
+    model, golden = load_golden_sit("sit_b")
+    calls = []
+    for projector in model.projectors:
+        projector.register_forward_hook(lambda *_: calls.append(1))
+    model(golden["x"], golden["t"], golden["y"])
+    assert not calls
+    _, features = model(golden["x"], golden["t"], golden["y"], return_features=True)
+    assert len(calls) == len(features) == 2
+
+
+def test_published_sizes_have_the_published_numbers_of_parameters():
+    # DiT's paper (arXiv 2212.09748, table 4): 33M, 130M, 458M, 675M for S, B, L, XL at patch 2.
+    for name, millions in {"S": 33, "B": 130, "L": 458, "XL": 675}.items():
+        with torch.device("meta"):
+            model = SiT(
+                input_size=32,
+                in_channels=4,
+                num_classes=1000,
+                encoder_depth=8,
+                target_dims=[],
+                **SIT_SIZES[f"SiT-{name}/2"],
+            )
+        count = sum(p.numel() for p in model.parameters())
+        assert abs(count / 1e6 - millions) < 1, (name, count)
+
+
+@pytest.mark.parametrize("size", ["SiT-S/2", "SiT-S/4", "SiT-S/8", "SiT-Pico/4"])
+def test_small_sizes_run_and_start_with_zero_velocity(size):
+    model = SiT(
+        input_size=16,
+        in_channels=3,
+        num_classes=5,
+        encoder_depth=2,
+        target_dims=[],
+        **SIT_SIZES[size],
+    )
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(model(x, torch.rand(2), torch.tensor([0, 5])), torch.zeros_like(x))
+
+
+def test_labels_drop_in_training_mode_alone_and_at_the_given_rate():
+    model, golden = load_golden_sit("sit_c")
+    seen = []
+    model.y_embedder.register_forward_hook(lambda _, args, __: seen.append(args[0]))
+    x, t, labels = golden["x"][:1], golden["t"][:1], torch.zeros(4000, dtype=torch.int64)
+    x, t = x.expand(4000, -1, -1, -1), t.expand(4000)
+    model.blocks = model.blocks[:1]  # only the labels matter here
+    with torch.no_grad():
+        model.eval()(x[:50], t[:50], labels[:50])
+        assert torch.equal(seen[-1], labels[:50])
+        torch.manual_seed(0)
+        model.train()(x, t, labels)
+        # Binomial(4000, 0.1): mean 400, standard deviation 19; five of them.
+        assert abs(int((seen[-1] == model.null_label).sum()) - 400) < 95
+        assert set(seen[-1].tolist()) == {0, model.null_label}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input_size": 9}, "patch_size 2 must divide input_size 9"),
+        ({"hidden_size": 50}, "hidden_size must be a multiple of num_heads"),
+        ({"encoder_depth": 0}, "encoder_depth must be from 1 to 3, got 0"),
+        ({"encoder_depth": 4}, "encoder_depth must be from 1 to 3, got 4"),
+        ({"label_dropout": 1.5}, "label_dropout must be from 0 to 1"),
+    ],
+)
+def test_impossible_sizes_are_refused(change, message):
+    sizes = {
+        "input_size": 8,
+        "in_channels": 4,
+        "num_classes": 3,
+        "encoder_depth": 1,
+        "target_dims": [],
+        **SIT_SIZES["SiT-Pico/2"],
+        **change,
+    }
+    with pytest.raises(ValueError, match=message):
+        SiT(**sizes)
