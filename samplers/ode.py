@@ -1,0 +1,178 @@
+"""Deterministic sampling: integrate dx/dt = velocity from noise (t = 1) to data (t = 0).
+
+Euler and Heun are here, step for step as in REPA; the other methods are torchdiffeq's. The state
+is float64 whatever the velocity's dtype. Which path the velocity was trained on does not matter.
+"""
+
+import warnings
+from collections.abc import Iterator
+from difflib import get_close_matches
+from itertools import groupby, pairwise
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+from torchdiffeq import odeint
+
+from samplers.schedule import GuidanceInterval, ode_times
+from samplers.velocity import Float64VelocityFn, VelocityFn, float64_velocity
+
+ADAMS_METHODS = ("explicit_adams", "implicit_adams")
+
+FIXED_STEP_METHODS = ("euler", "heun", "midpoint", "heun2", "heun3", "rk4", *ADAMS_METHODS)
+"""Methods that take num_steps equal steps; "heun" ends with an Euler step, "heun2" does not."""
+
+ADAPTIVE_METHODS = ("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri8")
+"""Methods that choose their steps to meet rtol and atol."""
+
+ODE_METHODS = FIXED_STEP_METHODS + ADAPTIVE_METHODS
+
+
+@torch.no_grad()
+def sample_ode(
+    velocity: VelocityFn,
+    noise: Float[Tensor, "batch *dims"],
+    *,
+    num_steps: int | None,
+    method: str = "heun",
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+) -> Float64[Tensor, "batch *dims"]:
+    """Turn noise (t = 1) into data (t = 0) along the probability-flow ODE.
+
+    Fixed-step methods decide guidance at the start of a step and keep it for the whole step.
+    Adaptive methods split the integration at the ends of the guidance interval instead; they
+    choose their steps by the error of the whole batch, so that the images of a batch share step
+    sizes and an image depends, within the tolerances, on its batch.
+
+    Args:
+        velocity: Asked with x and t in the dtype of `noise`.
+        noise: Standard normal, in the network's dtype.
+        num_steps: Equal steps from t = 1 to 0. Velocity evaluations: euler num_steps, heun
+            2 num_steps - 1, midpoint and heun2 2, heun3 3 and rk4 4 a step. Adaptive methods
+            ignore it: give None.
+        method: One of ODE_METHODS.
+        guidance_interval: Closed interval (low, high) of times at which guidance is on.
+        rtol: Relative tolerance of the adaptive methods and of implicit_adams' iteration.
+        atol: Absolute tolerance of the same.
+
+    Returns:
+        The state at t = 0, shaped like `noise`.
+
+    Raises:
+        ValueError: If a method is unknown, an argument is out of range, or an adaptive method
+            cannot meet its tolerances.
+
+    Warns:
+        UserWarning: If num_steps is given to an adaptive method.
+
+    Source:
+        REPA samplers.py, euler_sampler (euler, heun): Heun's corrector keeps the guidance of its
+        step's start, and its last step is an Euler step.
+    """
+    _check_method(method)
+    if rtol <= 0 or atol <= 0:
+        raise ValueError(f"rtol and atol must be above 0, got {rtol} and {atol}.")
+    interval = GuidanceInterval(*guidance_interval)
+    slope_at = float64_velocity(velocity, noise.dtype)
+    x = noise.to(torch.float64)
+    if method in ADAPTIVE_METHODS:
+        if num_steps is not None:
+            warnings.warn(f"{method} chooses its steps: num_steps is ignored.", stacklevel=2)
+        pieces = _adaptive_pieces(interval)
+    elif num_steps is None:
+        raise ValueError(f"num_steps must be given for the fixed-step method {method!r}.")
+    elif method in ("euler", "heun"):
+        return _euler_or_heun(slope_at, x, ode_times(num_steps), interval, method == "heun")
+    else:
+        pieces = _fixed_step_pieces(ode_times(num_steps), interval)
+    for times, guided in pieces:
+        x = _integrate(slope_at, x, times, guided, method, rtol, atol)
+    return x
+
+
+def _check_method(method: str) -> None:
+    if method not in ODE_METHODS:
+        close = get_close_matches(method, ODE_METHODS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(ODE_METHODS)}."
+        raise ValueError(f"Unknown ODE method {method!r}: {hint}")
+
+
+def _euler_or_heun(
+    slope_at: Float64VelocityFn,
+    x: Tensor,
+    times: list[float],
+    interval: GuidanceInterval,
+    corrected: bool,
+) -> Tensor:
+    for t, t_next in pairwise(times):
+        guided = t in interval
+        slope = slope_at(x, t, guided)
+        predicted = x + (t_next - t) * slope
+        if corrected and t_next > 0:
+            next_slope = slope_at(predicted, t_next, guided)
+            x = x + (t_next - t) * (slope + next_slope) / 2
+        else:
+            x = predicted
+    return x
+
+
+def _fixed_step_pieces(
+    times: list[float], interval: GuidanceInterval
+) -> Iterator[tuple[list[float], bool]]:
+    """Group the steps into runs of equal guidance, so that multistep methods start afresh."""
+    for guided, steps in groupby(pairwise(times), key=lambda step: step[0] in interval):
+        starts, ends = zip(*steps, strict=True)
+        yield [starts[0], *ends], guided
+
+
+def _adaptive_pieces(interval: GuidanceInterval) -> Iterator[tuple[list[float], bool]]:
+    ends = (1.0, interval.high, interval.low, 0.0)
+    for piece, guided in zip(pairwise(ends), (False, True, False), strict=True):
+        if piece[0] > piece[1]:
+            yield list(piece), guided
+
+
+def _integrate(
+    slope_at: Float64VelocityFn,
+    x: Tensor,
+    times: list[float],
+    guided: bool,
+    method: str,
+    rtol: float,
+    atol: float,
+) -> Tensor:
+    """Integrate over one piece of constant guidance with torchdiffeq."""
+    start, end = times[0], times[-1]
+
+    def slope(t: Tensor, x: Tensor) -> Tensor:
+        # The guess of the first adaptive step may look past the end of the piece.
+        inside = min(start, max(end, float(t)))
+        return slope_at(x, inside, guided)
+
+    grid = torch.tensor(times, dtype=torch.float64, device=x.device)
+    options = _solver_options(method, grid)
+    try:
+        states = odeint(
+            slope, x, grid[[0, -1]], rtol=rtol, atol=atol, method=method, options=options
+        )
+    except AssertionError as error:
+        raise ValueError(
+            f"{method} failed between t = {start} and {end} ({error}): loosen rtol and atol, "
+            "and check that the velocity is finite."
+        ) from error
+    return cast(Tensor, states)[-1]
+
+
+def _solver_options(method: str, grid: Tensor) -> dict[str, Any]:
+    if method in ADAPTIVE_METHODS:
+        # Step onto the end of the piece: interpolating back from beyond it would ask for
+        # velocities of negative times, or of times where guidance is different.
+        return {"step_t": grid[-1:]}
+    options: dict[str, Any] = {"grid_constructor": lambda *_: grid}
+    if method in ADAMS_METHODS:
+        # torchdiffeq's default of 12 is unstable at the usual numbers of steps.
+        options["max_order"] = 4
+    return options

@@ -1,0 +1,81 @@
+"""Stochastic sampling: Euler-Maruyama on the reverse SDE whose marginals are the path's.
+
+    dx = (velocity - t * score) dt + sqrt(2 t) dW,   from noise (t = 1) to data (t = 0)
+
+The state is float64 whatever the velocity's dtype. The random numbers are the caller's.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from math import sqrt
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from samplers.interpolant import Interpolant, score_from_velocity
+from samplers.schedule import GuidanceInterval, sde_times
+from samplers.velocity import VelocityFn, float64_velocity
+
+NormalFn = Callable[[int], Tensor]
+"""normal(step): standard normals shaped like the noise for the increment of step 0, 1, ..."""
+
+
+@torch.no_grad()
+def sample_sde(
+    velocity: VelocityFn,
+    noise: Float[Tensor, "batch *dims"],
+    *,
+    num_steps: int,
+    interpolant: Interpolant,
+    guidance_interval: tuple[float, float] = (0.0, 1.0),
+    normal: NormalFn,
+) -> Float64[Tensor, "batch *dims"]:
+    """Turn noise (t = 1) into data (t = 0) by Euler-Maruyama with the published schedule.
+
+    The first num_steps - 1 steps are equal and reach t = 0.04; the last one jumps from there to
+    0 by the drift alone. It is several times longer than the others and adds no noise, so the
+    samples' variance comes out too small (0.978 of the exact one for Gaussian data of standard
+    deviation 0.5): that is the protocol of the published numbers.
+
+    Args:
+        velocity: Asked with x and t in the dtype of `noise`.
+        noise: Standard normal, in the network's dtype.
+        num_steps: Velocity evaluations, one a step; the last step is the drift-only one.
+        interpolant: The path that `velocity` was trained on; its score needs it.
+        guidance_interval: Closed interval (low, high) of times at which guidance is on, decided
+            at the start of a step.
+        normal: Called once for each step 0 to num_steps - 2 in turn; moved to the noise's device
+            and used in float64.
+
+    Returns:
+        The state at t = 0, shaped like `noise`.
+
+    Raises:
+        ValueError: If num_steps or guidance_interval is out of range, or normals have a shape
+            other than the noise's.
+
+    Source:
+        REPA samplers.py, euler_maruyama_sampler. The diffusion is 2 t for every path, as there:
+        2 sigma of the linear one.
+    """
+    interval = GuidanceInterval(*guidance_interval)
+    slope_at = float64_velocity(velocity, noise.dtype)
+    x = noise.to(torch.float64)
+    for step, (t, t_next) in enumerate(pairwise(sde_times(num_steps))):
+        slope = slope_at(x, t, t in interval)
+        score = score_from_velocity(slope, x, torch.tensor(t, dtype=torch.float64), interpolant)
+        x = x + (t_next - t) * (slope - t * score)
+        if t_next > 0:
+            x = x + sqrt(2 * t * (t - t_next)) * _checked(normal(step), x)
+    return x
+
+
+def _checked(normals: Tensor, x: Tensor) -> Tensor:
+    # Broadcasting would give the rows of a batch the same noise without a word.
+    if normals.shape != x.shape:
+        raise ValueError(
+            f"normal(step) must have the noise's shape {tuple(x.shape)}, got "
+            f"{tuple(normals.shape)}."
+        )
+    return normals.to(x)
