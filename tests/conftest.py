@@ -33,3 +33,26 @@ def few_threads() -> None:
 def golden() -> Callable[[str], Golden]:
     """Load tests/goldens/<name>.npz: `arrays, meta = golden("sit_a")`."""
     return _load_golden
+
+
+@pytest.fixture(scope="session")
+def golden_sit() -> Callable[[str], torch.nn.Module]:
+    """Build the SiT of tests/goldens/<name>.npz, recorded parameters loaded, in evaluation mode."""
+
+    def build(name: str) -> torch.nn.Module:
+        from repa import SiT
+
+        arrays, meta = _load_golden(name)
+        kept = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads")
+        kept += ("mlp_ratio", "num_classes", "encoder_depth", "projector_dim", "qk_norm")
+        config = {key: meta["config"][key] for key in kept}
+        model = SiT(**config, target_dims=meta["config"]["z_dims"])
+        parameters = {
+            key.removeprefix("param/"): torch.from_numpy(array)
+            for key, array in arrays.items()
+            if key.startswith("param/")
+        }
+        model.load_state_dict(parameters, strict=True)
+        return model.eval()
+
+    return build

@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from samplers import classifier_free_velocity
+
+NULL = 9
+LABELS = torch.tensor([2, 5, 7])
+X = torch.randn(3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+T = torch.tensor([1.0, 0.5, 0.25])
+
+
+class RecordingModel:
+    """velocity = x + labels + 10 t: depends on every argument, row by row."""
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, x, t, labels):
+        self.calls.append((x, t, labels))
+        return x + (labels + 10 * t).reshape(-1, 1, 1, 1)
+
+
+def test_guided_velocity_extrapolates_from_null_through_the_label():
+    velocity = classifier_free_velocity(RecordingModel(), LABELS, NULL, 1.5)
+    weighted_label = NULL + 1.5 * (LABELS - NULL)
+    expected = X.double() + (weighted_label + 10 * T).reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(velocity(X, T, True), expected, atol=1e-5, rtol=0)
+
+
+def test_guided_velocity_is_one_call_with_labels_before_null():
+    model = RecordingModel()
+    classifier_free_velocity(model, LABELS, NULL, 1.5)(X, T, True)
+    ((x, t, labels),) = model.calls
+    assert torch.equal(x, torch.cat([X, X]))
+    assert torch.equal(t, torch.cat([T, T]))
+    assert labels.tolist() == [2, 5, 7, NULL, NULL, NULL]
+
+
+@pytest.mark.parametrize(("guided", "cfg_scale"), [(False, 4.0), (True, 1.0), (False, 1.0)])
+def test_batch_is_not_doubled_without_guidance(guided, cfg_scale):
+    model = RecordingModel()
+    velocity = classifier_free_velocity(model, LABELS, NULL, cfg_scale)
+    assert torch.equal(velocity(X, T, guided), model(X, T, LABELS).double())
+    assert [len(x) for x, _, _ in model.calls] == [3, 3]
+
+
+def test_guidance_is_combined_in_float64():
+    velocity = classifier_free_velocity(RecordingModel(), LABELS, NULL, 1.1)
+    nulls = torch.full_like(LABELS, NULL)
+    conditional, null = (RecordingModel()(X, T, labels).double() for labels in (LABELS, nulls))
+    assert torch.equal(velocity(X, T, True), null + 1.1 * (conditional - null))
+
+
+@pytest.mark.parametrize("cfg_scale", [0.99, -1.0, float("nan"), float("inf")])
+def test_scale_below_one_or_not_finite_is_refused(cfg_scale):
+    with pytest.raises(ValueError, match=r"cfg_scale must be finite and at least 1, got "):
+        classifier_free_velocity(RecordingModel(), LABELS, NULL, cfg_scale)
