@@ -66,7 +66,8 @@ def sample_ode(
             cannot meet its tolerances.
 
     Warns:
-        UserWarning: If num_steps is given to an adaptive method.
+        UserWarning: If num_steps is given to an adaptive method, or if implicit_adams' iteration
+            does not reach its tolerance.
 
     Source:
         REPA samplers.py, euler_sampler (euler, heun): Heun's corrector keeps the guidance of its
@@ -173,6 +174,7 @@ def _solver_options(method: str, grid: Tensor) -> dict[str, Any]:
         return {"step_t": grid[-1:]}
     options: dict[str, Any] = {"grid_constructor": lambda *_: grid}
     if method in ADAMS_METHODS:
-        # torchdiffeq's default of 12 is unstable at the usual numbers of steps.
+        # At torchdiffeq's default of 12, fifty explicit steps on Gaussian data of standard
+        # deviation 0.1 end with errors of hundreds; at 4, of 1e-4.
         options["max_order"] = 4
     return options
