@@ -1,0 +1,116 @@
+"""A folder of PNG, JPEG and WebP files as a source of images."""
+
+import hashlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from metrics.checksum import file_sha256
+from metrics.errors import InputError
+from metrics.image_source import MAX_SIDE, ImageBatch, checked_range
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+# What Pillow raises on damage; the bomb warning comes as an error where warnings are errors.
+_UNREADABLE = (
+    Image.UnidentifiedImageError,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+    SyntaxError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True)
+class FolderImages:
+    """Image files, decoded as they are needed, by several threads."""
+
+    folder: Path
+    paths: tuple[Path, ...]
+    shape: tuple[int, int, int] | None
+    labels: None = field(default=None, init=False)
+    manifest: None = field(default=None, init=False)
+
+    @property
+    def name(self) -> str:
+        """The folder."""
+        return str(self.folder)
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def batches(
+        self, batch_size: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[ImageBatch]:
+        """Yield images `start` to `stop` as RGB; a batch ends early where the size changes.
+
+        Grey and palette images become RGB and transparency is dropped.
+
+        Raises:
+            InputError: A file is damaged or has more than 8 bits a channel.
+        """
+        stop = checked_range(self.count, batch_size, start, stop)
+        with ThreadPoolExecutor() as threads:
+            for first in range(start, stop, batch_size):
+                paths = self.paths[first : min(first + batch_size, stop)]
+                for _, images in groupby(threads.map(_decode, paths), key=lambda i: i.shape):
+                    yield np.stack(list(images))
+
+    def sha256(self) -> str:
+        """Return the hash of the relative paths and of the files."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            name = path.relative_to(self.folder).as_posix()
+            digest.update(f"{file_sha256(path)}  {name}\n".encode())
+        return digest.hexdigest()
+
+
+def open_folder(folder: Path) -> FolderImages:
+    """Find the images of a folder and its subfolders, in the order of their relative paths.
+
+    Raises:
+        InputError: There are none, or the header of one is damaged.
+    """
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    ordered = sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
+    if not ordered:
+        raise InputError(f"{folder} holds no images ({', '.join(_SUFFIXES)}).")
+    with ThreadPoolExecutor() as threads:
+        sizes = set(threads.map(_size, ordered))
+    shape = (*sizes.pop(), 3) if len(sizes) == 1 else None
+    return FolderImages(folder, tuple(ordered), shape)
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Return height and width from the file's header alone."""
+    with _open_picture(path) as picture:
+        return picture.height, picture.width
+
+
+def _decode(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    with _open_picture(path) as picture:
+        try:
+            # a palette with transparency goes through RGBA, or Pillow warns
+            whole = picture.convert("RGBA") if "transparency" in picture.info else picture
+            return np.array(whole.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:
+            raise InputError(f"{path} is a damaged image: {error}.") from error
+
+
+def _open_picture(path: Path) -> Image.Image:
+    try:
+        picture = Image.open(path)
+    except _UNREADABLE as error:
+        raise InputError(f"{path} is not a readable image: {error}.") from error
+    if max(picture.size) > MAX_SIDE:
+        raise InputError(f"{path} is {picture.size}; a side may have {MAX_SIDE} pixels at most.")
+    if picture.mode.startswith(("I", "F")):
+        raise InputError(f"{path} has more than 8 bits a channel; save it with 8.")
+    return picture

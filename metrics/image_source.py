@@ -1,0 +1,54 @@
+"""What a source of images is, whatever holds them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+ImageBatch = UInt8[np.ndarray, "batch height width 3"]
+
+MAX_SIDE = 8192  # pixels; beyond it a file is a mistake or an attack
+
+
+class ImageSource(Protocol):
+    """Images in a fixed order.
+
+    Attributes:
+        name: Where they come from, for messages and reports.
+        count: How many they are; at least one.
+        shape: (height, width, 3), or None when the images differ in size.
+        labels: The class of each image, where the source tells.
+        manifest: How the images were made, where the source tells.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def count(self) -> int: ...  # noqa: D102
+    @property
+    def shape(self) -> tuple[int, int, int] | None: ...  # noqa: D102
+    @property
+    def labels(self) -> Int64[np.ndarray, " count"] | None: ...  # noqa: D102
+    @property
+    def manifest(self) -> Mapping[str, Any] | None: ...  # noqa: D102
+
+    def batches(
+        self, batch_size: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[ImageBatch]:
+        """Yield images `start` to `stop` in batches of at most `batch_size` images of one size."""
+        ...
+
+    def sha256(self) -> str:
+        """Return a hash of the content, which names it in a cache."""
+        ...
+
+
+def checked_range(count: int, batch_size: int, start: int, stop: int | None) -> int:
+    """Return the end of the range, which must lie within the images."""
+    stop = count if stop is None else stop
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    if not 0 <= start <= stop <= count:
+        raise ValueError(f"start and stop must lie in [0, {count}] in order, got {start}, {stop}.")
+    return stop
