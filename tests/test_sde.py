@@ -181,6 +181,20 @@ def test_velocity_sees_the_dtype_of_the_noise_and_the_state_is_float64():
     assert end.dtype == torch.float64
 
 
+def test_no_gradient_is_recorded_and_the_noise_is_left_alone():
+    weight = torch.ones((), requires_grad=True)
+    noise = torch.ones(3, 4)
+    end = sample_sde(
+        lambda x, t, guided: weight * x,
+        noise,
+        num_steps=3,
+        interpolant=INTERPOLANTS["linear"],
+        normal=lambda step: torch.ones(3, 4),
+    )
+    assert not end.requires_grad
+    assert torch.equal(noise, torch.ones(3, 4))
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
