@@ -1,1 +1,50 @@
-"""Placeholder."""
+"""Metrics of generated images: FID, sFID, Inception Score, precision and recall, from one pass.
+
+Images go in as uint8, NHWC; what is compared are the features of a metric network. The mathematics
+(`frechet_distance`, `inception_score`, `precision_recall`) stands alone and takes any features.
+Knows nothing of diffusion. What a user's file can cause is an `InputError`.
+"""
+
+from metrics.errors import InputError
+from metrics.features import Features, MetricLabels, MetricNetwork, NetworkName, load_network
+from metrics.frechet import FrechetExtrapolation, frechet_distance, frechet_infinity
+from metrics.image_source import ImageSource
+from metrics.images import ArrayImages, open_images
+from metrics.inception_score import RunningInceptionScore, inception_score
+from metrics.measurement import Measurement, measure
+from metrics.noise_images import NoiseImages
+from metrics.precision_recall import PrecisionRecall, precision_recall
+from metrics.reference import Reference, measure_reference, open_reference
+from metrics.report import Report, compare, evaluate
+from metrics.statistics import FeatureStatistics, ReferenceStatistics, RunningStatistics
+
+__all__ = [
+    "ArrayImages",
+    "FeatureStatistics",
+    "Features",
+    "FrechetExtrapolation",
+    "ImageSource",
+    "InputError",
+    "Measurement",
+    "MetricLabels",
+    "MetricNetwork",
+    "NetworkName",
+    "NoiseImages",
+    "PrecisionRecall",
+    "Reference",
+    "ReferenceStatistics",
+    "Report",
+    "RunningInceptionScore",
+    "RunningStatistics",
+    "compare",
+    "evaluate",
+    "frechet_distance",
+    "frechet_infinity",
+    "inception_score",
+    "load_network",
+    "measure",
+    "measure_reference",
+    "open_images",
+    "open_reference",
+    "precision_recall",
+]

@@ -1,0 +1,131 @@
+"""What images are compared with: images, or statistics in ADM's file form, or both.
+
+An ADM reference file is easily misread. FID and sFID use its `mu, sigma, mu_s, sigma_s`, taken over
+the whole training set; precision and recall use the images in its `arr_0`, a few thousand of them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from metrics.errors import InputError
+from metrics.features import MetricNetwork
+from metrics.image_source import ImageSource
+from metrics.images import open_images
+from metrics.measurement import Measurement, Progress, measure
+from metrics.npz import ArrayEntry, open_npz
+from metrics.statistics import FeatureStatistics, ReferenceStatistics
+
+_STATISTICS = ("mu", "sigma", "mu_s", "sigma_s", "count", "network")
+_MAX_BYTES = 1 << 30  # of one array of statistics: features of width 11,000
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What images are compared with; at least one of the two parts is there.
+
+    Attributes:
+        name: Where it comes from.
+        images: Real images: for precision and recall, and for everything if there are no
+            statistics.
+        statistics: For the Fréchet distances; None to take them from the images.
+    """
+
+    name: str
+    images: ImageSource | None = None
+    statistics: ReferenceStatistics | None = None
+
+
+def open_reference(source: str | Path | np.ndarray) -> Reference:
+    """Open an ADM reference file, or whatever `open_images` opens.
+
+    Raises:
+        InputError: The source is neither, or is damaged.
+        FileNotFoundError: There is no such file or folder.
+    """
+    if isinstance(source, np.ndarray) or not _is_npz(Path(source)):
+        images = open_images(source)
+        return Reference(images.name, images)
+    path = Path(source)
+    entries = open_npz(path)
+    if not any(name in entries for name in _STATISTICS[:4]):
+        return Reference(str(path), open_images(path))
+    arrays = {name: _read(entries[name]) for name in _STATISTICS if name in entries}
+    try:
+        statistics = ReferenceStatistics.from_arrays(arrays)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path}: {error}") from error
+    return Reference(str(path), open_images(path) if "arr_0" in entries else None, statistics)
+
+
+def measure_reference(
+    reference: Reference,
+    network: MetricNetwork,
+    *,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Measure a reference: its statistics as they stand, or else those of its images.
+
+    Raises:
+        InputError: The statistics are another network's, or the images cannot be measured.
+    """
+    check_reference(reference, network)
+    images, statistics = reference.images, reference.statistics
+    seen = None
+    if images is not None:
+        seen = measure(images, network, batch_size=batch_size, progress=progress)
+    if statistics is None:
+        if seen is None:
+            raise ValueError(f"The reference {reference.name} has neither images nor statistics.")
+        return seen
+    return Measurement(
+        name=reference.name,
+        count=statistics.pool.count,
+        network=network.name,
+        pool=statistics.pool,
+        spatial=statistics.spatial,
+        pool_features=None if seen is None else seen.pool_features,
+    )
+
+
+def check_reference(reference: Reference, network: MetricNetwork) -> None:
+    """Check, before any work, that a reference's statistics are those of the network.
+
+    Raises:
+        InputError: They carry another network's name, or are of another width.
+    """
+    statistics = reference.statistics
+    if statistics is None:
+        return
+    if statistics.network not in (None, network.name):
+        raise InputError(
+            f"{reference.name} holds statistics of {statistics.network}; "
+            f"they do not compare with those of {network.name}."
+        )
+    _check_width(reference.name, "pooled", statistics.pool, network.name, network.pool_dim)
+    if statistics.spatial is not None:
+        _check_width(
+            reference.name, "spatial", statistics.spatial, network.name, network.spatial_dim
+        )
+
+
+def _check_width(
+    name: str, kind: str, statistics: FeatureStatistics, network: str, dim: int
+) -> None:
+    if statistics.mean.size != dim:
+        raise InputError(
+            f"{name} holds statistics of {statistics.mean.size} {kind} features; "
+            f"{network} has {dim}: they are another network's."
+        )
+
+
+def _is_npz(path: Path) -> bool:
+    return not path.is_dir() and path.suffix.lower() != ".npy"
+
+
+def _read(entry: ArrayEntry) -> np.ndarray:
+    if entry.row_bytes * (entry.shape[0] if entry.shape else 1) > _MAX_BYTES:
+        raise InputError(f"{entry} has shape {entry.shape}: these are no statistics.")
+    return entry.read()
