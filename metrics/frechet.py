@@ -9,7 +9,6 @@ from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float64, Real
-from scipy import linalg
 
 from metrics.errors import InputError
 from metrics.statistics import FeatureStatistics, RunningStatistics
@@ -67,7 +66,7 @@ def _nuclear_norm(matrix: Float64[np.ndarray, "rows columns"]) -> float:
         error = 8 * _EPSILON * eigenvalues[-1] * (0.5 / values).sum()
         if error < _FAST_PATH_TOLERANCE * values.sum():
             return float(values.sum())
-    return float(linalg.svdvals(matrix, check_finite=False).sum())
+    return float(np.linalg.svd(matrix, compute_uv=False).sum())
 
 
 @dataclass(frozen=True)

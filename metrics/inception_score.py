@@ -61,7 +61,7 @@ class RunningInceptionScore:
     def update(
         self,
         probabilities: Real[np.ndarray, "batch classes"],
-        indices: Integer[np.ndarray, " batch"] | None = None,
+        indices: Integer[np.ndarray, " rows"] | None = None,
     ) -> None:
         """Add images.
 

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from metrics.errors import InputError
 
-Features = Real[np.ndarray, "count dim"] | Real[Tensor, "count dim"]
+# Rows of a matrix; the sizes have no names, because two sets in one call may differ in them.
+Features = Real[np.ndarray, "_ _"] | Real[Tensor, "_ _"]
 Distances = Literal["exact", "adm"]
 
 # Large enough for full matrix speed, small enough that a tile of distances (17 MB) stays in cache.
@@ -133,8 +134,6 @@ class _Points:
     """A feature set, handed out in float32 tiles, with its squared norms in both precisions."""
 
     def __init__(self, features: Features) -> None:
-        if features.ndim != 2:
-            raise ValueError(f"Features must be rows of a matrix, got shape {features.shape}.")
         self._features = features
         self.count, self.dim = features.shape
         self.device = features.device if isinstance(features, Tensor) else torch.device("cpu")

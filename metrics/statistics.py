@@ -7,12 +7,10 @@ images nor networks, and reads no files: `ReferenceStatistics` maps to and from 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float64, Integer, Real
-from scipy.linalg import lapack
-from scipy.linalg.blas import dsyrk
+from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from metrics.errors import InputError
 
@@ -20,14 +18,18 @@ from metrics.errors import InputError
 _BUFFER_ROWS = 1024
 _SYMMETRY_TOLERANCE = 1e-8
 
+(_pivoted_cholesky,) = get_lapack_funcs(("pstrf",), dtype=np.float64)
+(_add_symmetric_product,) = get_blas_funcs(("syrk",), dtype=np.float64)
+
 
 @dataclass(frozen=True, eq=False)
 class FeatureStatistics:
     """First two moments of a feature set.
 
     Attributes:
-        mean: Mean of every feature; stored as float64.
-        covariance: Symmetric, positive semi-definite, divided by N - 1; stored as float64.
+        mean: Mean of every feature, (dim,); stored as float64.
+        covariance: (dim, dim), symmetric, positive semi-definite, divided by N - 1; stored as
+            float64.
         count: Number of feature rows; None where a file does not say.
 
     Raises:
@@ -35,8 +37,8 @@ class FeatureStatistics:
             `count` is below 2.
     """
 
-    mean: Real[np.ndarray, " dim"]
-    covariance: Real[np.ndarray, "dim dim"]
+    mean: Real[np.ndarray, "..."]
+    covariance: Real[np.ndarray, "..."]
     count: int | None = None
 
     def __post_init__(self) -> None:
@@ -58,7 +60,7 @@ class FeatureStatistics:
         object.__setattr__(self, "covariance", covariance)
 
     @classmethod
-    def from_features(cls, features: Real[np.ndarray, "count dim"]) -> Self:
+    def from_features(cls, features: Real[np.ndarray, "count dim"]) -> "FeatureStatistics":
         """Measure a whole feature array (may be a memory map; it is read in order, once).
 
         Raises:
@@ -66,8 +68,7 @@ class FeatureStatistics:
         """
         running = RunningStatistics()
         running.update(features)
-        statistics = running.finish()
-        return cls(statistics.mean, statistics.covariance, statistics.count)
+        return running.finish()
 
     @cached_property
     def factor(self) -> Float64[np.ndarray, "dim rank"]:
@@ -80,7 +81,7 @@ class FeatureStatistics:
         Raises:
             InputError: The covariance is not positive semi-definite.
         """
-        packed, pivots, rank, _ = lapack.dpstrf(self.covariance, lower=1)
+        packed, pivots, rank, _ = _pivoted_cholesky(self.covariance, lower=1)
         factor = np.zeros((self.mean.size, rank))
         factor[pivots - 1] = np.tril(packed[:, :rank])
         trace = np.trace(self.covariance)
@@ -108,7 +109,7 @@ class RunningStatistics:
     def update(
         self,
         features: Real[np.ndarray, "batch dim"],
-        multiplicities: Integer[np.ndarray, " batch"] | None = None,
+        multiplicities: Integer[np.ndarray, " rows"] | None = None,
     ) -> None:
         """Add rows.
 
@@ -208,7 +209,9 @@ class RunningStatistics:
         return correction
 
     def _add_products(self, rows: Float64[np.ndarray, "batch dim"]) -> None:
-        self._scatter = dsyrk(1.0, rows.T, beta=1.0, c=self._scatter, lower=1, overwrite_c=1)
+        self._scatter = _add_symmetric_product(
+            1.0, rows.T, beta=1.0, c=self._scatter, lower=1, overwrite_c=1
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,14 +234,19 @@ class ReferenceStatistics:
     network: str | None = None
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> Self:
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "ReferenceStatistics":
         """Take the statistics out of the arrays of a reference file; other arrays are left alone.
 
         Raises:
-            InputError: `mu` or `sigma` is missing, `mu_s` or `sigma_s` stands alone, or the arrays
-                are no mean and covariance.
+            InputError: `mu` or `sigma` is missing, `mu_s` or `sigma_s` stands alone, the arrays
+                are no mean and covariance, or `count` is no whole number.
         """
-        count = int(arrays["count"]) if "count" in arrays else None
+        count = None
+        if "count" in arrays:
+            stored = np.asarray(arrays["count"])
+            if stored.shape != () or stored.dtype.kind not in "iu":
+                raise InputError(f"count must be one whole number, got {stored!r}.")
+            count = int(stored)
         pool = _statistics_from_arrays(arrays, "mu", "sigma", count)
         if pool is None:
             raise InputError("Reference statistics need the arrays mu and sigma, got neither.")
@@ -279,11 +287,6 @@ def _statistics_from_arrays(
         raise InputError(
             f"{mean_key} and {covariance_key} must hold real numbers, "
             f"got {mean.dtype} and {covariance.dtype}."
-        )
-    if mean.ndim != 1 or covariance.shape != (mean.size, mean.size):
-        raise InputError(
-            f"{covariance_key} must be square and as wide as {mean_key}, "
-            f"got shapes {covariance.shape} and {mean.shape}."
         )
     try:
         return FeatureStatistics(mean, covariance, count)
