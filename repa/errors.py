@@ -43,6 +43,18 @@ class MissingPackageError(RepaError):
     """An optional package is needed; the message says how to install it."""
 
 
+class SettingError(RepaError):
+    """A setting is out of its range; `field` is its name in the configuration."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class NonFiniteError(RepaError):
+    """A network gave NaN or infinite values."""
+
+
 class DataError(RepaError):
     """A data set cannot be read as asked."""
 

@@ -1,5 +1,207 @@
-"""repa sample."""
+"""`repa sample`: images from a checkpoint into an NPZ."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from repa.errors import SettingError, UnknownNameError
+from repa.registry import default_checkpoint, entry_names
+from repa.sample_config import SOLVERS, SampleConfig
+from repa_cli.options import Device, Json, Overwrite, choice
+from repa_cli.output import print_json, print_note, print_table, progress_bar
+
+_OPTIONS = {
+    "num_images": "--num",
+    "num_steps": "--steps",
+    "cfg_scale": "--cfg",
+    "guidance_interval": "--interval",
+}
+"""Options that are not called like the setting they set."""
 
 
-def sample() -> None:
-    """Not written yet."""
+def _model(value: str) -> str:
+    known = entry_names("checkpoints")
+    if value not in known and not Path(value).exists():
+        raise typer.BadParameter(str(UnknownNameError("model", value, known)))
+    return value
+
+
+def _interval(value: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in value.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{value!r} is not LOW,HIGH, two numbers such as 0,0.7", param_hint="--interval"
+        ) from error
+    return low, high
+
+
+def _labels(value: str) -> Any:  # noqa: ANN401
+    """Return random, balanced (or what was meant by a word) as it is, and numbers as a tuple."""
+    if not value[:1].isdigit():
+        return value
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError as error:
+        raise typer.BadParameter(
+            f"{value!r} is not a list of classes such as 0,1,2", param_hint="--labels"
+        ) from error
+
+
+def sample(
+    model: Annotated[
+        str,
+        typer.Option(
+            help=f"Checkpoint: a name ({', '.join(entry_names('checkpoints'))}), a file, or the "
+            "folder of a training run.",
+            metavar="NAME|PATH",
+            parser=_model,
+        ),
+    ] = default_checkpoint(),
+    num: Annotated[
+        int, typer.Option(min=1, help="Images to make. Published numbers are of 50,000.")
+    ] = 50_000,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Steps of the solver; adaptive solvers choose their own.")
+    ] = 250,
+    cfg: Annotated[
+        float,
+        typer.Option(min=1, help="Strength of classifier-free guidance; 1 turns it off."),
+    ] = 1.8,
+    interval: Annotated[
+        str,
+        typer.Option(
+            help="Times with guidance, both ends included: 0 is the image, 1 the noise, "
+            "0 <= LOW <= HIGH <= 1.",
+            metavar="LOW,HIGH",
+        ),
+    ] = "0,0.7",
+    solver: Annotated[
+        str,
+        typer.Option(
+            help=f"sde is Euler-Maruyama; the others solve the ODE: {', '.join(SOLVERS[1:])}.",
+            metavar="NAME",
+            parser=choice("solver", SOLVERS),
+        ),
+    ] = "sde",
+    seed: Annotated[
+        int, typer.Option(min=0, help="Decides, with an image's number, its class and its noise.")
+    ] = 0,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images at a time (and process); bounds the memory.")
+    ] = 64,
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="Classes: random, balanced (each in turn), or a list such as 0,1,7 to go round.",
+            metavar="random|balanced|LIST",
+        ),
+    ] = "random",
+    autoencoder: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Decoder of latents: a name ({', '.join(entry_names('autoencoders'))}) or a "
+            "folder of an AutoencoderKL.  [default: the checkpoint's]",
+            metavar="NAME|PATH",
+        ),
+    ] = None,
+    quantizer: Annotated[
+        str,
+        typer.Option(
+            help="Pixels to uint8: truncate (REPA) or round (DiT, SiT).",
+            metavar="truncate|round",
+            parser=choice("quantizer", ("truncate", "round")),
+        ),
+    ] = "truncate",
+    tf32: Annotated[
+        bool, typer.Option("--tf32/--no-tf32", help="TF32 matrix products on a GPU.")
+    ] = True,
+    device: Device = "auto",
+    out: Annotated[Path, typer.Option(help="The NPZ to write; a run that was killed goes on.")] = (
+        Path("samples.npz")
+    ),
+    grid: Annotated[
+        Path | None,
+        typer.Option(help="Also draw the first 100 images, by class, on this PNG.", metavar="PNG"),
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Sample images from a checkpoint into an NPZ that `repa fid` and ADM's evaluator read.
+
+    The defaults are REPA's published protocol. The same settings give the same images whatever the
+    batch size; repeat a command that was interrupted and it goes on. With several GPUs: torchrun
+    --nproc-per-node N -m repa_cli sample ...
+    """
+    try:
+        config = SampleConfig(
+            model=model,
+            num_images=num,
+            num_steps=steps,
+            cfg_scale=cfg,
+            guidance_interval=_interval(interval),
+            solver=solver,
+            seed=seed,
+            batch_size=batch_size,
+            labels=_labels(labels),
+            device=device,
+            out=out,
+            overwrite=overwrite,
+            autoencoder=autoencoder,
+            quantizer=quantizer,  # pyright: ignore[reportArgumentType]
+            tf32=tf32,
+        )
+        result = _run(config, grid)
+    except SettingError as error:
+        option = _OPTIONS.get(error.field, "--" + error.field.replace("_", "-"))
+        raise typer.BadParameter(str(error), param_hint=option) from error
+    if result and as_json:
+        print_json(result)
+    elif result:
+        print_table(["samples", ""], [(key, str(value)) for key, value in result.items()])
+
+
+class _Progress:
+    """Feeds the bar and remembers how many images this run has made, in what time."""
+
+    def __init__(self, bar: Any) -> None:  # noqa: ANN401
+        self.bar = bar
+        self.made = self.seconds = 0.0
+        self._first = self._started = None
+
+    def __call__(self, done: float, total: int) -> None:
+        now = time.monotonic()
+        if self._first is None or self._started is None:
+            self._first, self._started = done, now
+            self.bar.initial = int(done)
+            self.bar.reset(total)
+        self.made, self.seconds = done - self._first, now - self._started
+        self.bar.update(int(done) - self.bar.n)
+
+
+def _run(config: SampleConfig, grid: Path | None) -> dict[str, Any]:
+    """Generate and draw; return what to report, which is nothing for the ranks after the first."""
+    from repa.distributed import world_from_environment
+    from repa.generate import generate
+    from repa.sample_sheet import check_sheet, save_sheet
+
+    world = world_from_environment()
+    if grid is not None and world.is_first:
+        check_sheet(grid, taken=config.overwrite or config.out.exists())
+    with progress_bar(config.num_images, "images", "sampling") as bar:
+        bar.disable = bar.disable or not world.is_first
+        progress = _Progress(bar)
+        path = generate(config, progress=progress)
+    if not world.is_first:
+        return {}
+    if grid is not None:
+        save_sheet(path, grid, overwrite=config.overwrite)
+    result: dict[str, Any] = {"file": str(path), "images": config.num_images, "model": config.model}
+    if progress.made:
+        made = progress.made * world.size
+        result |= {"made now": round(made), "images/s": float(f"{made / progress.seconds:.3g}")}
+    else:
+        print_note(f"{path} was finished before, with the same settings.")
+    return result | ({"contact sheet": str(grid)} if grid else {})
