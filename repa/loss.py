@@ -5,15 +5,13 @@ Source:
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from samplers import CosineInterpolant, LinearInterpolant
-
-Weighting = Literal["uniform", "lognormal"]
+from repa.config import PathType, Weighting
+from samplers import Interpolant
 
 
 def velocity_loss(
@@ -21,7 +19,7 @@ def velocity_loss(
     data: Tensor,
     noise: Tensor,
     t: Tensor,
-    interpolant: LinearInterpolant | CosineInterpolant,
+    interpolant: Interpolant,
 ) -> Tensor:
     """Return the mean squared error of the velocity, one number an image.
 
@@ -75,22 +73,15 @@ def alignment_loss(
 
 
 def sample_times(
-    batch_size: int,
-    *,
-    weighting: Weighting,
-    path_type: Literal["linear", "cosine"],
-    device: torch.device | str = "cpu",
+    batch_size: int, *, weighting: Weighting, path_type: PathType, generator: torch.Generator
 ) -> Tensor:
-    """Draw training times (B,) from PyTorch's default generator; see `times_from_draws`."""
+    """Draw training times (B,) on the generator's device; see `times_from_draws`."""
     draw = torch.rand if weighting == "uniform" else torch.randn
-    return times_from_draws(
-        draw(batch_size, device=device), weighting=weighting, path_type=path_type
-    )
+    draws = draw(batch_size, generator=generator, device=generator.device)
+    return times_from_draws(draws, weighting=weighting, path_type=path_type)
 
 
-def times_from_draws(
-    draws: Tensor, *, weighting: Weighting, path_type: Literal["linear", "cosine"]
-) -> Tensor:
+def times_from_draws(draws: Tensor, *, weighting: Weighting, path_type: PathType) -> Tensor:
     """Turn uniform (or, for lognormal weighting, standard normal) draws (B,) into times (B,).
 
     Lognormal weighting draws log(noise level) from N(0, 1), as EDM does; the level sigma / alpha

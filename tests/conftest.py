@@ -26,7 +26,7 @@ def _load_golden(name: str) -> Golden:
 @pytest.fixture(scope="session", autouse=True)
 def few_threads() -> None:
     """Small tensors run no faster on more threads, and test runs share the machine."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

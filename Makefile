@@ -1,0 +1,35 @@
+# Every target makes its own virtual environment in .venv if it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test lint bench
+
+help:
+	@echo "make demo   sample the shipped digits model and evaluate the samples"
+	@echo "make test   run the tests"
+	@echo "make lint   check style and types"
+	@echo "make bench  run the benchmarks (some minutes)"
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[demo,dev]'
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/repa sample --model digits --num 500 --steps 50 --cfg 2.0 --interval 0,0.7 \
+		--labels balanced --out samples/digits.npz --grid samples/digits.png
+	$(BIN)/repa fid samples/digits.npz --baselines
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: $(INSTALLED)
+	for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
