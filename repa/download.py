@@ -7,7 +7,8 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from http.client import HTTPException, HTTPResponse
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 
 from repa.errors import ChecksumError, DownloadError
@@ -60,10 +61,19 @@ def _transfer(url: str, partial: Path) -> None:
     if start:
         request.add_header("Range", f"bytes={start}-")
         request.add_header("If-Range", tag)
-    with _open(request, partial) as answer:
+    try:
+        answer = urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if not (start and error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
+            raise
+        # Nothing follows what we have, so what we have cannot be trusted.
+        partial.unlink()
+        return _transfer(url, partial)
+    with answer:
         if answer.headers.get_content_type() == "text/html":
             raise ValueError("the server answered with a web page")
-        resumed = answer.status == 206
+        resumed = answer.status == HTTPStatus.PARTIAL_CONTENT
         _tag_path(partial).write_text(answer.headers.get("ETag") or "")
         expected = answer.headers.get("Content-Length")
         with partial.open("ab" if resumed else "wb") as file:
@@ -73,16 +83,6 @@ def _transfer(url: str, partial: Path) -> None:
             os.fsync(file.fileno())
     if expected is not None and received != int(expected):
         raise ValueError(f"the connection broke off after {received} of {expected} bytes")
-
-
-def _open(request: urllib.request.Request, partial: Path) -> HTTPResponse:
-    try:
-        return urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS)
-    except urllib.error.HTTPError as error:
-        # 416: there is nothing after what we have, so what we have cannot be trusted.
-        if error.code == 416:
-            partial.unlink()
-        raise
 
 
 def _resume_point(partial: Path) -> tuple[int, str]:

@@ -263,9 +263,10 @@ class NpzWriter:
 def read_manifest(path: Path) -> dict[str, Any] | None:
     """Return the manifest in an NPZ, or None when there is none or the file is no NPZ."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            manifest = json.loads(str(file["manifest"]))
-    except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile):
+        # Of a path, numpy leaves the file open when it is damaged.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            manifest = json.loads(str(arrays["manifest"]))
+    except (OSError, ValueError, LookupError, EOFError, TypeError, zipfile.BadZipFile):
         return None
     return manifest if isinstance(manifest, dict) else None
 
