@@ -8,20 +8,21 @@ Knows nothing of diffusion. What a user's file can cause is an `InputError`.
 from metrics.errors import InputError
 from metrics.features import Features, MetricLabels, MetricNetwork, NetworkName, load_network
 from metrics.frechet import FrechetExtrapolation, frechet_distance, frechet_infinity
-from metrics.image_source import ImageSource
+from metrics.image_source import FirstImages, ImageSource
 from metrics.images import ArrayImages, open_images
 from metrics.inception_score import RunningInceptionScore, inception_score
 from metrics.measurement import Measurement, measure
 from metrics.noise_images import NoiseImages
 from metrics.precision_recall import PrecisionRecall, precision_recall
 from metrics.reference import Reference, measure_reference, open_reference
-from metrics.report import Report, compare, evaluate
+from metrics.report import Report, compare, evaluate, evaluate_sets
 from metrics.statistics import FeatureStatistics, ReferenceStatistics, RunningStatistics
 
 __all__ = [
     "ArrayImages",
     "FeatureStatistics",
     "Features",
+    "FirstImages",
     "FrechetExtrapolation",
     "ImageSource",
     "InputError",
@@ -38,6 +39,7 @@ __all__ = [
     "RunningStatistics",
     "compare",
     "evaluate",
+    "evaluate_sets",
     "frechet_distance",
     "frechet_infinity",
     "inception_score",

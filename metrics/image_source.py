@@ -1,10 +1,14 @@
 """What a source of images is, whatever holds them."""
 
+import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Int64, UInt8
+
+from metrics.errors import InputError
 
 ImageBatch = UInt8[np.ndarray, "batch height width 3"]
 
@@ -42,6 +46,59 @@ class ImageSource(Protocol):
     def sha256(self) -> str:
         """Return a hash of the content, which names it in a cache."""
         ...
+
+
+@dataclass(frozen=True)
+class FirstImages:
+    """The first images of a source.
+
+    Attributes:
+        images: The source.
+        count: How many of them.
+
+    Raises:
+        InputError: The source has fewer.
+    """
+
+    images: ImageSource
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= self.images.count:
+            raise InputError(
+                f"{self.name} holds {self.images.count} images, {self.count} were asked for."
+            )
+
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self.images.name
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """The source's."""
+        return self.images.shape
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " count"] | None:
+        """The class of each image."""
+        return None if self.images.labels is None else self.images.labels[: self.count]
+
+    @property
+    def manifest(self) -> Mapping[str, Any] | None:
+        """The source's."""
+        return self.images.manifest
+
+    def batches(
+        self, batch_size: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[ImageBatch]:
+        """Yield images `start` to `stop`."""
+        stop = checked_range(self.count, batch_size, start, stop)
+        return self.images.batches(batch_size, start, stop)
+
+    def sha256(self) -> str:
+        """Return the hash of the source's and of the number."""
+        return hashlib.sha256(f"first {self.count} of {self.images.sha256()}".encode()).hexdigest()
 
 
 def checked_range(count: int, batch_size: int, start: int, stop: int | None) -> int:

@@ -50,7 +50,6 @@ def measure(
     network: MetricNetwork,
     *,
     batch_size: int = 16,
-    num_images: int | None = None,
     split_size: int = 5000,
     progress: Progress | None = None,
 ) -> Measurement:
@@ -60,20 +59,21 @@ def measure(
         images: At least 2.
         network: What measures them.
         batch_size: Images for the network at once.
-        num_images: Measure only so many, the first ones; None for all.
         split_size: Images in a split of the Inception Score.
         progress: Called after every batch.
 
     Raises:
-        InputError: There are fewer images than asked, or than 2, or they are damaged.
+        InputError: There are fewer than 2 images, or they are damaged.
         ValueError: `batch_size` or `split_size` is below 1.
     """
-    count = _checked_count(images, num_images)
+    count = images.count
+    if count < 2:
+        raise InputError(f"{images.name} gives {count} image; statistics need at least 2.")
     features = np.empty((count, network.pool_dim), np.float32)
     pool, spatial = RunningStatistics(), RunningStatistics()
     score = RunningInceptionScore(split_size)
     done = 0
-    for batch in prefetch(images.batches(batch_size, stop=count)):
+    for batch in prefetch(images.batches(batch_size)):
         found = network(batch)
         features[done : done + len(batch)] = found.pool
         pool.update(found.pool)
@@ -93,12 +93,3 @@ def measure(
         pool_features=features,
         inception_score=score.finish() if network.num_classes else None,
     )
-
-
-def _checked_count(images: ImageSource, num_images: int | None) -> int:
-    count = images.count if num_images is None else num_images
-    if count > images.count:
-        raise InputError(f"{images.name} holds {images.count} images, but {count} are asked for.")
-    if count < 2:
-        raise InputError(f"Statistics need at least 2 images, {images.name} gives {count}.")
-    return count

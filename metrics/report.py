@@ -54,7 +54,6 @@ def evaluate(
     network: MetricNetwork,
     *,
     batch_size: int = 16,
-    num_images: int | None = None,
     num_neighbors: int = 3,
     distances: Distances = "adm",
     split_size: int = 5000,
@@ -67,7 +66,6 @@ def evaluate(
         reference: What they are compared with.
         network: What measures them.
         batch_size: Images for the network at once; moves nothing but the last digits.
-        num_images: Take only so many samples, the first ones; None for all.
         num_neighbors: The neighbour that sets a manifold radius of precision and recall.
         distances: `adm` rounds distances for precision and recall as ADM's evaluator does, because
             published numbers were made so; `exact` is float32.
@@ -79,27 +77,53 @@ def evaluate(
             before any image is measured where the sources tell.
         ValueError: An option is out of its range.
     """
-    check_reference(reference, network)
-    if reference.images is not None:
-        _check_count(reference.images.name, reference.images.count, num_neighbors)
-        _check_count(samples.name, num_images or samples.count, num_neighbors)
-    measured = measure(
-        samples,
+    reports = evaluate_sets(
+        {"samples": samples},
+        reference,
         network,
         batch_size=batch_size,
-        num_images=num_images,
-        split_size=split_size,
-        progress=progress,
-    )
-    real = measure_reference(reference, network, batch_size=batch_size, progress=progress)
-    return compare(
-        measured,
-        real,
-        network,
         num_neighbors=num_neighbors,
         distances=distances,
         split_size=split_size,
+        progress=progress,
     )
+    return reports["samples"]
+
+
+def evaluate_sets(
+    sets: Mapping[str, ImageSource],
+    reference: Reference,
+    network: MetricNetwork,
+    *,
+    batch_size: int = 16,
+    num_neighbors: int = 3,
+    distances: Distances = "adm",
+    split_size: int = 5000,
+    progress: Progress | None = None,
+) -> dict[str, Report]:
+    """Compare several named sets of images with one reference, which is measured once.
+
+    Arguments and errors are those of `evaluate`.
+    """
+    check_reference(reference, network)
+    if reference.images is not None:
+        for images in (reference.images, *sets.values()):
+            _check_count(images, num_neighbors)
+    real = measure_reference(reference, network, batch_size=batch_size, progress=progress)
+    reports = {}
+    for name, images in sets.items():
+        measured = measure(
+            images, network, batch_size=batch_size, split_size=split_size, progress=progress
+        )
+        reports[name] = compare(
+            measured,
+            real,
+            network,
+            num_neighbors=num_neighbors,
+            distances=distances,
+            split_size=split_size,
+        )
+    return reports
 
 
 def compare(
@@ -145,7 +169,7 @@ def compare(
         used |= {labels.precision: images, labels.recall: images}
     return Report(
         samples=samples.name,
-        num_samples=samples.pool.count or 0,
+        num_samples=samples.count or 0,
         reference=reference.name,
         values=values,
         compared_with=used,
@@ -160,11 +184,11 @@ def compare(
     )
 
 
-def _check_count(name: str, count: int, num_neighbors: int) -> None:
-    if count <= num_neighbors:
+def _check_count(images: ImageSource, num_neighbors: int) -> None:
+    if images.count <= num_neighbors:
         raise InputError(
-            f"{name} gives {count} images; precision and recall with {num_neighbors} neighbours "
-            f"need at least {num_neighbors + 1}."
+            f"{images.name} gives {images.count} images; precision and recall with "
+            f"{num_neighbors} neighbours need at least {num_neighbors + 1}."
         )
 
 

@@ -1,0 +1,162 @@
+"""What a set of images is judged by: reference and metric network, found where nobody names them.
+
+`repa sample` writes the data set's name into the manifest of its images, and the registry knows the
+reference and the network of a data set.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from metrics import (
+    ArrayImages,
+    ImageSource,
+    MetricNetwork,
+    NetworkName,
+    NoiseImages,
+    Reference,
+    load_network,
+    open_reference,
+)
+from metrics.features import Resize
+from repa.data import load_digits
+from repa.errors import DataError, UnknownNameError
+from repa.registry import entry_names, fetch, find_entry
+
+_BUILT_IN = {"digits": load_digits}
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What a set of images is judged by.
+
+    Attributes:
+        reference: Name in the registry, or path.
+        network: Name of the metric network.
+        reason: Why these, in one line.
+    """
+
+    reference: str
+    network: NetworkName
+    reason: str
+
+
+def plan_evaluation(
+    samples: ImageSource, reference: str | None = None, network: str | None = None
+) -> EvaluationPlan:
+    """Choose reference and network: as named, else by the manifest's data set, else by image size.
+
+    Args:
+        samples: The images to judge; nothing is read but their manifest and size.
+        reference: Name in the registry, or path of a file or folder; None to choose.
+        network: Name of a metric network; None to choose the data set's or the reference's.
+
+    Raises:
+        DataError: No reference is known for images of this size.
+        UnknownNameError: No such network.
+    """
+    dataset = (samples.manifest or {}).get("dataset")
+    known = find_entry("datasets", dataset) if dataset in entry_names("datasets") else None
+    if reference is not None:
+        chosen, reason = reference, "as asked"
+    elif known is not None:
+        chosen, reason = known["reference"], f"the manifest's data set is {dataset}"
+    else:
+        chosen = _adm_batch(samples)
+        reason = f"{samples.name} names no known data set; ADM's ImageNet batch of its size"
+    if network is None:
+        named = chosen in entry_names("references")
+        entry = find_entry("references", chosen) if named else known or {}
+        network = entry.get("network", "inception")
+    find_entry("networks", str(network))
+    return EvaluationPlan(chosen, cast(NetworkName, network), reason)
+
+
+def open_named_reference(name: str, shape: tuple[int, int, int] | None) -> Reference:
+    """Open a reference by its path or its name in the registry, downloaded if need be.
+
+    Args:
+        name: Path of a file or folder, or a name.
+        shape: Height, width and 3 of the images to judge; built-in data sets are made in this size.
+
+    Raises:
+        UnknownNameError: There is no such file and no such name.
+        DataError: The built-in data set cannot be made in this shape.
+        InputError: The file is damaged or no reference.
+    """
+    if Path(name).exists():
+        return open_reference(name)
+    if name not in entry_names("references"):
+        raise UnknownNameError("reference, file or folder", name, entry_names("references"))
+    entry = find_entry("references", name)
+    if "builtin" in entry:
+        return Reference(name, _built_in_images(name, entry["builtin"], entry["split"], shape))
+    return open_reference(fetch("references", name))
+
+
+def load_named_network(
+    name: NetworkName,
+    weights_path: Path | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    resize: Resize = "default",
+    compiled: bool = False,
+) -> MetricNetwork:
+    """Load a metric network as `metrics.load_network` does, its weights downloaded if need be."""
+    if weights_path is None and name == "inception":
+        weights_path = fetch("networks", name)
+    return load_network(name, weights_path, device, resize=resize, compiled=compiled)
+
+
+def baselines(
+    reference: str, shape: tuple[int, int, int] | None, count: int
+) -> dict[str, ImageSource]:
+    """Return image sets that show what a metric's numbers mean.
+
+    Args:
+        reference: The reference's name; real training images are known for built-in data sets.
+        shape: Height, width and 3 of the images to judge.
+        count: How many images to judge there are; the sets are as large where they can be.
+
+    Returns:
+        `real`, training images, the best that can be hoped for, where they are known; and `noise`,
+        uniform noise, the worst.
+
+    Raises:
+        DataError: The images to judge are of several sizes.
+    """
+    if shape is None:
+        raise DataError("baselines need images of one size.")
+    found: dict[str, ImageSource] = {}
+    entry = find_entry("references", reference) if reference in entry_names("references") else {}
+    if "builtin" in entry:
+        real = _built_in_images("training images", entry["builtin"], "train", shape)
+        found["real"] = ArrayImages(real.images[:count], name=real.name)
+    return found | {"noise": NoiseImages(count, shape)}
+
+
+def _built_in_images(
+    name: str, dataset: str, split: str, shape: tuple[int, int, int] | None
+) -> ArrayImages:
+    if shape is None or shape[0] != shape[1]:
+        raise DataError(
+            f"{dataset} has square images of one size; these have {shape or 'several'}."
+        )
+    load: Callable[..., Any] = _BUILT_IN[dataset]
+    images, labels = load(split, shape[0])
+    return ArrayImages(images, name=name, labels=labels)
+
+
+def _adm_batch(samples: ImageSource) -> str:
+    shape = samples.shape
+    name = f"adm-imagenet-{shape[0]}" if shape and shape[0] == shape[1] else ""
+    if name not in entry_names("references"):
+        size = f"{shape[0]} x {shape[1]}" if shape else "several sizes"
+        raise DataError(
+            f"{samples.name} names no known data set, and no reference is known for images of "
+            f"{size}; name one by --ref."
+        )
+    return name
