@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from repa.errors import RepaError
-from repa_cli import fid, sample, train
+from repa_cli import export, fid, sample, train
 from repa_cli.output import print_error
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command("sample", no_args_is_help=False)(sample.sample)
 app.command("fid")(fid.fid)
 app.command("train")(train.train)
+app.command("export")(export.export)
 
 
 def _print_version(value: bool) -> None:

@@ -1,0 +1,59 @@
+"""Make the figures of docs/digits.md: `python docs/digits.py RUN SAMPLES.npz`.
+
+Prints the accuracy of a classifier trained on real digits on the labels that the samples were asked
+for, and draws the loss curve of the run to docs/digits-loss.png.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from sklearn.svm import SVC
+
+from repa.data import load_digits
+
+mpl.use("Agg")
+from matplotlib import pyplot as plt
+
+
+def as_vectors(images: np.ndarray) -> np.ndarray:
+    """Average images (N, 32, 32, 3) down to the 8 by 8 grey values of the original data set."""
+    grey = images[..., 0].astype(float) if images.ndim == 4 else images
+    return grey.reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4)).reshape(-1, 64) / 255 * 16
+
+
+def print_accuracy(path: str) -> None:
+    """Train a support vector machine on the training half; score held-out half and samples."""
+    images, labels = load_digits("train", 32)
+    classifier = SVC(gamma=0.001, C=10).fit(as_vectors(images), labels)
+    held_images, held_labels = load_digits("heldout", 32)
+    with np.load(path) as file:
+        samples, asked = file["arr_0"].mean(axis=3), file["arr_1"]
+    guesses = classifier.predict(as_vectors(samples))
+    held = classifier.score(as_vectors(held_images), held_labels)
+    print(f"held-out real digits: {held:.1%} of {len(held_labels)} read as their label")
+    print(f"samples:              {np.mean(guesses == asked):.1%} of {len(asked)} as asked")
+    for label in range(10):
+        mine = asked == label
+        print(f"  {label}: {np.mean(guesses[mine] == label):.1%} of {mine.sum()}")
+
+
+def draw_losses(run: Path, out: Path) -> None:
+    """Draw both losses over the steps; the log holds single batches, so a mean of 10 is added."""
+    entries = [json.loads(line) for line in (run / "log.jsonl").open()]
+    steps = [entry["step"] for entry in entries]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    for axis, name in zip(axes, ("velocity", "alignment"), strict=True):
+        values = np.array([entry[name] for entry in entries])
+        axis.plot(steps, values, color="tab:blue", alpha=0.3)
+        axis.plot(steps[9:], np.convolve(values, np.ones(10) / 10, "valid"), color="tab:blue")
+        axis.set(title=f"{name} loss", xlabel="step")
+    axes[0].set_yscale("log")
+    figure.savefig(out, dpi=100)
+
+
+if __name__ == "__main__":
+    print_accuracy(sys.argv[2])
+    draw_losses(Path(sys.argv[1]), Path(__file__).with_name("digits-loss.png"))

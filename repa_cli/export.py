@@ -1,0 +1,37 @@
+"""`repa export`: a checkpoint as one small file for sampling."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from repa_cli.options import Json, Overwrite
+from repa_cli.output import print_json, print_table
+
+
+def export(
+    source: Annotated[
+        str, typer.Argument(help="Checkpoint: registered name, file, or folder of a run.")
+    ],
+    out: Annotated[Path, typer.Argument(help="File to write, ending in .safetensors.")],
+    half: Annotated[bool, typer.Option("--half", help="Store float16: half the size.")] = False,
+    projectors: Annotated[
+        bool, typer.Option("--projectors", help="Keep the projectors, which only training needs.")
+    ] = False,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write a checkpoint as one safetensors file for sampling.
+
+    Reads every dialect that `repa sample` reads. Of a training run, the latest EMA weights are
+    taken. The file describes its network, so it loads without other settings.
+    """
+    from repa.export import export_weights
+    from repa.registry import file_sha256
+
+    path = export_weights(source, out, half=half, projectors=projectors, overwrite=overwrite)
+    result = {"file": str(path), "size": path.stat().st_size, "sha256": file_sha256(path)}
+    if as_json:
+        print_json(result)
+    else:
+        print_table(["export", ""], [(key, str(value)) for key, value in result.items()])
