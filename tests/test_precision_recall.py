@@ -1,8 +1,9 @@
+import importlib
+
 import numpy as np
 import pytest
 import torch
 
-from metrics import precision_recall as module
 from metrics.errors import InputError
 from metrics.precision_recall import manifold_radii, precision_recall
 
@@ -36,6 +37,8 @@ def recorded(golden):
 @pytest.fixture(params=[2048, 250])
 def tile(request, monkeypatch):
     """Once as delivered, where a case is one tile, and once in several ragged tiles."""
+    # As an attribute of the package, the name is the function's.
+    module = importlib.import_module("metrics.precision_recall")
     monkeypatch.setattr(module, "_TILE", request.param)
 
 
