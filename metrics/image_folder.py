@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -104,13 +105,18 @@ def _decode(path: Path) -> UInt8[np.ndarray, "height width 3"]:
             raise InputError(f"{path} is a damaged image: {error}.") from error
 
 
-def _open_picture(path: Path) -> Image.Image:
+@contextmanager
+def _open_picture(path: Path) -> Iterator[Image.Image]:
+    """Open an image whose header is acceptable; its pixels are not read yet."""
     try:
         picture = Image.open(path)
     except _UNREADABLE as error:
         raise InputError(f"{path} is not a readable image: {error}.") from error
-    if max(picture.size) > MAX_SIDE:
-        raise InputError(f"{path} is {picture.size}; a side may have {MAX_SIDE} pixels at most.")
-    if picture.mode.startswith(("I", "F")):
-        raise InputError(f"{path} has more than 8 bits a channel; save it with 8.")
-    return picture
+    with picture:
+        if max(picture.size) > MAX_SIDE:
+            raise InputError(
+                f"{path} is {picture.size}; a side may have {MAX_SIDE} pixels at most."
+            )
+        if picture.mode.startswith(("I", "F")):
+            raise InputError(f"{path} has more than 8 bits a channel; save it with 8.")
+        yield picture

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -15,6 +15,7 @@ ImageBatch = UInt8[np.ndarray, "batch height width 3"]
 MAX_SIDE = 8192  # pixels; beyond it a file is a mistake or an attack
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Images in a fixed order.
 

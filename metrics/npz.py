@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -28,22 +28,25 @@ _MAX_INFLATION = 1032
 _MAX_HEADER = 1 << 16  # bytes looked at for a header, whatever length it declares
 _PIECE = 1 << 22  # bytes read at once
 _LOCAL_HEADER = struct.Struct("<26xHH")  # the lengths of the name and of the extra field
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
+# What zipfile raises on damaged data, and numpy and zipfile on damaged headers and directories.
+_DATA_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError)
+_HEADER_DAMAGE = (
+    *_DATA_DAMAGE,
     tokenize.TokenError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
+    SyntaxError,
+    RecursionError,
     ValueError,
     TypeError,
     OverflowError,
-    SyntaxError,
     IndexError,
     KeyError,
     MemoryError,
 )
+
+
+@runtime_checkable
+class _Stream(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class ArrayEntry:
             InputError: The data is damaged.
         """
         array = np.empty(self.shape, self.dtype)
-        with _damage_as_input_error(self.path), self._open(0) as stream:
+        with _damage_as_input_error(self.path, _DATA_DAMAGE), self._open(0) as stream:
             _fill(stream, array)
         return array
 
@@ -93,7 +96,10 @@ class ArrayEntry:
         Raises:
             InputError: The data is damaged.
         """
-        with _damage_as_input_error(self.path), self._open(start * self.row_bytes) as stream:
+        with (
+            _damage_as_input_error(self.path, _DATA_DAMAGE),
+            self._open(start * self.row_bytes) as stream,
+        ):
             for first in range(start, stop, chunk_size):
                 count = min(chunk_size, stop - first)
                 chunk = np.empty((count, *self.shape[1:]), self.dtype)
@@ -101,7 +107,7 @@ class ArrayEntry:
                 yield chunk
 
     @contextmanager
-    def _open(self, position: int) -> Iterator[IO[bytes]]:
+    def _open(self, position: int) -> Iterator[_Stream]:
         """Open the array's data at a byte position; from 0 on, NPZ members check their checksum."""
         if self.member is None or (position and not self.deflated):
             with self.path.open("rb") as stream:
@@ -127,7 +133,7 @@ def open_npy(path: Path) -> ArrayEntry:
     Raises:
         InputError: The file is not an NPY file, is cut short, or holds Python objects.
     """
-    with _damage_as_input_error(path), path.open("rb") as stream:
+    with _damage_as_input_error(path, _HEADER_DAMAGE), path.open("rb") as stream:
         entry = _read_header(stream, path, None)
     return _checked(entry, path.stat().st_size)
 
@@ -139,7 +145,7 @@ def open_npz(path: Path) -> dict[str, ArrayEntry]:
         InputError: The file is not an NPZ file, is cut short, declares more data than it can hold,
             is compressed otherwise than by deflate, or holds Python objects.
     """
-    with _damage_as_input_error(path), zipfile.ZipFile(path) as archive:
+    with _damage_as_input_error(path, _HEADER_DAMAGE), zipfile.ZipFile(path) as archive:
         infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         return {info.filename.removesuffix(".npy"): _member(path, archive, info) for info in infos}
 
@@ -169,10 +175,10 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Arra
 
 
 def _read_header(
-    stream: IO[bytes], path: Path, member: str | None, deflated: bool = False
+    stream: _Stream, path: Path, member: str | None, deflated: bool = False
 ) -> ArrayEntry:
-    stream = io.BytesIO(stream.read(_MAX_HEADER))
-    version = np.lib.format.read_magic(stream)
+    beginning = io.BytesIO(stream.read(_MAX_HEADER))
+    version = np.lib.format.read_magic(beginning)
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
         (2, 0): np.lib.format.read_array_header_2_0,
@@ -182,8 +188,8 @@ def _read_header(
     with warnings.catch_warnings():
         # numpy warns of headers written by Python 2, which are read all the same
         warnings.simplefilter("ignore")
-        shape, fortran_order, dtype = readers[version](stream)
-    entry = ArrayEntry(path, member, shape, dtype, stream.tell(), deflated)
+        shape, fortran_order, dtype = readers[version](beginning)
+    entry = ArrayEntry(path, member, shape, dtype, beginning.tell(), deflated)
     if dtype.hasobject:
         raise InputError(f"{entry} holds Python objects, which are never loaded.")
     if fortran_order and len(shape) > 1:
@@ -212,7 +218,7 @@ def _stored_start(path: Path, info: zipfile.ZipInfo) -> int:
     return info.header_offset + _LOCAL_HEADER.size + name_size + extra_size
 
 
-def _fill(stream: IO[bytes], array: np.ndarray) -> None:
+def _fill(stream: _Stream, array: np.ndarray) -> None:
     flat = array.reshape(-1).view(np.uint8)
     filled = 0
     while filled < flat.size:
@@ -223,7 +229,7 @@ def _fill(stream: IO[bytes], array: np.ndarray) -> None:
         filled += len(piece)
 
 
-def _skip(stream: IO[bytes], count: int) -> None:
+def _skip(stream: _Stream, count: int) -> None:
     while count:
         piece = len(stream.read(min(count, _PIECE)))
         if not piece:
@@ -232,12 +238,12 @@ def _skip(stream: IO[bytes], count: int) -> None:
 
 
 @contextmanager
-def _damage_as_input_error(path: Path) -> Iterator[None]:
-    """Turn what damaged archives and headers raise into one line that names the file."""
+def _damage_as_input_error(path: Path, damage: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turn what damaged files raise into one line that names the file."""
     try:
         yield
     except InputError:
         raise
-    except _DAMAGE as error:
+    except damage as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is not a readable NPZ or NPY file: {reason}.") from error

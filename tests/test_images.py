@@ -1,0 +1,214 @@
+"""Sources of images: the same pixels from a file, a folder and memory; a clear line otherwise."""
+
+import json
+import tracemalloc
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from metrics import ArrayImages, FirstImages, InputError, NoiseImages, open_images
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (7, 6, 5, 3), dtype=np.uint8)
+LABELS = np.arange(7)
+
+
+def pixels(source, batch_size=3, **limits):
+    return np.concatenate(list(source.batches(batch_size, **limits)))
+
+
+@pytest.fixture(params=["npz", "deflated", "npy", "folder", "array"])
+def source(request, tmp_path):
+    match request.param:
+        case "npz":
+            np.savez(tmp_path / "a.npz", IMAGES, LABELS)
+            return open_images(tmp_path / "a.npz")
+        case "deflated":
+            np.savez_compressed(tmp_path / "a.npz", IMAGES, LABELS)
+            return open_images(str(tmp_path / "a.npz"))
+        case "npy":
+            np.save(tmp_path / "a.npy", IMAGES)
+            return open_images(tmp_path / "a.npy")
+        case "folder":
+            for number, image in enumerate(IMAGES):
+                Image.fromarray(image).save(tmp_path / f"{number}.png")
+            return open_images(tmp_path)
+        case _:
+            return open_images(IMAGES)
+
+
+def test_every_source_gives_the_same_images_in_order(source):
+    assert source.count == 7
+    assert source.shape == (6, 5, 3)
+    np.testing.assert_array_equal(pixels(source), IMAGES)
+
+
+def test_batches_are_of_the_size_asked_for_with_a_short_last_one(source):
+    assert [len(batch) for batch in source.batches(3)] == [3, 3, 1]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 2), (2, 7), (6, None)])
+def test_a_range_of_images_is_that_slice(source, start, stop):
+    np.testing.assert_array_equal(pixels(source, start=start, stop=stop), IMAGES[start:stop])
+
+
+def test_batches_may_be_changed_without_changing_the_source(source):
+    for batch in source.batches(3):
+        batch[:] = 0
+    np.testing.assert_array_equal(pixels(source), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "start", "stop"), [(0, 0, None), (3, -1, None), (3, 4, 2), (3, 0, 8)]
+)
+def test_a_range_outside_the_images_is_an_error(source, batch_size, start, stop):
+    with pytest.raises(ValueError, match="must"):
+        list(source.batches(batch_size, start, stop))
+
+
+def test_the_hash_follows_the_content(source, tmp_path):
+    changed = IMAGES.copy()
+    changed[6, 5, 4, 2] ^= 1
+    np.savez(tmp_path / "b.npz", changed)
+    assert source.sha256() == source.sha256()
+    assert len({source.sha256(), open_images(changed).sha256()}) == 2
+
+
+def test_labels_and_manifest_come_with_an_npz(tmp_path):
+    manifest = {"dataset": "digits", "cfg_scale": 1.8}
+    np.savez(tmp_path / "a.npz", IMAGES, LABELS, manifest=np.array(json.dumps(manifest)))
+    source = open_images(tmp_path / "a.npz")
+    np.testing.assert_array_equal(source.labels, LABELS)
+    assert source.labels.dtype == np.int64
+    assert source.manifest == manifest
+
+
+@pytest.mark.parametrize(
+    ("array", "remedy"),
+    [
+        (IMAGES.astype(np.float32) / 255, r"float32; .*255 \* images"),
+        (np.full((2, 4, 4, 3), np.nan), "NaN"),
+        (IMAGES.astype(np.int64), "int64; images must be uint8"),
+        (IMAGES > 128, "bool; images must be uint8"),
+        (IMAGES.transpose(0, 3, 1, 2), r"transpose\(0, 2, 3, 1\)"),
+        (IMAGES[..., 0], "grey channel"),
+        (IMAGES[..., :1], "grey channel"),
+        (np.repeat(IMAGES[..., :1], 4, axis=3), "alpha"),
+        (IMAGES[0], r"\(6, 5, 3\); images must be"),
+        (IMAGES[:0], "holds no images"),
+        (np.zeros((1, 1, 9000, 3), np.uint8), "8192"),
+    ],
+)
+def test_what_is_no_uint8_rgb_is_refused_with_the_remedy(tmp_path, array, remedy):
+    np.savez(tmp_path / "a.npz", array)
+    with pytest.raises(InputError, match=remedy):
+        open_images(tmp_path / "a.npz")
+    with pytest.raises(InputError, match=remedy):
+        open_images(array)
+
+
+def test_an_npz_without_images_says_what_it_holds(tmp_path):
+    np.savez(tmp_path / "a.npz", mu=np.zeros(3), sigma=np.eye(3))
+    with pytest.raises(InputError, match="no array arr_0 with images; it holds mu, sigma"):
+        open_images(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("labels", [np.arange(6), np.zeros(7), np.zeros((7, 1), int)])
+def test_labels_must_be_one_integer_an_image(tmp_path, labels):
+    np.savez(tmp_path / "a.npz", IMAGES, labels)
+    with pytest.raises(InputError, match="one integer label"):
+        open_images(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 20_000])
+def test_a_manifest_must_be_a_json_object(tmp_path, text):
+    np.savez(tmp_path / "a.npz", IMAGES, manifest=np.array(text))
+    with pytest.raises(InputError, match="JSON"):
+        open_images(tmp_path / "a.npz")
+
+
+def test_a_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        open_images(tmp_path / "a.npz")
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    peaks = []
+    for count in (64, 512):
+        np.savez(tmp_path / "a.npz", np.zeros((count, 64, 64, 3), np.uint8))
+        source = open_images(tmp_path / "a.npz")
+        tracemalloc.start()
+        for _ in source.batches(16):
+            pass
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+
+
+def test_folders_are_searched_with_subfolders_in_the_order_of_paths(tmp_path):
+    (tmp_path / "b").mkdir()
+    for name, value in (("c.png", 3), ("b/z.png", 2), ("a.png", 1)):
+        Image.new("RGB", (2, 2), (value,) * 3).save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("not an image")
+    source = open_images(tmp_path)
+    assert pixels(source)[:, 0, 0, 0].tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("suffix", "tolerance"), [("png", 0), ("jpg", 3), ("webp", 6)])
+def test_folders_hold_png_jpeg_and_webp(tmp_path, suffix, tolerance):
+    Image.new("RGB", (8, 8), (200, 100, 50)).save(tmp_path / f"a.{suffix}")
+    found = pixels(open_images(tmp_path))[0].astype(int)
+    assert np.abs(found - [200, 100, 50]).max() <= tolerance
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "1", "RGBA"])
+def test_other_modes_become_rgb(tmp_path, mode):
+    Image.new("RGB", (2, 2), (255, 255, 255)).convert(mode).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(pixels(open_images(tmp_path)), np.full((1, 2, 2, 3), 255))
+
+
+def test_sixteen_bits_a_channel_are_refused(tmp_path):
+    Image.fromarray(np.full((2, 2), 40_000, np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="8 bits"):
+        open_images(tmp_path)
+
+
+def test_images_of_several_sizes_come_in_batches_of_one_size_and_in_order(tmp_path):
+    for number, side in enumerate((2, 2, 4, 4, 4, 2)):
+        Image.new("RGB", (side, side), (number,) * 3).save(tmp_path / f"{number}.png")
+    source = open_images(tmp_path)
+    assert source.shape is None
+    batches = list(source.batches(4))
+    assert [batch.shape[1] for batch in batches] == [2, 4, 4, 2]
+    assert [value for batch in batches for value in batch[:, 0, 0, 0]] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_damaged_picture_is_named(tmp_path):
+    Image.fromarray(np.tile(IMAGES[0], (20, 20, 1))).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    (tmp_path / "a.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(InputError, match=r"a\.png"):
+        pixels(open_images(tmp_path))
+    (tmp_path / "a.png").write_bytes(b"GIF89a")
+    with pytest.raises(InputError, match=r"a\.png"):
+        open_images(tmp_path)
+
+
+def test_a_folder_without_images_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no images"):
+        open_images(tmp_path)
+
+
+def test_first_images_are_the_beginning_of_a_source():
+    source = FirstImages(ArrayImages(IMAGES, labels=LABELS), 4)
+    np.testing.assert_array_equal(pixels(source), IMAGES[:4])
+    np.testing.assert_array_equal(source.labels, LABELS[:4])
+    with pytest.raises(InputError, match="holds 7 images, 8"):
+        FirstImages(ArrayImages(IMAGES), 8)
+
+
+def test_noise_does_not_depend_on_the_batch_size():
+    noise = NoiseImages(9, (4, 4, 3), seed=3)
+    np.testing.assert_array_equal(pixels(noise, 2), pixels(noise, 9))
+    assert not np.array_equal(pixels(noise), pixels(NoiseImages(9, (4, 4, 3), seed=4)))
+    assert len(np.unique(pixels(noise, 9).reshape(9, -1), axis=0)) == 9
