@@ -12,7 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from repa.errors import CheckpointFormatError, DownloadError, UnknownNameError
+from repa.errors import (
+    CheckpointFormatError,
+    CheckpointMismatchError,
+    DownloadError,
+    UnknownNameError,
+)
 from repa.registry import cache_dir, entry_names, file_sha256, find_entry
 from repa.sample_config import Quantizer
 
@@ -115,6 +120,7 @@ class AutoencoderFiles:
 
         Raises:
             CheckpointFormatError: The folder holds no AutoencoderKL.
+            CheckpointMismatchError: Tensors are missing.
         """
         # Takes seconds, and pixel-space models do without.
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -122,10 +128,11 @@ class AutoencoderFiles:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # diffusers' own deprecations
-                network = AutoencoderKL.from_pretrained(
+                network, report = AutoencoderKL.from_pretrained(
                     str(self.folder),
                     local_files_only=True,
                     low_cpu_mem_usage=False,
+                    output_loading_info=True,
                     torch_dtype=torch.float32,
                     use_safetensors=True,
                 )
@@ -133,7 +140,18 @@ class AutoencoderFiles:
             raise CheckpointFormatError(
                 f"{self.folder}: holds no AutoencoderKL: {_first_line(error)}"
             ) from error
+        # diffusers gives tensors that are not in the file random values without an error.
+        if missing := report["missing_keys"]:
+            raise CheckpointMismatchError(
+                f"{self.folder / _WEIGHTS}: {len(missing)} of its tensors are missing, "
+                f"{missing[0]} for one."
+            )
         return Autoencoder(cast(nn.Module, network).to(device).requires_grad_(False).eval())
+
+
+def load_autoencoder(name_or_path: str, device: torch.device | str = "cpu") -> Autoencoder:
+    """Find an AutoencoderKL and load it; raises as `find_autoencoder` and its `load` do."""
+    return find_autoencoder(name_or_path).load(device)
 
 
 def find_autoencoder(name_or_path: str) -> AutoencoderFiles:

@@ -67,16 +67,18 @@ def generate(config: SampleConfig, *, progress: ProgressFn | None = None) -> Pat
         job = Job.plan(config, world)
         output = job.open_output() if world.is_first else None
         world.barrier()
-        with output or job.open_output(attach=True) as output:
-            if not output.finished:
-                with _matmul_precision(job.device, tf32=config.tf32):
-                    _fill(output, job, world, progress or (lambda done, total: None))
-            elif progress:
-                progress(config.num_images, config.num_images)
-            world.barrier()
-            if world.is_first:
+        with (
+            output or job.open_output(attach=True) as output,
+            _matmul_precision(job.device, tf32=config.tf32),
+        ):
+            _fill(output, job, world, progress or (lambda done, total: None))
+        # On a network file system the first process sees what the others wrote when they have
+        # closed the file and it has opened it again.
+        world.barrier()
+        if world.is_first:
+            with job.open_output() as output:
                 output.finish()
-            world.barrier()
+        world.barrier()
     return config.out
 
 

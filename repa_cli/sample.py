@@ -20,6 +20,9 @@ _OPTIONS = {
 }
 """Options that are not called like the setting they set."""
 
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
+"""With tenths of images, which show life in a long batch."""
+
 
 def _model(value: str) -> str:
     known = entry_names("checkpoints")
@@ -175,10 +178,10 @@ class _Progress:
         now = time.monotonic()
         if self._first is None or self._started is None:
             self._first, self._started = done, now
-            self.bar.initial = int(done)
             self.bar.reset(total)
+            self.bar.n = self.bar.initial = self.bar.last_print_n = done
         self.made, self.seconds = done - self._first, now - self._started
-        self.bar.update(int(done) - self.bar.n)
+        self.bar.update(done - self.bar.n)
 
 
 def _run(config: SampleConfig, grid: Path | None) -> dict[str, Any]:
@@ -191,9 +194,15 @@ def _run(config: SampleConfig, grid: Path | None) -> dict[str, Any]:
     if grid is not None and world.is_first:
         check_sheet(grid, taken=config.overwrite or config.out.exists())
     with progress_bar(config.num_images, "images", "sampling") as bar:
-        bar.disable = bar.disable or not world.is_first
+        bar.disable, bar.bar_format = bar.disable or not world.is_first, _BAR
         progress = _Progress(bar)
-        path = generate(config, progress=progress)
+        try:
+            path = generate(config, progress=progress)
+        except KeyboardInterrupt:
+            bar.close()
+            if Path(f"{config.out}.part").exists():
+                print_note(f"{config.out}.part keeps what is done; repeat the command to go on.")
+            raise
     if not world.is_first:
         return {}
     if grid is not None:

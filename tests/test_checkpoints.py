@@ -1,0 +1,274 @@
+import argparse
+import hashlib
+import json
+import os
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from repa import SIT_SIZES, SiT
+from repa.checkpoints import load_model, read_checkpoint
+from repa.errors import (
+    CheckpointFormatError,
+    CheckpointMismatchError,
+    UnknownNameError,
+)
+
+TINY = {
+    "input_size": 8,
+    "patch_size": 4,
+    "in_channels": 3,
+    "hidden_size": 24,
+    "depth": 2,
+    "num_heads": 3,
+    "num_classes": 5,
+    "encoder_depth": 2,
+    "target_dims": [7],
+    "projector_dim": 9,
+}
+
+
+def tiny_sit(**changes):
+    torch.manual_seed(0)
+    model = SiT(**{**TINY, **changes})
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def save_ours(path, tensors, model=TINY, **changes):
+    description = {"format": 1, "model": model, "path_type": "linear", **changes}
+    save_file(dict(tensors), path, metadata={"repa": json.dumps(description)})
+    return path
+
+
+def velocity(model):
+    torch.manual_seed(1)
+    x = torch.randn(2, model.in_channels, model.input_size, model.input_size)
+    with torch.no_grad():
+        return model.eval()(x, torch.tensor([0.2, 0.9]), torch.tensor([0, model.null_label]))
+
+
+def test_our_checkpoint_in_half_precision_without_projectors_loads_in_float32(tmp_path):
+    model = tiny_sit().half()
+    tensors = {k: v for k, v in model.state_dict().items() if not k.startswith("projectors")}
+    path = save_ours(
+        tmp_path / "x.safetensors", tensors, dataset="digits", path_type="cosine", step=3
+    )
+    loaded = load_model(path)
+    assert loaded.name == "x.safetensors"
+    assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (loaded.settings.dataset, loaded.settings.path_type) == ("digits", "cosine")
+    assert loaded.settings.autoencoder is None and loaded.settings.num_classes == 5
+    assert not loaded.model.training and not list(loaded.model.projectors)
+    assert all(p.dtype == torch.float32 and not p.requires_grad for p in loaded.model.parameters())
+    assert torch.equal(velocity(loaded.model), velocity(model.float()))
+
+
+@pytest.mark.parametrize("form", ["safetensors", "torch", "torch without zip"])
+def test_bare_state_dict_is_recognised_by_its_shapes_and_gives_the_recorded_velocity(
+    form, golden, golden_sit, tmp_path
+):
+    arrays, meta = golden("sit_b")
+    path = tmp_path / "last.pt"
+    if form == "safetensors":
+        save_file(golden_sit("sit_b").state_dict(), path)
+    else:
+        zipped = form == "torch"
+        torch.save(golden_sit("sit_b").state_dict(), path, _use_new_zipfile_serialization=zipped)
+    loaded = load_model(path)
+    config = {**meta["config"], "target_dims": meta["config"]["z_dims"]}
+    inferred = loaded.settings.model
+    assert inferred == {key: config[key] for key in inferred}
+    x, t, labels = (torch.from_numpy(arrays[key]) for key in "xty")
+    with torch.no_grad():
+        velocity, features = loaded.model(x, t, labels, return_features=True)
+    torch.testing.assert_close(velocity, torch.from_numpy(arrays["v"]), atol=2e-5, rtol=0)
+    for i, projected in enumerate(features):
+        expected = torch.from_numpy(arrays[f"zs/{i}"])
+        torch.testing.assert_close(projected, expected, atol=2e-5, rtol=0)
+
+
+def test_latent_imagenet_checkpoint_gets_the_published_autoencoder_and_data_set(tmp_path):
+    sizes = {**SIT_SIZES["SiT-Pico/2"], "in_channels": 4, "num_classes": 1000, "input_size": 32}
+    torch.save(tiny_sit(**sizes).state_dict(), tmp_path / "last.pt")
+    settings = read_checkpoint(tmp_path / "last.pt").settings
+    assert (settings.dataset, settings.autoencoder) == ("imagenet-256", "sd-vae-ft-ema")
+    assert settings.model["num_heads"] == SIT_SIZES["SiT-Pico/2"]["num_heads"]
+    assert settings.model["encoder_depth"] == settings.model["depth"] == 3
+
+
+def test_number_of_heads_that_nothing_tells_is_not_guessed(tmp_path):
+    torch.save(tiny_sit().state_dict(), tmp_path / "last.pt")
+    with pytest.raises(CheckpointFormatError, match="width 24 and depth 2, so its number of heads"):
+        read_checkpoint(tmp_path / "last.pt")
+
+
+def test_reference_trainer_checkpoint_gives_its_moving_average_and_arguments(tmp_path):
+    sizes = SIT_SIZES["SiT-Pico/4"]
+    model, ema = tiny_sit(**sizes), tiny_sit(**sizes)
+    torch.nn.init.ones_(model.x_embedder.proj.bias)
+    content = {
+        "model": model.state_dict(),
+        "ema": ema.state_dict(),
+        "opt": torch.optim.AdamW(model.parameters()).state_dict(),
+        "args": argparse.Namespace(path_type="cosine", encoder_depth=1, model="SiT-Pico/4"),
+        "steps": 400_000,
+    }
+    torch.save(content, tmp_path / "0400000.pt")
+    loaded = load_model(tmp_path / "0400000.pt")
+    assert torch.equal(velocity(loaded.model), velocity(ema))
+    assert not torch.equal(velocity(loaded.model), velocity(model))
+    assert (loaded.settings.path_type, loaded.model.encoder_depth) == ("cosine", 1)
+
+
+def test_folder_of_a_run_gives_the_moving_average_of_its_highest_step(tmp_path):
+    for step in (900, 1000, 20_000_000):
+        folder = tmp_path / "run" / "checkpoints" / f"step-{step:07d}"
+        folder.mkdir(parents=True)
+        model = tiny_sit()
+        torch.nn.init.constant_(model.x_embedder.proj.bias, step)
+        save_ours(folder / "ema.safetensors", model.state_dict())
+        (folder / "model.safetensors").write_bytes(b"not this one")
+    run = tmp_path / "run"
+    for place in (run, run / "checkpoints", run / "checkpoints" / "step-20000000"):
+        loaded = load_model(place)
+        assert (loaded.model.x_embedder.proj.bias == 20_000_000).all()
+    assert load_model(tmp_path / "run").name == "run/step-20000000"
+    with pytest.raises(CheckpointFormatError, match="no training run"):
+        load_model(tmp_path)
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path):
+    tensors = tiny_sit().state_dict()
+    del tensors["x_embedder.proj.bias"], tensors["blocks.1.attn.qkv.weight"]
+    tensors["extra"] = torch.zeros(1)
+    tensors["final_layer.linear.bias"] = torch.zeros(2)
+    path = save_ours(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(CheckpointMismatchError) as caught:
+        load_model(path)
+    assert str(caught.value) == (
+        f"{path}: does not hold the network it should: "
+        "missing x_embedder.proj.bias, blocks.1.attn.qkv.weight; unexpected extra; "
+        "misshapen final_layer.linear.bias (2,) instead of (48,)."
+    )
+
+
+def test_only_the_first_few_of_many_tensors_are_named(tmp_path):
+    path = save_ours(tmp_path / "x.safetensors", tiny_sit().state_dict(), {**TINY, "depth": 4})
+    with pytest.raises(CheckpointMismatchError, match=r"missing blocks\.2\.\S+, .* and \d+ more"):
+        load_model(path)
+
+
+def test_file_in_the_place_of_a_registered_checkpoint_must_hold_its_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPA_CACHE", str(tmp_path))
+    (tmp_path / "checkpoints").mkdir()
+    model = tiny_sit(**SIT_SIZES["SiT-Pico/2"], in_channels=4, num_classes=1000, input_size=32)
+    torch.save(model.state_dict(), tmp_path / "checkpoints" / "sit-xl-2-repa-256.pt")
+    checkpoint = read_checkpoint("sit-xl-2-repa-256")
+    assert checkpoint.name == "sit-xl-2-repa-256"
+    assert checkpoint.settings.model["hidden_size"] == 1152
+    assert checkpoint.settings.autoencoder == "sd-vae-ft-ema"
+    with pytest.raises(
+        CheckpointMismatchError, match=r"\(1, 256, 48\) instead of \(1, 256, 1152\)"
+    ):
+        checkpoint.build("meta")
+
+
+class Attack:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_a_checkpoint_is_never_run(tmp_path):
+    for zipped in (True, False):
+        content = {"ema": tiny_sit().state_dict(), "args": Attack(tmp_path / "attacked")}
+        torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+        with pytest.raises(CheckpointFormatError, match=r"x\.pt: is damaged or no checkpoint"):
+            load_model(tmp_path / "x.pt")
+    assert not (tmp_path / "attacked").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is no checkpoint"),
+        (b"epoch,loss\n1,0.5\n", "is no checkpoint"),
+        (b"\n<!DOCTYPE html><html></html>", "is a web page"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(50), "is no checkpoint"),
+        (b"\xff" * 8 + b"{", "is damaged"),
+        (b"PK\3\4" + bytes(50), "is damaged"),
+        (b"\x80\x02" + bytes(50), "is damaged"),
+    ],
+)
+def test_file_that_is_no_checkpoint_is_one_line(tmp_path, content, message):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(CheckpointFormatError, match=rf"x\.pt: {message}") as caught:
+        load_model(tmp_path / "x.pt")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.pt"])
+def test_checkpoint_cut_short_anywhere_is_an_error(tmp_path, name):
+    path = tmp_path / name
+    if name.endswith("pt"):
+        torch.save(tiny_sit(**SIT_SIZES["SiT-Pico/4"]).state_dict(), path)
+    else:
+        save_ours(path, tiny_sit().state_dict())
+    load_model(path)
+    whole = path.read_bytes()
+    for size in (1, 8, 9, 60, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(CheckpointFormatError):
+            load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "but a list"),
+        ({}, r"but the keys \(none\)"),
+        ({"model": {"x": torch.zeros(1)}, "steps": 1}, "but the keys model, steps"),
+        ({"x": torch.zeros(1)}, "its tensors are not a SiT's"),
+    ],
+)
+def test_saved_object_that_is_no_state_dict_is_described(tmp_path, content, message):
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(CheckpointFormatError, match=message):
+        load_model(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "format 2 is newer than this toolkit"),
+        ({"model": None}, "has no model"),
+        ({"model": {**TINY, "depth": 10**9}}, "depth is 1000000000, not a whole number"),
+        ({"model": {**TINY, "num_classes": "5"}}, "num_classes is '5'"),
+        ({"model": {**TINY, "wings": 2}}, "describes no SiT: .*wings"),
+        ({"model": {**TINY, "hidden_size": 25}}, "describes no SiT: hidden_size must be"),
+        ({"model": {**TINY, "patch_size": 0}}, "describes no SiT"),
+        ({"path_type": "curved"}, "path_type is 'curved'"),
+        ({"autoencoder": 3}, "autoencoder is 3, not a name"),
+    ],
+)
+def test_wrong_description_is_an_error_that_names_the_field(tmp_path, changes, message):
+    path = save_ours(tmp_path / "x.safetensors", tiny_sit().state_dict(), **changes)
+    with pytest.raises(CheckpointFormatError, match=message):
+        load_model(path)
+
+
+def test_description_that_is_no_json_is_an_error(tmp_path):
+    metadata = {"repa": "{"}
+    save_file(tiny_sit().state_dict(), tmp_path / "x.safetensors", metadata=metadata)
+    with pytest.raises(CheckpointFormatError, match="its description is unreadable"):
+        load_model(tmp_path / "x.safetensors")
+
+
+def test_unknown_model_gets_the_closest_name():
+    with pytest.raises(UnknownNameError, match="unknown model 'digit'; did you mean 'digits'"):
+        load_model("digit")
