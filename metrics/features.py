@@ -4,6 +4,7 @@ All arithmetic is float32, on a GPU too (TensorFloat-32 is off while a network r
 given their weights; nothing here downloads.
 """
 
+import functools
 import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ _PixelFn = Callable[[UInt8[Tensor, "batch height width 3"]], Float[Tensor, "batc
 _OutputFn = Callable[
     [Float[Tensor, "batch 3 size size"]], tuple[Tensor, Tensor | None, Tensor | None]
 ]
+_PrepareFn = Callable[[Callable[[], nn.Module]], _OutputFn]
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class MetricLabels:
     """What the numbers of a network are called: only Inception's Fréchet distance is FID."""
 
     frechet: str
+    kernel: str
     spatial_frechet: str
     inception_score: str
     precision: str
@@ -107,6 +110,7 @@ def load_network(
     *,
     resize: Resize = "default",
     compiled: bool = False,
+    lazy: bool = False,
 ) -> MetricNetwork:
     """Load a metric network.
 
@@ -118,6 +122,7 @@ def load_network(
         resize: `default` is the network's own; `clean` is clean-fid's (Pillow's antialiased bicubic
             on float channels), which makes numbers of another kind.
         compiled: Compile for the batch size of the first call, which then takes half a minute.
+        lazy: Read the weights at the first images, which may never come where features are cached.
 
     Raises:
         InputError: The weights are missing, unreadable or another network's.
@@ -129,11 +134,11 @@ def load_network(
         raise ValueError(f"resize must be one of {get_args(Resize)}, got {resize!r}.")
     device = torch.device(device)
     build = _inception if name == "inception" else _efficientnet_lite0
-    return build(weights_path, device, resize, compiled)
+    return build(weights_path, device, resize, functools.partial(_prepared, device, compiled, lazy))
 
 
 def _inception(
-    weights_path: Path | None, device: torch.device, resize: Resize, compiled: bool
+    weights_path: Path | None, device: torch.device, resize: Resize, prepared: _PrepareFn
 ) -> MetricNetwork:
     from metrics.inception import INPUT_SIZE, Inception, resize_like_tensorflow
 
@@ -142,7 +147,6 @@ def _inception(
             "inception needs its weights, weights-inception-2015-12-05-6726825d.pth of "
             "torch-fidelity; give their path."
         )
-    module = Inception(_load_tensors(weights_path))
     clean = resize == "clean"
     return MetricNetwork(
         name="inception-clean" if clean else "inception",
@@ -153,18 +157,17 @@ def _inception(
         weights_sha256=file_sha256(weights_path),
         preprocessing=f"{'clean-fid' if clean else 'TensorFlow 1'} resize to 299, (x - 128) / 128",
         resize=_clean_resize(INPUT_SIZE) if clean else resize_like_tensorflow,
-        outputs=_on_device(module, device, compiled),
+        outputs=prepared(lambda: Inception(_load_tensors(weights_path))),
         device=device,
     )
 
 
 def _efficientnet_lite0(
-    weights_path: Path | None, device: torch.device, resize: Resize, compiled: bool
+    weights_path: Path | None, device: torch.device, resize: Resize, prepared: _PrepareFn
 ) -> MetricNetwork:
     from metrics.efficientnet import INPUT_SIZE, EfficientNetLite0, resize_bicubic
 
     weights_path = weights_path or _packaged_lite0_weights()
-    module = EfficientNetLite0(_load_tensors(weights_path))
     clean = resize == "clean"
     return MetricNetwork(
         name="efficientnet-lite0-clean" if clean else "efficientnet-lite0",
@@ -175,13 +178,14 @@ def _efficientnet_lite0(
         weights_sha256=file_sha256(weights_path),
         preprocessing=f"{'clean-fid' if clean else 'bicubic'} resize to 224, (x - 127) / 128",
         resize=_clean_resize(INPUT_SIZE) if clean else resize_bicubic,
-        outputs=_on_device(module, device, compiled),
+        outputs=prepared(lambda: EfficientNetLite0(_load_tensors(weights_path))),
         device=device,
     )
 
 
 def _labels(distance: str, suffix: str) -> MetricLabels:
-    names = (distance, f"s{distance}", "IS", "Precision", "Recall")
+    kernel = distance.replace("F", "K")
+    names = (distance, kernel, f"s{distance}", "IS", "Precision", "Recall")
     return MetricLabels(*(name + suffix for name in names))
 
 
@@ -221,9 +225,24 @@ def _clean_resize(size: int) -> _PixelFn:
     return resize
 
 
-def _on_device(module: nn.Module, device: torch.device, compiled: bool) -> _OutputFn:
-    module = module.to(device)
-    return _Compiled(module) if compiled else module
+def _prepared(
+    device: torch.device, compiled: bool, lazy: bool, make: Callable[[], nn.Module]
+) -> _OutputFn:
+    def prepare() -> _OutputFn:
+        module = make().to(device)
+        return _Compiled(module) if compiled else module
+
+    return _Lazy(prepare) if lazy else prepare()
+
+
+class _Lazy:
+    """A network that is made at its first call."""
+
+    def __init__(self, make: Callable[[], _OutputFn]) -> None:
+        self._made = functools.cache(make)
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self._made()(pixels)
 
 
 class _Compiled:
