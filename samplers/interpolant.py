@@ -109,5 +109,5 @@ def score_from_velocity(
 
 
 def _align(t: Tensor, x: Tensor) -> Tensor:
-    """Give (batch,) times one trailing axis for every further axis of `x`; leave scalars alone."""
-    return t.reshape(-1, *[1] * (x.ndim - 1)) if t.ndim else t
+    """Give times, one a row or one for all, an axis of size 1 for every further axis of `x`."""
+    return t.reshape(-1, *[1] * (x.ndim - 1))

@@ -64,7 +64,7 @@ def sample_sde(
     x = noise.to(torch.float64)
     for step, (t, t_next) in enumerate(pairwise(sde_times(num_steps))):
         slope = slope_at(x, t, t in interval)
-        score = score_from_velocity(slope, x, torch.tensor(t, dtype=torch.float64), interpolant)
+        score = score_from_velocity(slope, x, x.new_full((), t), interpolant)
         x = x + (t_next - t) * (slope - t * score)
         if t_next > 0:
             x = x + sqrt(2 * t * (t - t_next)) * _checked(normal(step), x)

@@ -54,6 +54,17 @@ def test_images_steps_streams_and_seeds_differ():
     assert len(np.unique(np.concatenate(sequences))) == 3 * 4 * 4 * 3 * 64
 
 
+def test_each_kind_of_draw_has_its_own_stream():
+    def normals(stream, step):
+        return torch.from_numpy(keyed_generator(5, stream, 8, step).standard_normal(SHAPE))[None]
+
+    assert torch.equal(initial_noise(5, [8], SHAPE), normals(Stream.INITIAL, 0).float())
+    assert torch.equal(step_noise(5, [8], 0, SHAPE), normals(Stream.INCREMENTS, 0))
+    assert torch.equal(step_noise(5, [8], 3, SHAPE), normals(Stream.INCREMENTS, 3))
+    labels = [keyed_generator(5, Stream.LABELS, i).integers(1000) for i in range(20)]
+    assert draw_labels(5, range(20), 1000).tolist() == labels
+
+
 @given(
     st.integers(0, 2**63 - 1),
     st.sampled_from(Stream),

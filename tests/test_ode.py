@@ -87,9 +87,9 @@ def test_number_of_evaluations_is_the_documented_one(method, evaluations):
 def test_every_stage_has_the_guidance_of_the_start_of_its_step(method):
     """With velocity +1 guided and -1 otherwise the end counts the guided steps."""
     velocity = RecordingVelocity(lambda x, t, guided: torch.full_like(x, 1.0 if guided else -1.0))
-    end = sample_ode(velocity, NOISE, num_steps=10, method=method, guidance_interval=(0.45, 0.75))
-    # Steps start at 1, 0.9, ..., 0.1; those from 0.7, 0.6 and 0.5 are guided.
-    torch.testing.assert_close(NOISE - end, torch.full_like(NOISE, 0.1 * (3 - 7)))
+    end = sample_ode(velocity, NOISE, num_steps=10, method=method, guidance_interval=(0.0, 0.45))
+    # Steps start at 1, 0.9, ..., 0.1; the four from 0.4, 0.3, 0.2 and 0.1 are guided.
+    torch.testing.assert_close(NOISE - end, torch.full_like(NOISE, 0.1 * (4 - 6)))
 
 
 @pytest.mark.parametrize("method", ADAPTIVE_METHODS)
