@@ -11,6 +11,8 @@ from metrics.frechet import FrechetExtrapolation, frechet_distance, frechet_infi
 from metrics.image_source import FirstImages, ImageSource
 from metrics.images import ArrayImages, open_images
 from metrics.inception_score import RunningInceptionScore, inception_score
+from metrics.inspection import ImageFindings, ImageInspector, InspectedImages
+from metrics.lint import LintWarning, lint_images, lint_sources
 from metrics.measurement import Measurement, measure
 from metrics.noise_images import NoiseImages
 from metrics.precision_recall import PrecisionRecall, precision_recall
@@ -24,8 +26,12 @@ __all__ = [
     "Features",
     "FirstImages",
     "FrechetExtrapolation",
+    "ImageFindings",
+    "ImageInspector",
     "ImageSource",
     "InputError",
+    "InspectedImages",
+    "LintWarning",
     "Measurement",
     "MetricLabels",
     "MetricNetwork",
@@ -43,6 +49,8 @@ __all__ = [
     "frechet_distance",
     "frechet_infinity",
     "inception_score",
+    "lint_images",
+    "lint_sources",
     "load_network",
     "measure",
     "measure_reference",

@@ -75,8 +75,14 @@ def lint_sources(
     return [warning for warning in found if warning is not None]
 
 
-def lint_images(findings: ImageFindings) -> list[LintWarning]:
-    """Check what only the pixels tell: repeated images, images of one colour, values off range."""
+def lint_images(findings: ImageFindings | None) -> list[LintWarning]:
+    """Check what only the pixels tell: repeated images, images of one colour, values off range.
+
+    Args:
+        findings: From `ImageInspector.finish`; None, where no image was read, gives no warning.
+    """
+    if findings is None:
+        return []
     found = []
     if findings.first_duplicate is not None:
         image, earlier = findings.first_duplicate

@@ -22,6 +22,7 @@ from metrics import (
     open_reference,
 )
 from metrics.features import Resize
+from metrics.lint import PUBLISHED_COUNT
 from repa.data import load_digits
 from repa.errors import DataError, UnknownNameError
 from repa.registry import entry_names, fetch, find_entry
@@ -73,6 +74,12 @@ def plan_evaluation(
         network = entry.get("network", "inception")
     find_entry("networks", str(network))
     return EvaluationPlan(chosen, cast(NetworkName, network), reason)
+
+
+def published_count(reference: str) -> int | None:
+    """Return how many images published numbers take, None for built-in data, which has none."""
+    known = reference in entry_names("references")
+    return None if known and "builtin" in find_entry("references", reference) else PUBLISHED_COUNT
 
 
 def open_named_reference(name: str, shape: tuple[int, int, int] | None) -> Reference:

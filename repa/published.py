@@ -129,14 +129,14 @@ def closest_published_row(
 
 
 def compare_with_row(
-    row: PublishedRow,
+    row: PublishedRow | None,
     values: Mapping[str, float],
     standard_errors: Mapping[str, float] | None = None,
 ) -> list[ComparedValue]:
     """Set measured values beside those of a comparable row.
 
     Args:
-        row: From `closest_published_row`.
+        row: From `closest_published_row`; None if nothing is published.
         values: Measured values by label.
         standard_errors: Of the measured values, where they are known; the published value, whose
             error nobody gives, is taken to have the same.
@@ -144,7 +144,7 @@ def compare_with_row(
     Returns:
         One line a metric that both have; none if the row is not comparable.
     """
-    if not row.comparable:
+    if row is None or not row.comparable:
         return []
     errors = standard_errors or {}
     return [
@@ -154,17 +154,19 @@ def compare_with_row(
     ]
 
 
-def lint_protocol(row: PublishedRow) -> LintWarning | None:
+def lint_protocol(row: PublishedRow | None) -> list[LintWarning]:
     """Warn that the closest published row was made by another protocol."""
-    if row.comparable:
-        return None
+    if row is None or row.comparable:
+        return []
     listed = ", ".join(map(str, row.differences))
     numbers = ", ".join(f"{label} {value:g}" for label, value in row.metrics.items())
-    return LintWarning(
-        "published-protocol",
-        f"the closest published row ({row.name}, {row.source}) has other settings: {listed}",
-        f"its numbers ({numbers}) are not to be compared with these",
-    )
+    return [
+        LintWarning(
+            "published-protocol",
+            f"the closest published row ({row.name}, {row.source}) has other settings: {listed}",
+            f"its numbers ({numbers}) are not to be compared with these",
+        )
+    ]
 
 
 def _compared_row(name: str, entry: Entry, here: Mapping[str, Any]) -> PublishedRow:

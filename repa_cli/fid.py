@@ -1,6 +1,6 @@
 """`repa fid`: FID, sFID, Inception Score, precision and recall of images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -13,7 +13,9 @@ from repa_cli.output import print_json, print_note, print_table, progress_bar
 if TYPE_CHECKING:
     from metrics import Report
     from metrics.features import Resize
+    from metrics.lint import LintWarning
     from metrics.precision_recall import Distances
+    from repa.published import ComparedValue, PublishedRow
 
 _NETWORKS = tuple(entry_names("networks"))
 _DISTANCES = ("adm", "exact")
@@ -89,12 +91,13 @@ def fid(
     sFID take their statistics, precision and recall their images from the reference.
     """
     import metrics
-    from repa import evaluation
+    from repa import evaluation, published
     from repa.device import resolve_device
 
     images = metrics.open_images(samples)
     if num is not None:
         images = metrics.FirstImages(images, num)
+    images = metrics.InspectedImages(images)
     plan = evaluation.plan_evaluation(images, reference, features)
     print_note(f"reference {plan.reference}, network {plan.network}: {plan.reason}.")
     sets = {"samples": images}
@@ -110,6 +113,17 @@ def fid(
         resize=cast("Resize", resize),
         compiled=compiled,
     )
+    count = evaluation.published_count(plan.reference)
+    warnings = metrics.lint_sources(images, opened, network.name, published_count=count)
+    row = published.closest_published_row(
+        images.manifest,
+        num_images=images.count,
+        reference=plan.reference,
+        network=network.name,
+        distances=distances,
+    )
+    warnings += published.lint_protocol(row)
+    _print_warnings(warnings)
     reports = metrics.evaluate_sets(
         sets,
         opened,
@@ -118,10 +132,21 @@ def fid(
         distances=cast("Distances", distances),
         progress=_show_progress(),
     )
+    seen = metrics.lint_images(images.inspector.finish())
+    _print_warnings(seen)
+    compared = published.compare_with_row(row, reports["samples"].values)
     if as_json:
-        print_json({name: report.to_dict() for name, report in reports.items()})
+        found = {name: report.to_dict() for name, report in reports.items()}
+        found["samples"] |= {
+            "warnings": [warning.to_dict() for warning in warnings + seen],
+            "published": None if row is None else row.to_dict(),
+            "compared_with_published": [value.to_dict() for value in compared],
+        }
+        print_json(found)
     else:
         _print_reports(reports)
+        if row is not None and compared:
+            _print_published(row, compared)
 
 
 def _show_progress() -> Callable[[str, int, int], None]:
@@ -151,3 +176,27 @@ def _print_reports(reports: Mapping[str, "Report"]) -> None:
     typer.echo(f"\nreference  {first.reference}")
     typer.echo(f"network    {first.network} ({first.preprocessing})")
     typer.echo(f"precision, recall: {neighbors} neighbours, {distances} distances")
+
+
+def _print_warnings(warnings: Iterable["LintWarning"]) -> None:
+    for warning in warnings:
+        print_note(f"warning: {warning}")
+
+
+def _print_published(row: "PublishedRow", values: Iterable["ComparedValue"]) -> None:
+    """Print the published row beside ours; inside means that chance and rounding explain it."""
+    verdicts = {True: "yes", False: "no", None: "unknown"}
+    rows = [
+        (
+            value.label,
+            f"{value.published:g}",
+            f"{value.measured:.4f}",
+            f"{value.difference:+.4f}",
+            verdicts[value.inside],
+        )
+        for value in values
+    ]
+    typer.echo(f"\npublished  {row.name} ({row.source})")
+    print_table(("metric", "published", "measured", "difference", "inside the error"), rows)
+    if row.note:
+        typer.echo(f"note: {row.note}")

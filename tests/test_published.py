@@ -37,7 +37,7 @@ def closest(made, **measured):
 
 def test_default_command_is_comparable_with_the_row_of_1_42():
     row = closest(manifest())
-    assert row.comparable and lint_protocol(row) is None
+    assert row.comparable and lint_protocol(row) == []
     assert (row.metrics["FID"], row.metrics["Recall"]) == (1.42, 0.65)
     assert "Table 4" in row.source and "Table 9" in row.note and "0.64" in row.note
 
@@ -87,7 +87,7 @@ def test_every_row_of_the_released_checkpoint_is_found_by_its_own_settings():
 def test_a_near_miss_is_not_compared_and_the_warning_names_the_setting(made, measured, setting):
     row = closest(manifest(**made), **measured)
     assert len(row.differences) == 1
-    warning = lint_protocol(row)
+    (warning,) = lint_protocol(row)
     assert setting in str(warning) and "FID 1.42" in warning.effect
     assert compare_with_row(row, {"FID": 1.42}) == []
 
@@ -105,6 +105,7 @@ def test_a_reference_is_known_by_the_name_of_its_file():
 @pytest.mark.parametrize("made", [None, {}, {"model": "digits"}, {"model": None}, {"model": [1]}])
 def test_nothing_is_published_about_other_models(made):
     assert closest(made) is None
+    assert lint_protocol(None) == [] and compare_with_row(None, {"FID": 1.0}) == []
 
 
 def test_a_manifest_with_settings_of_any_type_is_only_another_protocol():
