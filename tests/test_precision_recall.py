@@ -110,11 +110,12 @@ def evaluator_in_half(u, v):
 
 
 @pytest.mark.usefixtures("tile")
-def test_adm_rounds_in_the_order_of_the_evaluator():
+@pytest.mark.parametrize("largest", [44, 60])  # 60 comes near overflow: no pair is taken for two
+def test_adm_rounds_in_the_order_of_the_evaluator(largest):
     # Integers above 2048 are rounded by float16, differently in each order of the three terms.
     rng = np.random.default_rng(0)
-    real = rng.integers(0, 60, size=(200, 6)).astype(np.float32)
-    generated = rng.integers(0, 60, size=(150, 6)).astype(np.float32)
+    real = rng.integers(0, largest, size=(600, 6), endpoint=True).astype(np.float32)
+    generated = rng.integers(0, largest, size=(400, 6), endpoint=True).astype(np.float32)
     real_radii, generated_radii = (
         np.sort(evaluator_in_half(rows, rows), axis=1)[:, 3] for rows in (real, generated)
     )
@@ -152,6 +153,12 @@ def test_touching_counts_as_inside():
 def test_one_image_repeated_has_radius_zero(distances):
     repeated = np.ones((5, 3))
     assert manifold_radii(repeated, 3, distances=distances).tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("distances", ["exact", "adm"])
+def test_rounding_makes_no_radius_negative(distances):
+    repeated = np.random.default_rng(0).standard_normal((60, 200)).repeat(4, axis=0)
+    assert manifold_radii(repeated, distances=distances).min() == 0
 
 
 @pytest.mark.parametrize("count", [4, 33, 200, 1000])
