@@ -169,7 +169,8 @@ def write_weights(
     path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]
 ) -> None:
     """Write a SiT's tensors with a JSON description that `repa.checkpoints.load_model` reads."""
-    metadata = {"format": "pt", "repa": json.dumps(dict(description))}
+    # One key alone: safetensors writes several in an order that changes from run to run.
+    metadata = {"repa": json.dumps(dict(description))}
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, path, metadata=metadata)
 
