@@ -7,10 +7,10 @@ import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from repa.errors import (
     CheckpointFormatError,
@@ -124,11 +124,13 @@ class AutoencoderFiles:
         """
         # Takes seconds, and pixel-space models do without.
         from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+        from diffusers.utils import logging
 
+        logging.set_verbosity_error()  # its advice is for trainers
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # diffusers' own deprecations
-                network, report = AutoencoderKL.from_pretrained(
+                loaded: Any = AutoencoderKL.from_pretrained(
                     str(self.folder),
                     local_files_only=True,
                     low_cpu_mem_usage=False,
@@ -140,13 +142,14 @@ class AutoencoderFiles:
             raise CheckpointFormatError(
                 f"{self.folder}: holds no AutoencoderKL: {_first_line(error)}"
             ) from error
+        network, report = loaded
         # diffusers gives tensors that are not in the file random values without an error.
         if missing := report["missing_keys"]:
             raise CheckpointMismatchError(
-                f"{self.folder / _WEIGHTS}: {len(missing)} of its tensors are missing, "
+                f"{self.folder / _WEIGHTS}: lacks {len(missing)} tensors of an AutoencoderKL, "
                 f"{missing[0]} for one."
             )
-        return Autoencoder(cast(nn.Module, network).to(device).requires_grad_(False).eval())
+        return Autoencoder(network.to(device).requires_grad_(False).eval())
 
 
 def load_autoencoder(name_or_path: str, device: torch.device | str = "cpu") -> Autoencoder:

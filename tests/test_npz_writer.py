@@ -203,8 +203,9 @@ def test_truncated_output_counts_as_no_output_of_ours(path):
 
 
 def test_crash_while_the_files_are_made_is_recovered_from(path, tmp_path):
-    open_writer(path).close()
-    (tmp_path / "samples.npz.part").write_bytes(b"short")
+    with open_writer(path) as writer:
+        writer.write(0, *made_up())
+    os.truncate(tmp_path / "samples.npz.part", 100)
     with open_writer(path) as writer:
         assert writer.num_done() == 0
         writer.write(0, *made_up())
