@@ -63,9 +63,11 @@ class TrainConfig:
     batch_size: int = 256
     """Images a step, over all processes together."""
     learning_rate: float = 1e-4
-    """Step size of AdamW after the warm-up."""
+    """Step size of AdamW between warm-up and decay."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from zero."""
+    decay_steps: int = 0
+    """Last steps over which the learning rate falls linearly to zero."""
     weight_decay: float = 0.0
     """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
@@ -86,13 +88,19 @@ class TrainConfig:
         _check_choice("precision", self.precision, get_args(Precision))
         for name in ("num_steps", "image_size", "encoder_depth", "projector_dim", "batch_size"):
             _check_range(name, getattr(self, name), low=1)
-        for name in ("alignment_weight", "weight_decay", "warmup_steps", "seed"):
+        for name in ("alignment_weight", "weight_decay", "warmup_steps", "decay_steps", "seed"):
             _check_range(name, getattr(self, name), low=0)
         _check_range("label_dropout", self.label_dropout, low=0, high=1)
         _check_range("ema_decay", self.ema_decay, low=0, high=1)
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise RepaError(f"{name} must be above 0, got {getattr(self, name)}.")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the step size of the step after `step` steps."""
+        warmup = (step + 1) / self.warmup_steps if self.warmup_steps else 1.0
+        decay = (self.num_steps - step) / self.decay_steps if self.decay_steps else 1.0
+        return self.learning_rate * min(1.0, warmup, decay)
 
     def to_json(self) -> str:
         """Return all settings as JSON text."""
@@ -120,12 +128,13 @@ PRESETS: dict[str, TrainConfig] = {
         data="digits",
         image_size=32,
         model="SiT-Ti/4",
-        num_steps=5000,
+        num_steps=5500,
         batch_size=64,
         encoder_depth=3,
         projector_dim=256,
         learning_rate=1e-3,
         warmup_steps=200,
+        decay_steps=1500,
         ema_decay=0.999,
     ),
 }

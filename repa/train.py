@@ -197,9 +197,8 @@ def train_step(config: TrainConfig, state: TrainState, batch: Batch) -> dict[str
             f"the loss is {values['loss']} at step {state.step + 1}; resume from the last "
             "checkpoint with a lower --learning-rate or with --precision fp32."
         )
-    warmup = min(1.0, (state.step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     for group in state.optimizer.param_groups:
-        group["lr"] = config.learning_rate * warmup
+        group["lr"] = config.learning_rate_at(state.step)
     loss.backward()
     parameters = [p for p in state.model.parameters() if p.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
@@ -271,7 +270,9 @@ def _prepare_folder(config: TrainConfig, out: Path, resume: bool) -> None:
         if not resume:
             raise OutputExistsError(f"{out} holds a run already: add --resume, or another --out.")
         stored = json.loads(path.read_text())
-        other = [k for k, v in asdict(config).items() if stored.get(k) != v and k != "num_steps"]
+        # A longer run is another run only where the end decides the learning rate before it.
+        free = () if config.decay_steps else ("num_steps",)
+        other = [k for k, v in asdict(config).items() if stored.get(k) != v and k not in free]
         if other:
             raise OutputExistsError(
                 f"{out} was started with other settings ({', '.join(other)}): use another --out."

@@ -82,6 +82,10 @@ def train(
     warmup_steps: Annotated[
         int | None, _setting("--warmup-steps", "Steps of linear warm-up.", min=0)
     ] = None,
+    decay_steps: Annotated[
+        int | None,
+        _setting("--decay-steps", "Last steps of linear decay of the learning rate.", min=0),
+    ] = None,
     weight_decay: Annotated[
         float | None, _setting("--weight-decay", "Weight decay of AdamW.", min=0)
     ] = None,

@@ -82,6 +82,7 @@ def test_three_training_steps_equal_the_reference(name):
         ema_decay=settings["ema_decay"],
         alignment_weight=meta["proj_coeff"],
         warmup_steps=0,
+        decay_steps=0,
     )
     optimizer = torch.optim.AdamW(
         [p for p in model.parameters() if p.requires_grad],

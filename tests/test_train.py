@@ -29,6 +29,7 @@ TINY = preset(
     num_steps=6,
     batch_size=8,
     warmup_steps=0,
+    decay_steps=0,
 )
 QUIET = Reporting(checkpoint_every=3, preview_every=100, log_every=1)
 
@@ -160,6 +161,19 @@ def test_warm_up_raises_the_learning_rate_linearly():
     assert rates == [0.125, 0.25, 0.375, 0.5, 0.5]
 
 
+def test_the_learning_rate_falls_linearly_to_zero_over_the_last_steps():
+    config = replace(TINY, num_steps=6, decay_steps=4, learning_rate=0.5)
+    rates = [config.learning_rate_at(step) for step in range(7)]
+    assert rates == [0.5, 0.5, 0.5, 0.375, 0.25, 0.125, 0.0]
+
+
+def test_a_run_whose_learning_rate_falls_cannot_be_made_longer(tmp_path):
+    config = replace(TINY, num_steps=2, decay_steps=1)
+    train(config, tmp_path / "run", reporting=QUIET)
+    with pytest.raises(OutputExistsError, match="num_steps"):
+        train(replace(config, num_steps=3), tmp_path / "run", resume=True, reporting=QUIET)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_changes_nothing():
     state = tiny_state()
     data = open_training_data("digits", 16)
@@ -277,6 +291,7 @@ def test_unknown_settings_of_a_stored_run_are_refused():
 CLI = [sys.executable, "-m", "repa_cli", "train"]
 CLI_TINY = ["--model", "SiT-Pico/8", "--image-size", "16", "--encoder", "none"]
 CLI_TINY += ["--encoder-depth", "1", "--batch-size", "8", "--warmup-steps", "0"]
+CLI_TINY += ["--decay-steps", "0"]
 
 
 def test_command_trains_resumes_and_refuses_to_overwrite(tmp_path):
