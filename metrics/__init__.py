@@ -6,6 +6,7 @@ Knows nothing of diffusion. What a user's file can cause is an `InputError`.
 """
 
 from metrics.errors import InputError
+from metrics.feature_cache import CacheEntry, FeatureCache
 from metrics.features import Features, MetricLabels, MetricNetwork, NetworkName, load_network
 from metrics.frechet import FrechetExtrapolation, frechet_distance, frechet_infinity
 from metrics.image_source import FirstImages, ImageSource
@@ -16,12 +17,16 @@ from metrics.lint import LintWarning, lint_images, lint_sources
 from metrics.measurement import Measurement, measure
 from metrics.noise_images import NoiseImages
 from metrics.precision_recall import PrecisionRecall, precision_recall
-from metrics.reference import Reference, measure_reference, open_reference
+from metrics.processes import Processes, SingleProcess
+from metrics.reference import Reference, measure_reference, open_reference, write_reference
 from metrics.report import Report, compare, evaluate, evaluate_sets
+from metrics.settings import MetricSettings
 from metrics.statistics import FeatureStatistics, ReferenceStatistics, RunningStatistics
 
 __all__ = [
     "ArrayImages",
+    "CacheEntry",
+    "FeatureCache",
     "FeatureStatistics",
     "Features",
     "FirstImages",
@@ -35,14 +40,17 @@ __all__ = [
     "Measurement",
     "MetricLabels",
     "MetricNetwork",
+    "MetricSettings",
     "NetworkName",
     "NoiseImages",
     "PrecisionRecall",
+    "Processes",
     "Reference",
     "ReferenceStatistics",
     "Report",
     "RunningInceptionScore",
     "RunningStatistics",
+    "SingleProcess",
     "compare",
     "evaluate",
     "evaluate_sets",
@@ -57,4 +65,5 @@ __all__ = [
     "open_images",
     "open_reference",
     "precision_recall",
+    "write_reference",
 ]

@@ -1,25 +1,24 @@
-"""One pass over images: running statistics, Inception Score, and the pooled features.
+"""A set of images as comparisons need it: statistics, Inception Score, and features.
 
-Reading and decoding go on in a background thread while the network computes. Memory is a few
-batches, the running sums, and the pooled features that precision and recall need: 8 KB an image
-for Inception.
+Without a cache, memory is a few batches, the running sums, and the pooled features that precision
+and recall need: 8 KB an image for Inception. With one, all features are on disk.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32
 
-from metrics.errors import InputError
-from metrics.features import MetricNetwork
+from metrics.extraction import Extraction, Progress, stored_features
+from metrics.feature_cache import FeatureCache
+from metrics.features import Features, MetricNetwork
 from metrics.image_source import ImageSource
 from metrics.inception_score import RunningInceptionScore
-from metrics.prefetch import prefetch
-from metrics.statistics import FeatureStatistics, RunningStatistics
+from metrics.inspection import ImageFindings
+from metrics.processes import Processes, SingleProcess
+from metrics.statistics import FeatureStatistics
 
-Progress = Callable[[str, int, int], None]
-"""Called with the source's name, the images done and the images in all, after every batch."""
+__all__ = ["Measurement", "Progress", "measure"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +31,11 @@ class Measurement:
         network: Name of the network that measured them.
         pool: Statistics of the pooled features.
         spatial: Statistics of the spatial features.
-        pool_features: Pooled features, in the order of the images.
+        pool_features: Pooled features, in the order of the images; from a cache, a memory map.
         inception_score: Of the class probabilities.
+        findings: What the pixels told.
+        spatial_features: Spatial features likewise, but only from a cache.
+        probabilities: Class probabilities likewise, but only from a cache.
     """
 
     name: str
@@ -43,6 +45,9 @@ class Measurement:
     spatial: FeatureStatistics | None = None
     pool_features: Float32[np.ndarray, "images pool_dim"] | None = None
     inception_score: float | None = None
+    findings: ImageFindings | None = None
+    spatial_features: Float32[np.ndarray, "images spatial_dim"] | None = None
+    probabilities: Float32[np.ndarray, "images classes"] | None = None
 
 
 def measure(
@@ -51,45 +56,86 @@ def measure(
     *,
     batch_size: int = 16,
     split_size: int = 5000,
+    cache: FeatureCache | None = None,
+    processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
-    """Measure images in one pass.
+    """Measure images in one pass, or in none if the cache knows them.
 
     Args:
         images: At least 2.
         network: What measures them.
         batch_size: Images for the network at once.
         split_size: Images in a split of the Inception Score.
-        progress: Called after every batch.
+        cache: Where features are looked for and kept.
+        processes: Those that share the work, each calling this function; they need a folder in
+            common for the cache, where their features meet.
+        progress: Called after every batch, with this process's share of the images.
+
+    Returns:
+        The same at every process.
 
     Raises:
         InputError: There are fewer than 2 images, or they are damaged.
-        ValueError: `batch_size` or `split_size` is below 1.
+        OSError: The cache cannot be written.
+        ValueError: `batch_size` or `split_size` is below 1, or several processes have no cache.
     """
-    count = images.count
-    if count < 2:
-        raise InputError(f"{images.name} gives {count} image; statistics need at least 2.")
-    features = np.empty((count, network.pool_dim), np.float32)
-    pool, spatial = RunningStatistics(), RunningStatistics()
+    processes = processes or SingleProcess()
+    extraction = Extraction(images, network, batch_size, progress)
     score = RunningInceptionScore(split_size)
-    done = 0
-    for batch in prefetch(images.batches(batch_size)):
-        found = network(batch)
-        features[done : done + len(batch)] = found.pool
-        pool.update(found.pool)
-        if found.spatial is not None:
-            spatial.update(found.spatial)
-        if found.probabilities is not None:
-            score.update(found.probabilities)
-        done += len(batch)
-        if progress is not None:
-            progress(images.name, done, count)
+    if cache is not None:
+        return _from_cache(extraction, score, cache, processes)
+    if processes.size > 1:
+        raise ValueError(f"{processes.size} processes need a cache in common.")
+    return _in_memory(extraction, score)
+
+
+def _from_cache(
+    extraction: Extraction,
+    score: RunningInceptionScore,
+    cache: FeatureCache,
+    processes: Processes,
+) -> Measurement:
+    stored = stored_features(extraction, cache, processes)
+    files = stored.files
+    if files.probabilities is not None:
+        score.update(files.probabilities)
+    return Measurement(
+        name=extraction.images.name,
+        count=extraction.images.count,
+        network=extraction.network.name,
+        pool=stored.statistics.pool,
+        spatial=stored.statistics.spatial,
+        pool_features=files.pool,
+        inception_score=None if files.probabilities is None else score.finish(),
+        findings=stored.findings,
+        spatial_features=files.spatial,
+        probabilities=files.probabilities,
+    )
+
+
+def _in_memory(extraction: Extraction, score: RunningInceptionScore) -> Measurement:
+    images, network = extraction.images, extraction.network
+    pool_features = np.empty((images.count, network.pool_dim), np.float32)
+    filled = 0
+
+    def keep(features: Features) -> None:
+        nonlocal filled
+        end = filled + len(features.pool)
+        pool_features[filled:end] = features.pool
+        filled = end
+        if features.probabilities is not None:
+            score.update(features.probabilities)
+
+    sums = extraction.run(range(images.count), keep)
+    statistics = sums.statistics(network)
     return Measurement(
         name=images.name,
-        count=count,
+        count=images.count,
         network=network.name,
-        pool=pool.finish(),
-        spatial=spatial.finish() if network.spatial_dim else None,
-        pool_features=features,
+        pool=statistics.pool,
+        spatial=statistics.spatial,
+        pool_features=pool_features,
         inception_score=score.finish() if network.num_classes else None,
+        findings=sums.findings(),
     )

@@ -4,20 +4,28 @@ An ADM reference file is easily misread. FID and sFID use its `mu, sigma, mu_s, 
 the whole training set; precision and recall use the images in its `arr_0`, a few thousand of them.
 """
 
+import os
+import secrets
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+from jaxtyping import Bool
 
 from metrics.errors import InputError
+from metrics.feature_cache import FeatureCache
 from metrics.features import MetricNetwork
 from metrics.image_source import ImageSource
 from metrics.images import open_images
 from metrics.measurement import Measurement, Progress, measure
 from metrics.npz import ArrayEntry, open_npz
+from metrics.processes import Processes
 from metrics.statistics import FeatureStatistics, ReferenceStatistics
 
 _STATISTICS = ("mu", "sigma", "mu_s", "sigma_s", "count", "network")
+_BATCH = 64  # images written at once
 _MAX_BYTES = 1 << 30  # of one array of statistics: features of width 11,000
 
 
@@ -64,9 +72,13 @@ def measure_reference(
     network: MetricNetwork,
     *,
     batch_size: int = 16,
+    cache: FeatureCache | None = None,
+    processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """Measure a reference: its statistics as they stand, or else those of its images.
+
+    The options are those of `measure`.
 
     Raises:
         InputError: The statistics are another network's, or the images cannot be measured.
@@ -75,7 +87,14 @@ def measure_reference(
     images, statistics = reference.images, reference.statistics
     seen = None
     if images is not None:
-        seen = measure(images, network, batch_size=batch_size, progress=progress)
+        seen = measure(
+            images,
+            network,
+            batch_size=batch_size,
+            cache=cache,
+            processes=processes,
+            progress=progress,
+        )
     if statistics is None:
         if seen is None:
             raise ValueError(f"The reference {reference.name} has neither images nor statistics.")
@@ -109,6 +128,68 @@ def check_reference(reference: Reference, network: MetricNetwork) -> None:
         _check_width(
             reference.name, "spatial", statistics.spatial, network.name, network.spatial_dim
         )
+
+
+def write_reference(
+    path: Path,
+    images: ImageSource,
+    measurement: Measurement,
+    *,
+    num_images: int = 10_000,
+    seed: int = 0,
+) -> None:
+    """Write a reference file that ADM's evaluator and `open_reference` read.
+
+    `mu, sigma, mu_s, sigma_s` are of all images, `arr_0` holds some of them, chosen at random and
+    in their order, and `count` and `network` say what the statistics are of. The file appears whole
+    or not at all; the images go to it one batch at a time.
+
+    Args:
+        path: The file, replaced if it is there.
+        images: What was measured.
+        measurement: Their measurement.
+        num_images: Images for `arr_0`, all if there are not more.
+        seed: Of the choice.
+
+    Raises:
+        InputError: The images differ in size, or are damaged.
+        OSError: The file cannot be written.
+        ValueError: `num_images` is below 1.
+    """
+    if num_images < 1:
+        raise ValueError(f"num_images must be at least 1, got {num_images}.")
+    if images.shape is None:
+        raise InputError(f"{images.name} holds images of several sizes; arr_0 takes only one.")
+    kept = min(num_images, images.count)
+    chosen = np.random.default_rng(seed).permutation(images.count) < kept
+    statistics = ReferenceStatistics(measurement.pool, measurement.spatial, measurement.network)
+    part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
+    try:
+        with part.open("xb") as file:
+            with zipfile.ZipFile(file, "w") as archive:
+                for key, array in statistics.to_arrays().items():
+                    with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, array, allow_pickle=False)
+                with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+                    _write_images(member, images, chosen)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _write_images(
+    stream: IO[bytes], images: ImageSource, chosen: Bool[np.ndarray, " count"]
+) -> None:
+    shape = (int(chosen.sum()), *(images.shape or ()))
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+    done = 0
+    for batch in images.batches(_BATCH):
+        stream.write(batch[chosen[done : done + len(batch)]].tobytes())
+        done += len(batch)
 
 
 def _check_width(

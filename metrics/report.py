@@ -1,20 +1,21 @@
-"""The five numbers of a set of images against a reference, with what they were made from."""
+"""The numbers of sets of images against a reference, with what they were made from."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from metrics.errors import InputError
+from metrics.feature_cache import FeatureCache
 from metrics.features import MetricNetwork
-from metrics.frechet import frechet_distance
 from metrics.image_source import ImageSource
+from metrics.inspection import ImageFindings
 from metrics.measurement import Measurement, Progress, measure
-from metrics.precision_recall import Distances, precision_recall
+from metrics.processes import Processes, SingleProcess, at_first
 from metrics.reference import Reference, check_reference, measure_reference
+from metrics.scores import EXTRAPOLATION_START, scores
+from metrics.settings import MetricSettings
+
+_DEFAULTS = MetricSettings()
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,9 @@ class Report:
         network: Name of the metric network.
         preprocessing: What it does to the pixels.
         weights_sha256: Its weights.
-        settings: Everything else that moves a number.
+        settings: Everything else that moves a number: the `MetricSettings` as plain values.
+        standard_errors: Of the values, by their labels, where they were asked for.
+        findings: What the pixels told.
     """
 
     samples: str
@@ -42,6 +45,8 @@ class Report:
     preprocessing: str
     weights_sha256: str
     settings: Mapping[str, Any]
+    standard_errors: Mapping[str, float] = field(default_factory=dict)
+    findings: ImageFindings | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -53,10 +58,10 @@ def evaluate(
     reference: Reference,
     network: MetricNetwork,
     *,
+    settings: MetricSettings = _DEFAULTS,
     batch_size: int = 16,
-    num_neighbors: int = 3,
-    distances: Distances = "adm",
-    split_size: int = 5000,
+    cache: FeatureCache | None = None,
+    processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Measure images and a reference, and compare them.
@@ -65,26 +70,29 @@ def evaluate(
         samples: Generated images.
         reference: What they are compared with.
         network: What measures them.
+        settings: What is computed and how.
         batch_size: Images for the network at once; moves nothing but the last digits.
-        num_neighbors: The neighbour that sets a manifold radius of precision and recall.
-        distances: `adm` rounds distances for precision and recall as ADM's evaluator does, because
-            published numbers were made so; `exact` is float32.
-        split_size: Images in a split of the Inception Score.
+        cache: Where features are looked for and kept; standard errors need one.
+        processes: Those that share the work, each calling this function; they need a cache.
         progress: Called after every batch.
+
+    Returns:
+        The same at every process.
 
     Raises:
         InputError: A source is damaged or too small, or the reference is another network's; found
             before any image is measured where the sources tell.
-        ValueError: An option is out of its range.
+        OSError: The cache cannot be written.
+        ValueError: `batch_size` is below 1, or there is no cache where one is needed.
     """
     reports = evaluate_sets(
         {"samples": samples},
         reference,
         network,
+        settings=settings,
         batch_size=batch_size,
-        num_neighbors=num_neighbors,
-        distances=distances,
-        split_size=split_size,
+        cache=cache,
+        processes=processes,
         progress=progress,
     )
     return reports["samples"]
@@ -95,33 +103,34 @@ def evaluate_sets(
     reference: Reference,
     network: MetricNetwork,
     *,
+    settings: MetricSettings = _DEFAULTS,
     batch_size: int = 16,
-    num_neighbors: int = 3,
-    distances: Distances = "adm",
-    split_size: int = 5000,
+    cache: FeatureCache | None = None,
+    processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Report]:
     """Compare several named sets of images with one reference, which is measured once.
 
     Arguments and errors are those of `evaluate`.
     """
+    if settings.num_resamples and cache is None:
+        raise ValueError("Standard errors need a cache of features.")
     check_reference(reference, network)
-    if reference.images is not None:
-        for images in (reference.images, *sets.values()):
-            _check_count(images, num_neighbors)
-    real = measure_reference(reference, network, batch_size=batch_size, progress=progress)
+    _check_counts(sets, reference, settings)
+    processes = processes or SingleProcess()
+    shared: dict[str, Any] = {
+        "batch_size": batch_size,
+        "cache": cache,
+        "processes": processes,
+        "progress": progress,
+    }
+    real = measure_reference(reference, network, **shared)
     reports = {}
     for name, images in sets.items():
-        measured = measure(
-            images, network, batch_size=batch_size, split_size=split_size, progress=progress
-        )
-        reports[name] = compare(
-            measured,
-            real,
-            network,
-            num_neighbors=num_neighbors,
-            distances=distances,
-            split_size=split_size,
+        measured = measure(images, network, split_size=settings.split_size, **shared)
+        reports[name] = at_first(
+            processes,
+            lambda measured=measured: compare(measured, real, network, settings=settings),
         )
     return reports
 
@@ -131,75 +140,55 @@ def compare(
     reference: Measurement,
     network: MetricNetwork,
     *,
-    num_neighbors: int = 3,
-    distances: Distances = "adm",
-    split_size: int = 5000,
+    settings: MetricSettings = _DEFAULTS,
 ) -> Report:
     """Compare measurements made by `network`; what one of them lacks is left out of the report.
 
-    Arguments are those of `evaluate`; `split_size` is only noted, the score is in `samples`.
+    Args:
+        samples: The generated images.
+        reference: What they are compared with.
+        network: What measured them.
+        settings: What is computed and how; the split size is only noted, the score is in `samples`.
 
     Raises:
         InputError: The measurements are another network's, or too small.
-        ValueError: `num_neighbors` is below 1.
+        ValueError: Standard errors are asked for and `samples` does not hold all features.
     """
     for measurement in (samples, reference):
         if measurement.network != network.name:
             raise InputError(
                 f"{measurement.name} was measured by {measurement.network}, not {network.name}."
             )
-    labels = network.labels
-    values = {labels.frechet: frechet_distance(samples.pool, reference.pool)}
-    used = {labels.frechet: _described(reference)}
-    if samples.spatial is not None and reference.spatial is not None:
-        values[labels.spatial_frechet] = frechet_distance(samples.spatial, reference.spatial)
-        used[labels.spatial_frechet] = _described(reference)
-    if samples.inception_score is not None:
-        values[labels.inception_score] = samples.inception_score
-        used[labels.inception_score] = "no reference"
-    if samples.pool_features is not None and reference.pool_features is not None:
-        found = precision_recall(
-            _on(network.device, reference.pool_features),
-            _on(network.device, samples.pool_features),
-            num_neighbors,
-            distances=distances,
-        )
-        values |= {labels.precision: found.precision, labels.recall: found.recall}
-        images = f"{len(reference.pool_features)} images"
-        used |= {labels.precision: images, labels.recall: images}
+    found = list(scores(samples, reference, network, settings))
     return Report(
         samples=samples.name,
         num_samples=samples.count or 0,
         reference=reference.name,
-        values=values,
-        compared_with=used,
+        values={score.label: score.value for score in found},
+        compared_with={score.label: score.compared_with for score in found},
         network=network.name,
         preprocessing=network.preprocessing,
         weights_sha256=network.weights_sha256,
-        settings={
-            "num_neighbors": num_neighbors,
-            "distances": distances,
-            "split_size": split_size,
-        },
+        settings=asdict(settings),
+        standard_errors={score.label: score.error for score in found if score.error is not None},
+        findings=samples.findings,
     )
 
 
-def _check_count(images: ImageSource, num_neighbors: int) -> None:
-    if images.count <= num_neighbors:
-        raise InputError(
-            f"{images.name} gives {images.count} images; precision and recall with "
-            f"{num_neighbors} neighbours need at least {num_neighbors + 1}."
-        )
-
-
-def _described(reference: Measurement) -> str:
-    """Say what the Fréchet distances were computed from: the images, or a file's statistics."""
-    features = reference.pool_features
-    if features is not None and len(features) == reference.count:
-        return f"{reference.count} images"
-    number = "an unstated number of" if reference.count is None else str(reference.count)
-    return f"mean and covariance of {number} images"
-
-
-def _on(device: torch.device, features: np.ndarray) -> Tensor:
-    return torch.from_numpy(features).to(device)
+def _check_counts(
+    sets: Mapping[str, ImageSource], reference: Reference, settings: MetricSettings
+) -> None:
+    if reference.images is not None:
+        for images in (reference.images, *sets.values()):
+            if images.count <= settings.num_neighbors:
+                raise InputError(
+                    f"{images.name} gives {images.count} images; precision and recall with "
+                    f"{settings.num_neighbors} neighbours need at least "
+                    f"{settings.num_neighbors + 1}."
+                )
+    for images in sets.values() if settings.extrapolated else ():
+        if images.count <= EXTRAPOLATION_START:
+            raise InputError(
+                f"{images.name} gives {images.count} images; to extrapolate the Fréchet distance "
+                f"takes more than {EXTRAPOLATION_START}."
+            )

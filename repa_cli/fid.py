@@ -97,7 +97,6 @@ def fid(
     images = metrics.open_images(samples)
     if num is not None:
         images = metrics.FirstImages(images, num)
-    images = metrics.InspectedImages(images)
     plan = evaluation.plan_evaluation(images, reference, features)
     print_note(f"reference {plan.reference}, network {plan.network}: {plan.reason}.")
     sets = {"samples": images}
@@ -128,11 +127,11 @@ def fid(
         sets,
         opened,
         network,
+        settings=metrics.MetricSettings(distances=cast("Distances", distances)),
         batch_size=batch_size,
-        distances=cast("Distances", distances),
         progress=_show_progress(),
     )
-    seen = metrics.lint_images(images.inspector.finish())
+    seen = metrics.lint_images(reports["samples"].findings)
     _print_warnings(seen)
     compared = published.compare_with_row(row, reports["samples"].values)
     if as_json:

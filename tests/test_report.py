@@ -15,6 +15,7 @@ from metrics import (
     InputError,
     MetricLabels,
     MetricNetwork,
+    MetricSettings,
     NoiseImages,
     Reference,
     compare,
@@ -39,6 +40,9 @@ _MIX = torch.tensor(_RANDOM.normal(size=(SIDE * SIDE * 3, POOL_DIM)), dtype=torc
 def outputs(pixels):
     flat = pixels.permute(0, 2, 3, 1).flatten(1) / 255
     return flat @ _MIX, flat[:, :SPATIAL_DIM] ** 2, flat[:, 10 : 10 + CLASSES] * 4
+
+
+EXACT = MetricSettings(distances="exact")
 
 
 def network(name="arithmetic", **changes):
@@ -90,9 +94,8 @@ def test_the_five_numbers_are_the_functions_of_all_features():
         ArrayImages(SAMPLES),
         Reference("real", ArrayImages(REAL)),
         network(),
+        settings=MetricSettings(distances="exact", split_size=20),
         batch_size=7,
-        distances="exact",
-        split_size=20,
     )
     (pool, spatial, logits), (real_pool, real_spatial, _) = features(SAMPLES), features(REAL)
     found = precision_recall(real_pool, pool, 3)
@@ -130,7 +133,7 @@ def test_the_batch_size_moves_nothing(batch_size):
 
 def test_identical_sets_are_at_distance_zero_and_cover_each_other():
     real = Reference("r", ArrayImages(REAL))
-    report = evaluate(ArrayImages(REAL), real, network(), distances="exact")
+    report = evaluate(ArrayImages(REAL), real, network(), settings=EXACT)
     assert report.values["FD-a"] == pytest.approx(0, abs=1e-6)
     assert report.values["P-a"] == report.values["R-a"] == 1
 
@@ -138,9 +141,9 @@ def test_identical_sets_are_at_distance_zero_and_cover_each_other():
 def test_a_reference_file_gives_statistics_for_distances_and_images_for_precision(tmp_path):
     pool = features(SAMPLES)[0]
     path = reference_file(tmp_path / "r.npz", mu=pool.mean(0), sigma=np.cov(pool, rowvar=False))
-    report = evaluate(ArrayImages(SAMPLES), open_reference(path), network(), distances="exact")
+    report = evaluate(ArrayImages(SAMPLES), open_reference(path), network(), settings=EXACT)
     from_images = evaluate(
-        ArrayImages(SAMPLES), Reference("r", ArrayImages(REAL)), network(), distances="exact"
+        ArrayImages(SAMPLES), Reference("r", ArrayImages(REAL)), network(), settings=EXACT
     )
     assert report.values["FD-a"] == pytest.approx(0, abs=1e-5)
     assert from_images.values["FD-a"] > 0.1
@@ -263,7 +266,16 @@ def test_a_report_is_plain_values():
     report = evaluate(ArrayImages(SAMPLES), Reference("r", ArrayImages(REAL)), network())
     values = report.to_dict()
     assert values["values"]["FD-a"] == report.values["FD-a"]
-    assert values["settings"] == {"num_neighbors": 3, "distances": "adm", "split_size": 5000}
+    assert values["settings"] == {
+        "num_neighbors": 3,
+        "distances": "adm",
+        "split_size": 5000,
+        "kernel_distance": False,
+        "extrapolated": False,
+        "num_resamples": 0,
+        "seed": 0,
+    }
+    assert values["findings"]["count"] == 50
 
 
 def test_a_damaged_file_is_found_while_measuring(tmp_path):
@@ -275,7 +287,7 @@ def test_a_damaged_file_is_found_while_measuring(tmp_path):
         measure(open_images(tmp_path / "a.npz"), network())
 
 
-def test_memory_grows_by_the_pooled_features_alone():
+def test_memory_grows_by_the_pooled_features_and_a_digest_an_image():
     peaks = []
     for count in (512, 4096):
         noise = NoiseImages(count, (SIDE, SIDE, 3))
@@ -283,7 +295,8 @@ def test_memory_grows_by_the_pooled_features_alone():
         measure(noise, network())
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] - peaks[0] < 1.2 * (4096 - 512) * POOL_DIM * 4 + 50_000
+    digest = 200  # bytes of an entry in a dict, with its key and value
+    assert peaks[1] - peaks[0] < 1.2 * (4096 - 512) * (POOL_DIM * 4 + digest) + 50_000
 
 
 def test_prefetch_gives_the_items_in_order():

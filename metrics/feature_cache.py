@@ -1,0 +1,294 @@
+"""Features and statistics of images on disk, found again by what they were made from.
+
+A key is the images' content, the network, its weights and its preprocessing. Left out is what
+moves only the last digits: batch size, device, compilation. An entry is filled in a folder of its
+own and renamed when it is complete, so a killed run leaves nothing that could be mistaken for one,
+and of several processes that make the same entry the first to finish wins. An entry whose files
+are not as they were recorded is made anew.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metrics.content_hash import content_sha256
+from metrics.feature_files import KINDS, FeatureFiles, feature_widths, make_feature_files
+from metrics.features import MetricNetwork
+from metrics.image_source import ImageSource
+from metrics.inspection import ImageFindings
+from metrics.npz import open_npz
+from metrics.statistics import ReferenceStatistics
+
+_FORMAT = 1
+"""To be raised when the files, or what a network computes, change in meaning."""
+
+_ENTRY, _STATISTICS, _HASHES = "entry.json", "statistics.npz", "hashes.json"
+_FILES = (*(f"{kind}.npy" for kind in KINDS), _STATISTICS, _ENTRY)
+_NAME = re.compile(r"[0-9a-f]{32}")
+_PARTIAL = ".partial-"
+
+
+@dataclass(frozen=True)
+class FeatureKey:
+    """What decides features.
+
+    Attributes:
+        content: SHA-256 of the images.
+        network: Name of the network.
+        weights: SHA-256 of its weights.
+        preprocessing: What it does to the pixels.
+    """
+
+    content: str
+    network: str
+    weights: str
+    preprocessing: str
+
+    @property
+    def name(self) -> str:
+        """The entry's folder."""
+        text = json.dumps([_FORMAT, *asdict(self).values()])
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, eq=False)
+class StoredFeatures:
+    """A complete entry.
+
+    Attributes:
+        files: The features, as memory maps.
+        statistics: Their means and covariances.
+        findings: What the pixels told.
+    """
+
+    files: FeatureFiles
+    statistics: ReferenceStatistics
+    findings: ImageFindings
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """What a cache says of an entry.
+
+    Attributes:
+        source: Where the images came from; None where the entry is damaged or unfinished.
+        count: How many they are.
+        network: Name of the network.
+        num_bytes: Size on disk.
+        made: When it was made, in seconds since 1970.
+        path: Its folder.
+    """
+
+    source: str | None
+    count: int
+    network: str
+    num_bytes: int
+    made: float
+    path: Path
+
+
+class FeatureCache:
+    """A folder of features. Instances of it in several processes may use the same folder.
+
+    Args:
+        folder: Made when the first entry is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._locks: dict[Path, int] = {}
+
+    def key(self, images: ImageSource, network: MetricNetwork) -> FeatureKey:
+        """Return the key of the images' features; hashes the images if they are not known yet.
+
+        Raises:
+            InputError: The source is damaged.
+            OSError: The folder cannot be written.
+        """
+        content = content_sha256(images, self.folder / _HASHES)
+        return FeatureKey(content, network.name, network.weights_sha256, network.preprocessing)
+
+    def find(self, key: FeatureKey) -> StoredFeatures | None:
+        """Open an entry; None if it is not there or is damaged."""
+        folder = self.folder / key.name
+        try:
+            entry = json.loads((folder / _ENTRY).read_bytes())
+            if any((folder / name).stat().st_size != size for name, size in entry["sizes"].items()):
+                return None
+            return StoredFeatures(
+                files=FeatureFiles.open(folder, entry["count"], entry["widths"]),
+                statistics=_read_statistics(folder / _STATISTICS),
+                findings=ImageFindings.from_dict(entry["findings"]),
+            )
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return None
+
+    def begin(self, images: ImageSource, network: MetricNetwork) -> Path:
+        """Make a folder with unfilled feature files, which only `finish` makes an entry.
+
+        It is locked until `finish` or `discard`, or until this process ends, however it ends; what
+        dead processes have left is removed first.
+
+        Raises:
+            OSError: The folder cannot be written, or the disk has no room.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._alone():
+            self._sweep()
+            partial = self.folder / f"{_PARTIAL}{secrets.token_hex(8)}"
+            partial.mkdir()
+            self._locks[partial] = _try_lock(partial)
+        try:
+            make_feature_files(partial, images.count, feature_widths(network))
+        except BaseException:
+            self.discard(partial)
+            raise
+        return partial
+
+    def finish(
+        self,
+        partial: Path,
+        key: FeatureKey,
+        images: ImageSource,
+        network: MetricNetwork,
+        statistics: ReferenceStatistics,
+        findings: ImageFindings,
+    ) -> None:
+        """Make an entry of a folder whose feature files are filled.
+
+        Raises:
+            OSError: The disk is full.
+        """
+        with (partial / _STATISTICS).open("xb") as file:
+            np.savez(file, **statistics.to_arrays())  # pyright: ignore[reportArgumentType]
+            _to_disk(file)
+        entry = {
+            "format": _FORMAT,
+            "key": asdict(key),
+            "source": images.name,
+            "count": images.count,
+            "widths": feature_widths(network),
+            "sizes": {file.name: file.stat().st_size for file in sorted(partial.iterdir())},
+            "made": time.time(),
+            "findings": findings.to_dict(),
+        }
+        with (partial / _ENTRY).open("x", encoding="utf-8") as file:
+            json.dump(entry, file)
+            _to_disk(file)
+        self._publish(partial, key)
+
+    def discard(self, partial: Path) -> None:
+        """Remove an unfinished folder; does nothing if it has been finished."""
+        descriptor = self._locks.pop(partial, -1)
+        _remove(partial)
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def entries(self) -> list[CacheEntry]:
+        """Return what is there, the newest first, unfinished folders included."""
+        found = []
+        for folder in self._own_folders():
+            with suppress(FileNotFoundError):  # another process has removed it meanwhile
+                found.append(_described(folder))
+        return sorted(found, key=lambda entry: -entry.made)
+
+    def clear(self) -> list[CacheEntry]:
+        """Remove all entries, and folders that no living process fills; return what was removed.
+
+        Files that are not the cache's are left alone, with their folders.
+        """
+        before = self.entries()
+        if self.folder.is_dir():
+            with self._alone():
+                self._sweep()
+            for folder in self._own_folders():
+                if not folder.name.startswith(_PARTIAL):
+                    _remove(folder)
+        (self.folder / _HASHES).unlink(missing_ok=True)
+        return [entry for entry in before if not entry.path.exists()]
+
+    def _publish(self, partial: Path, key: FeatureKey) -> None:
+        target = self.folder / key.name
+        with self._alone():
+            if target.exists() and self.find(key) is None:
+                _remove(target)
+            if not target.exists():
+                partial.rename(target)
+        self.discard(partial)
+
+    def _own_folders(self) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        return [
+            path
+            for path in self.folder.iterdir()
+            if path.is_dir() and (_NAME.fullmatch(path.name) or path.name.startswith(_PARTIAL))
+        ]
+
+    def _sweep(self) -> None:
+        for partial in self.folder.glob(f"{_PARTIAL}*"):
+            descriptor = _try_lock(partial) if partial not in self._locks else -1
+            if descriptor >= 0:
+                _remove(partial)
+                os.close(descriptor)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from changing which folders there are, for a moment."""
+        descriptor = os.open(self.folder, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _try_lock(folder: Path) -> int:
+    """Lock a folder and return the descriptor that holds the lock, or -1 if another one does."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return -1
+    return descriptor
+
+
+def _read_statistics(path: Path) -> ReferenceStatistics:
+    arrays = {name: entry.read() for name, entry in open_npz(path).items()}
+    return ReferenceStatistics.from_arrays(arrays)
+
+
+def _described(folder: Path) -> CacheEntry:
+    num_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+    try:
+        entry: dict[str, Any] = json.loads((folder / _ENTRY).read_bytes())
+        what = str(entry["source"]), int(entry["count"]), str(entry["key"]["network"])
+        return CacheEntry(*what, num_bytes, float(entry["made"]), folder)
+    except (OSError, ValueError, LookupError, TypeError):
+        return CacheEntry(None, 0, "", num_bytes, folder.stat().st_mtime, folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove our own files, and the folder if nothing else is in it."""
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _to_disk(file: Any) -> None:  # noqa: ANN401
+    file.flush()
+    os.fsync(file.fileno())
