@@ -1,0 +1,41 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"python -c '\n(.*?)\n'\n", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("code", SNIPPETS, ids=lambda code: code.split("\n")[0])
+def test_snippets_of_the_readme_run(code, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout
+
+
+def test_readme_has_snippets_and_its_links_lead_somewhere():
+    assert len(SNIPPETS) >= 4
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_page_of_the_command_is_the_commands_own_help():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "docs/cli.py")], capture_output=True, text=True, check=True
+    )
+    stored = (ROOT / "docs/cli.md").read_text()
+    assert done.stdout == stored, "run: python docs/cli.py > docs/cli.md"
+
+
+def test_everything_named_in_the_readmes_tree_exists():
+    tree = README.split("## What is where")[1].split("##")[0]
+    for line in tree.strip().splitlines():
+        name = line.split()[0]
+        assert (ROOT / name).exists(), name
