@@ -82,6 +82,19 @@ def published_count(reference: str) -> int | None:
     return None if known and "builtin" in find_entry("references", reference) else PUBLISHED_COUNT
 
 
+def network_for(images: ImageSource, network: str | None = None) -> NetworkName:
+    """Choose the metric network of images without a reference: as named, by data set, Inception.
+
+    Raises:
+        UnknownNameError: No such network.
+    """
+    dataset = (images.manifest or {}).get("dataset")
+    if network is None and dataset in entry_names("datasets"):
+        network = find_entry("datasets", dataset)["network"]
+    find_entry("networks", network or "inception")
+    return cast(NetworkName, network or "inception")
+
+
 def open_named_reference(name: str, shape: tuple[int, int, int] | None) -> Reference:
     """Open a reference by its path or its name in the registry, downloaded if need be.
 
@@ -112,10 +125,13 @@ def load_named_network(
     resize: Resize = "default",
     compiled: bool = False,
 ) -> MetricNetwork:
-    """Load a metric network as `metrics.load_network` does, its weights downloaded if need be."""
-    if weights_path is None and name == "inception":
+    """Find a metric network; its weights are downloaded if need be, and read when they are needed.
+
+    Arguments and errors are those of `metrics.load_network`.
+    """
+    if weights_path is None and name in ("inception", "dinov2"):
         weights_path = fetch("networks", name)
-    return load_network(name, weights_path, device, resize=resize, compiled=compiled)
+    return load_network(name, weights_path, device, resize=resize, compiled=compiled, lazy=True)
 
 
 def baselines(

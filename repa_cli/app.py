@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from repa.errors import RepaError
-from repa_cli import export, fid, sample, train
+from repa_cli import cache, export, fid, sample, stats, train
 from repa_cli.output import print_error
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app = typer.Typer(
 )
 app.command("sample", no_args_is_help=False)(sample.sample)
 app.command("fid")(fid.fid)
+app.command("stats")(stats.stats)
+app.command("cache")(cache.cache)
 app.command("train")(train.train)
 app.command("export")(export.export)
 

@@ -1,11 +1,15 @@
 """Option types that more than one command uses."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from repa.errors import suggestion
+from repa.registry import entry_names
+
+_NETWORKS = tuple(entry_names("networks"))
 
 
 def choice(kind: str, known: Iterable[str]) -> Callable[[str], str]:
@@ -31,4 +35,39 @@ Device = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an existing output made by other settings.")
+]
+MetricNetworkName = Annotated[
+    str | None,
+    typer.Option(
+        "--features",
+        metavar="NAME",
+        help=f"Metric network: {', '.join(_NETWORKS)}.  [default: the data's or the reference's, "
+        "or else inception]",
+        parser=choice("network", _NETWORKS),
+    ),
+]
+MetricWeights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        help="Weights of the metric network.  [default: downloaded once]",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+MetricResize = Annotated[
+    str,
+    typer.Option(
+        "--resize",
+        metavar="NAME",
+        help="default: the network's own; clean: clean-fid's, for numbers of another kind.",
+        parser=choice("resize", ("default", "clean")),
+    ),
+]
+MetricBatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")]
+Compiled = Annotated[
+    bool, typer.Option("--compile", help="Compile the network: faster after half a minute.")
+]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Measure all images anew, and keep no features.")
 ]

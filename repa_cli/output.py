@@ -1,12 +1,20 @@
 """Results to stdout, as a table or JSON; progress and diagnostics to stderr."""
 
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 from tqdm import tqdm
+
+from repa.errors import RepaError
+
+if TYPE_CHECKING:
+    from repa.distributed import World
 
 
 def print_error(message: str) -> None:
@@ -48,3 +56,33 @@ def progress_bar(total: int, unit: str, description: str, initial: int = 0) -> "
         dynamic_ncols=True,
         smoothing=0.05,
     )
+
+
+def progress_bars() -> Callable[[str, int, int], None]:
+    """Return a function that keeps one bar for each source of images."""
+    bars = {}
+
+    def show(name: str, done: int, total: int) -> None:
+        if name not in bars:
+            bars[name] = progress_bar(total, "images", name)
+        bars[name].update(done - bars[name].n)
+        if done == total:
+            bars.pop(name).close()
+
+    return show
+
+
+@contextmanager
+def printing_at_first(world: "World") -> Iterator[None]:
+    """Let only the first of several processes print, for work whose errors all of them meet."""
+    if world.is_first:
+        yield
+        return
+    from metrics import InputError
+
+    with Path(os.devnull).open("w") as nowhere:
+        try:
+            with redirect_stdout(nowhere), redirect_stderr(nowhere):
+                yield
+        except (RepaError, InputError, OSError) as error:
+            raise typer.Exit(1) from error

@@ -1,0 +1,132 @@
+"""Measuring on this machine: where features are cached, and processes that share the images."""
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import distributed
+
+from metrics import FeatureCache, ImageSource, MetricNetwork, Processes, measure, write_reference
+from metrics.measurement import Progress
+from metrics.processes import at_first
+from repa.distributed import World
+from repa.errors import OutputExistsError
+from repa.npz import check_folder
+from repa.registry import cache_dir
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class WorldProcesses:
+    """The processes of a joined world, for `metrics`; values travel by torch.distributed.
+
+    Attributes:
+        world: This process among the others.
+    """
+
+    world: World
+
+    @property
+    def rank(self) -> int:
+        """Which of them this is."""
+        return self.world.rank
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return self.world.size
+
+    def share(self, value: T | None) -> T:
+        """Return the first process's value at every process."""
+        box: list[Any] = [value]
+        if self.size > 1:
+            distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: T) -> Iterable[T]:
+        """Return the values by rank at the first process, received one at a time; else none."""
+        if self.rank == 0:
+            return self._received(value)
+        distributed.send_object_list([value], dst=0)
+        return ()
+
+    def _received(self, own: T) -> Iterator[T]:
+        yield own
+        for rank in range(1, self.size):
+            box: list[Any] = [None]
+            distributed.recv_object_list(box, src=rank)
+            yield box[0]
+
+
+def feature_cache() -> FeatureCache:
+    """Return this machine's cache of features, in the cache folder."""
+    return FeatureCache(cache_dir() / "features")
+
+
+@contextmanager
+def opened_cache(
+    processes: Processes, *, kept: bool = True, needed: bool = False
+) -> Iterator[FeatureCache | None]:
+    """Give a cache of features for the length of the block, the same folder to every process.
+
+    Args:
+        processes: Those that use it.
+        kept: Whether it is this machine's; otherwise nothing is read from it or kept in it.
+        needed: Whether there must be one all the same, because features are read again. It is then
+            a temporary folder; several processes always need one.
+    """
+    if kept:
+        yield feature_cache()
+        return
+    if not needed and processes.size == 1:
+        yield None
+        return
+    folder = at_first(processes, lambda: tempfile.mkdtemp(prefix="repa-features-"))
+    try:
+        yield FeatureCache(Path(folder))
+    finally:
+        if processes.rank == 0:
+            shutil.rmtree(folder)
+
+
+def make_reference(
+    images: ImageSource,
+    network: MetricNetwork,
+    out: Path,
+    *,
+    overwrite: bool = False,
+    num_images: int = 10_000,
+    seed: int = 0,
+    batch_size: int = 16,
+    cache: FeatureCache | None = None,
+    processes: Processes,
+    progress: Progress | None = None,
+) -> None:
+    """Measure images and write them as a reference in ADM's form; see `metrics.write_reference`.
+
+    Raises:
+        OutputExistsError: The output is there, or is a folder; found before any image is measured.
+        InputError: The images are damaged, too few or of several sizes.
+        OSError: The output or the cache cannot be written.
+    """
+    at_first(processes, lambda: _check_output(out, overwrite=overwrite))
+    measured = measure(
+        images, network, batch_size=batch_size, cache=cache, processes=processes, progress=progress
+    )
+    at_first(
+        processes,
+        lambda: write_reference(out, images, measured, num_images=num_images, seed=seed),
+    )
+
+
+def _check_output(out: Path, *, overwrite: bool) -> None:
+    if out.is_dir():
+        raise OutputExistsError(f"{out} is a folder; use another --out.")
+    if out.exists() and not overwrite:
+        raise OutputExistsError(f"{out} exists; use --overwrite to replace it, or another --out.")
+    check_folder(out)

@@ -1,0 +1,66 @@
+"""`repa cache`: show or clear the cached features."""
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from repa_cli.options import Json
+from repa_cli.output import print_json, print_table
+
+if TYPE_CHECKING:
+    from metrics import CacheEntry
+
+_AGES = (("d", 86400), ("h", 3600), ("min", 60))
+
+
+def cache(
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Remove the cached features, and nothing else.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the features that `repa fid` and `repa stats` keep, so as to measure no image twice.
+
+    They are in the folder features of $REPA_CACHE, or of ~/.cache/repa.
+    """
+    from repa.measuring import feature_cache
+
+    features = feature_cache()
+    entries = features.clear() if clear else features.entries()
+    if as_json:
+        print_json({"removed" if clear else "entries": [_plain(entry) for entry in entries]})
+        return
+    if not clear and entries:
+        print_table(("images of", "images", "network", "size", "age"), map(_row, entries))
+        typer.echo()
+    total = _size(sum(entry.num_bytes for entry in entries))
+    done = "removed from" if clear else "in"
+    typer.echo(f"{len(entries)} entries, {total}, {done} {features.folder}")
+
+
+def _plain(entry: "CacheEntry") -> dict[str, Any]:
+    return asdict(entry) | {"path": str(entry.path)}
+
+
+def _row(entry: "CacheEntry") -> tuple[str, ...]:
+    known = entry.source is not None
+    return (
+        entry.source if entry.source is not None else "(unfinished or damaged)",
+        str(entry.count) if known else "",
+        entry.network,
+        _size(entry.num_bytes),
+        _age(time.time() - entry.made),
+    )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def _age(seconds: float) -> str:
+    for unit, length in _AGES:
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
