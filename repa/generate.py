@@ -9,6 +9,7 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,12 @@ class Job:
         factor = self.autoencoder.downsampling if self.autoencoder else 1
         return self.checkpoint.settings.model["input_size"] * factor
 
-    @property
+    @cached_property
     def manifest(self) -> dict[str, Any]:
-        """Everything that decides the images; no times and no paths, so that bytes repeat."""
+        """Everything that decides the images; no times and no paths, so that bytes repeat.
+
+        Made once, so that a checkpoint that is replaced during the run does not disturb it.
+        """
         config, checkpoint, autoencoder = self.config, self.checkpoint, self.autoencoder
         return {
             "format": _MANIFEST_FORMAT,

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -203,6 +204,19 @@ def test_two_processes_give_the_bytes_of_one(settings, tmp_path):
         for rank, share in enumerate(("13", "7"))
     ]
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    assert settings["out"].read_bytes() == expected
+
+
+def test_checkpoint_that_is_replaced_during_the_run_does_not_disturb_it(settings, tmp_path):
+    expected = run(settings, out=tmp_path / "whole.npz").read_bytes()
+    model = tmp_path / "tiny.safetensors"
+    model.write_bytes(Path(settings["model"]).read_bytes())
+
+    def replace(done, total):
+        if done > 10:
+            save_checkpoint(model, num_classes=6)
+
+    generate(SampleConfig(**{**settings, "model": str(model)}), progress=replace)
     assert settings["out"].read_bytes() == expected
 
 
