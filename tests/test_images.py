@@ -34,7 +34,7 @@ def source(request, tmp_path):
                 Image.fromarray(image).save(tmp_path / f"{number}.png")
             return open_images(tmp_path)
         case _:
-            return open_images(IMAGES)
+            return open_images(IMAGES.copy())
 
 
 def test_every_source_gives_the_same_images_in_order(source):
