@@ -14,7 +14,7 @@ from typing import Any
 from metrics.lint import LintWarning
 from repa.registry import Entry, find_entry, load_registry
 
-_LABELS = {
+METRIC_LABELS = {
     "fid": "FID",
     "sfid": "sFID",
     "inception_score": "IS",
@@ -184,7 +184,9 @@ def _compared_row(name: str, entry: Entry, here: Mapping[str, Any]) -> Published
         for setting, value in published.items()
         if here.get(setting) != value
     )
-    metrics = {_LABELS[key]: value for key, value in entry["metrics"].items() if value is not None}
+    metrics = {
+        METRIC_LABELS[key]: value for key, value in entry["metrics"].items() if value is not None
+    }
     return PublishedRow(name, metrics, entry["source"], entry.get("note"), differences)
 
 

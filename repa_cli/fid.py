@@ -26,14 +26,18 @@ if TYPE_CHECKING:
     from metrics.lint import LintWarning
     from metrics.precision_recall import Distances
     from repa.published import ComparedValue, PublishedRow
+    from repa.self_test import Check
 
 _DISTANCES = ("adm", "exact")
 
 
 def fid(
     samples: Annotated[
-        Path, typer.Argument(help="NPZ or NPY file, or folder of PNG, JPEG or WebP files.")
-    ],
+        Path | None,
+        typer.Argument(
+            help="NPZ or NPY file, or folder of PNG, JPEG or WebP files.", show_default=False
+        ),
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -87,6 +91,13 @@ def fid(
     compiled: Compiled = False,
     no_cache: NoCache = False,
     device: Device = "auto",
+    self_test: Annotated[
+        bool,
+        typer.Option(
+            "--self-test",
+            help="Check this installation against recorded values instead; needs no SAMPLES.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure images: FID, sFID, Inception Score, precision and recall in one pass.
@@ -95,6 +106,11 @@ def fid(
     sFID take their statistics, precision and recall their images from the reference. With several
     GPUs or processes: torchrun --nproc-per-node N -m repa_cli fid ...
     """
+    if self_test:
+        raise typer.Exit(_run_self_test(weights, device, as_json=as_json))
+    if samples is None:
+        raise typer.BadParameter("is missing: name a file or folder.", param_hint="SAMPLES")
+
     import metrics
     from repa import evaluation, measuring, published
     from repa.distributed import joined_world
@@ -203,3 +219,38 @@ def _print_published(row: "PublishedRow", values: Iterable["ComparedValue"]) -> 
     print_table(("metric", "published", "measured", "difference", "inside the error"), rows)
     if row.note:
         typer.echo(f"note: {row.note}")
+
+
+def _run_self_test(weights: Path | None, device: str, *, as_json: bool) -> int:
+    """Print a certificate; return the exit code, 1 if a value is out of tolerance."""
+    from repa.device import resolve_device
+    from repa.self_test import environment, run_self_test
+
+    checks = list(run_self_test(weights, resolve_device(device), progress=progress_bars()))
+    failed = sum(check.passed is False for check in checks)
+    if as_json:
+        listed = [check.to_dict() for check in checks]
+        print_json({"passed": not failed, "environment": environment(), "checks": listed})
+        return int(failed > 0)
+    _print_certificate(checks)
+    typer.echo("\n" + ", ".join(f"{name} {value}" for name, value in environment().items()))
+    run = sum(check.passed is not None for check in checks)
+    typer.echo(f"{run - failed} of {run} checks passed, {len(checks) - run} not run")
+    return int(failed > 0)
+
+
+def _print_certificate(checks: Iterable["Check"]) -> None:
+    verdicts = {True: "pass", False: "FAIL", None: "not run"}
+    numbers = ("recorded", "measured", "tolerance")
+    rows = [
+        (
+            check.name,
+            *("" if (value := getattr(check, n)) is None else f"{value:.6g}" for n in numbers),
+            verdicts[check.passed],
+        )
+        for check in checks
+    ]
+    print_table(("check", *numbers, "verdict"), rows)
+    for check in checks:
+        if check.missing:
+            typer.echo(f"not run: {check.name}: {check.missing}")
