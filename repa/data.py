@@ -20,12 +20,35 @@ Split = Literal["train", "heldout"]
 class TrainingData(Protocol):
     """What the training loop asks of a data set; inputs are pixels or latents alike."""
 
-    name: str
-    count: int
-    num_classes: int
-    in_channels: int
-    input_size: int
-    autoencoder: str | None
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        ...
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        ...
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an input."""
+        ...
+
+    @property
+    def input_size(self) -> int:
+        """Side of an input."""
+        ...
+
+    @property
+    def autoencoder(self) -> str | None:
+        """Name of what decodes inputs to pixels; None when they are pixels."""
+        ...
 
     def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return inputs float32 (B, in_channels, input_size, input_size) and labels int64 (B,)."""
@@ -96,14 +119,14 @@ def load_digits(split: Split, image_size: int) -> tuple[np.ndarray, np.ndarray]:
         raise MissingPackageError(
             "the digits come with scikit-learn: pip install 'repa-toolkit[demo]'"
         ) from error
-    digits = load()
-    labels = digits.target.astype(np.int64)
+    pixels, target = load(return_X_y=True)
+    labels = target.astype(np.int64)
     turn = np.zeros(len(labels), dtype=np.int64)
     for label in range(10):
         members = np.flatnonzero(labels == label)
         turn[members] = np.arange(len(members)) % 2
     chosen = np.flatnonzero(turn == ("train", "heldout").index(split))
-    grey = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)
+    grey = np.rint(pixels[chosen].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     size = (image_size, image_size)
     images = np.stack(
         [np.asarray(Image.fromarray(g).resize(size, Image.Resampling.BICUBIC)) for g in grey]

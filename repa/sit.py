@@ -123,20 +123,16 @@ class SiT(nn.Module):
         patches = self.x_embedder.proj
         nn.init.xavier_uniform_(patches.weight.view(patches.weight.shape[0], -1))
         nn.init.zeros_(patches.bias)  # pyright: ignore[reportArgumentType]
-        for weight in (
-            self.y_embedder.embedding_table.weight,
-            self.t_embedder.mlp[0].weight,
-            self.t_embedder.mlp[2].weight,
-        ):
-            nn.init.normal_(weight, std=0.02)
+        nn.init.normal_(self.y_embedder.embedding_table.weight, std=0.02)
+        for layer in self.t_embedder.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.02)
         # Every block starts as the identity and the velocity as zero.
-        for layer in (
-            *(block.adaLN_modulation[1] for block in self.blocks),
-            self.final_layer.adaLN_modulation[1],
-            self.final_layer.linear,
-        ):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        for name, layer in self.named_modules():
+            last = name == "final_layer.linear"
+            if isinstance(layer, nn.Linear) and (last or "adaLN_modulation" in name):
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
 
     @overload
     def forward(
@@ -214,7 +210,7 @@ class TimeEmbedder(nn.Module):
         frequencies = torch.exp(-math.log(10000) * steps / self.num_frequencies)
         angles = t.float()[:, None] * frequencies
         waves = torch.cat([angles.cos(), angles.sin()], dim=1)
-        return self.mlp(waves.to(self.mlp[0].weight.dtype))
+        return self.mlp(waves.to(next(self.mlp.parameters()).dtype))
 
 
 class LabelEmbedder(nn.Module):

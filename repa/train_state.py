@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from repa.config import TrainConfig
 from repa.errors import (
@@ -74,11 +75,10 @@ class TrainState:
         )
         return cls(model.train(), ema, optimizer, step=0)
 
-    @torch.no_grad()
     def update_ema(self, decay: float) -> None:
         """Move the average by one step: ema = decay * ema + (1 - decay) * model."""
-        ema = list(self.ema.parameters())
-        torch._foreach_lerp_(ema, [p.detach() for p in self.model.parameters()], 1 - decay)
+        average = get_ema_multi_avg_fn(decay)
+        average(list(self.ema.parameters()), list(self.model.parameters()), 0)
 
     def save(self, folder: Path, config: TrainConfig, description: Mapping[str, Any]) -> Path:
         """Write `folder/step-N` at once; return its path.
