@@ -185,6 +185,8 @@ def test_statistics_of_another_network_are_refused_before_any_work(tmp_path, cha
 
     with pytest.raises(InputError, match=message):
         evaluate(ArrayImages(SAMPLES), open_reference(path), network(outputs=unused))
+    with pytest.raises(InputError, match=message):
+        measure_reference(open_reference(path), network(outputs=unused))
 
 
 @pytest.mark.parametrize(
