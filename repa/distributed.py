@@ -13,6 +13,7 @@ import torch
 from torch import distributed
 
 from repa.device import resolve_device
+from repa.errors import RepaError
 
 # Ranks of a long sampling run may finish hours apart.
 _PATIENCE = timedelta(days=7)
@@ -32,9 +33,17 @@ class World:
         return self.rank == 0
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
-        if self.size > 1:
+        """Wait until every process is here.
+
+        Raises:
+            RepaError: One of them has ended, so that it will never come.
+        """
+        if self.size == 1:
+            return
+        try:
             distributed.barrier()
+        except RuntimeError as error:
+            raise RepaError("another process ended early; its own message says why.") from error
 
     def device(self, name: str) -> torch.device:
         """Return the named device; of several GPUs, `auto` and `cuda` give each process its own.

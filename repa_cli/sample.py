@@ -136,7 +136,7 @@ def sample(
 
     The defaults are REPA's published protocol. The same settings give the same images whatever the
     batch size; repeat a command that was interrupted and it goes on. With several GPUs: torchrun
-    --nproc-per-node N -m repa_cli sample ...
+    --nproc-per-node N -m -- repa_cli sample ...
     """
     try:
         config = SampleConfig(
@@ -209,8 +209,9 @@ def _run(config: SampleConfig, grid: Path | None) -> dict[str, Any]:
         save_sheet(path, grid, overwrite=config.overwrite)
     result: dict[str, Any] = {"file": str(path), "images": config.num_images, "model": config.model}
     if progress.made:
-        made = progress.made * world.size
-        result |= {"made now": round(made), "images/s": float(f"{made / progress.seconds:.3g}")}
+        # The processes have equal shares, to within a batch.
+        speed = progress.made * world.size / progress.seconds
+        result["images/s"] = float(f"{speed:.3g}")
     else:
         print_note(f"{path} was finished before, with the same settings.")
     return result | ({"contact sheet": str(grid)} if grid else {})
