@@ -3,13 +3,12 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from torch import Tensor
 
+from repa.config import PathType
 from repa.sit import SIT_SIZES
-
-PathType = Literal["linear", "cosine"]
 
 Shapes = Mapping[str, Tensor]
 
