@@ -7,9 +7,9 @@ the whole training set; precision and recall use the images in its `arr_0`, a fe
 import os
 import secrets
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from jaxtyping import Bool
@@ -17,11 +17,11 @@ from jaxtyping import Bool
 from metrics.errors import InputError
 from metrics.feature_cache import FeatureCache
 from metrics.features import MetricNetwork
-from metrics.image_source import ImageSource
+from metrics.image_source import ImageBatch, ImageSource
 from metrics.images import open_images
 from metrics.measurement import Measurement, Progress, measure
 from metrics.npz import ArrayEntry, open_npz
-from metrics.processes import Processes
+from metrics.processes import Processes, SingleProcess, at_first
 from metrics.statistics import FeatureStatistics, ReferenceStatistics
 
 _STATISTICS = ("mu", "sigma", "mu_s", "sigma_s", "count", "network")
@@ -133,36 +133,62 @@ def check_reference(reference: Reference, network: MetricNetwork) -> None:
 def write_reference(
     path: Path,
     images: ImageSource,
-    measurement: Measurement,
+    network: MetricNetwork,
     *,
     num_images: int = 10_000,
     seed: int = 0,
+    batch_size: int = 16,
+    cache: FeatureCache | None = None,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Write a reference file that ADM's evaluator and `open_reference` read.
+    """Measure images and write a reference file that ADM's evaluator and `open_reference` read.
 
     `mu, sigma, mu_s, sigma_s` are of all images, `arr_0` holds some of them, chosen at random and
-    in their order, and `count` and `network` say what the statistics are of. The file appears whole
-    or not at all; the images go to it one batch at a time.
+    in their order; `count` and `network` say what the statistics are of. The file appears whole or
+    not at all; the images go to it one batch at a time.
 
     Args:
         path: The file, replaced if it is there.
-        images: What was measured.
-        measurement: Their measurement.
+        images: Real images of one size.
+        network: What measures them.
         num_images: Images for `arr_0`, all if there are not more.
         seed: Of the choice.
+        batch_size: Images for the network at once.
+        cache: Like the two that follow, as for `measure`.
+        processes: Those that share the measuring; the first one writes.
+        progress: Called after every batch.
 
     Raises:
         InputError: The images differ in size, or are damaged.
-        OSError: The file cannot be written.
-        ValueError: `num_images` is below 1.
+        OSError: The file or the cache cannot be written.
+        ValueError: `num_images` or `batch_size` is below 1, or several processes have no cache.
     """
     if num_images < 1:
         raise ValueError(f"num_images must be at least 1, got {num_images}.")
     if images.shape is None:
-        raise InputError(f"{images.name} holds images of several sizes; arr_0 takes only one.")
+        raise InputError(f"{images.name} holds images of several sizes; a reference has one.")
+    processes = processes or SingleProcess()
+    measured = measure(
+        images,
+        network,
+        batch_size=batch_size,
+        cache=cache,
+        processes=processes,
+        progress=progress,
+    )
     kept = min(num_images, images.count)
     chosen = np.random.default_rng(seed).permutation(images.count) < kept
-    statistics = ReferenceStatistics(measurement.pool, measurement.spatial, measurement.network)
+    statistics = ReferenceStatistics(measured.pool, measured.spatial, measured.network)
+    at_first(processes, lambda: _write(path, statistics, images, chosen))
+
+
+def _write(
+    path: Path,
+    statistics: ReferenceStatistics,
+    images: ImageSource,
+    chosen: Bool[np.ndarray, " count"],
+) -> None:
     part = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
     try:
         with part.open("xb") as file:
@@ -171,7 +197,11 @@ def write_reference(
                     with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
                         np.lib.format.write_array(member, array, allow_pickle=False)
                 with archive.open("arr_0.npy", "w", force_zip64=True) as member:
-                    _write_images(member, images, chosen)
+                    shape = (int(chosen.sum()), *(images.shape or ()))
+                    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                    np.lib.format.write_array_header_1_0(member, header)
+                    for batch in _chosen_images(images, chosen):
+                        member.write(batch.tobytes())
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
@@ -180,15 +210,10 @@ def write_reference(
         raise
 
 
-def _write_images(
-    stream: IO[bytes], images: ImageSource, chosen: Bool[np.ndarray, " count"]
-) -> None:
-    shape = (int(chosen.sum()), *(images.shape or ()))
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, header)
+def _chosen_images(images: ImageSource, chosen: Bool[np.ndarray, " count"]) -> Iterator[ImageBatch]:
     done = 0
     for batch in images.batches(_BATCH):
-        stream.write(batch[chosen[done : done + len(batch)]].tobytes())
+        yield batch[chosen[done : done + len(batch)]]
         done += len(batch)
 
 

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 from torch import distributed
 
-from metrics import FeatureCache, ImageSource, MetricNetwork, Processes, measure, write_reference
-from metrics.measurement import Progress
+from metrics import FeatureCache, Processes
 from metrics.processes import at_first
 from repa.distributed import World
 from repa.errors import OutputExistsError
@@ -94,37 +93,13 @@ def opened_cache(
             shutil.rmtree(folder)
 
 
-def make_reference(
-    images: ImageSource,
-    network: MetricNetwork,
-    out: Path,
-    *,
-    overwrite: bool = False,
-    num_images: int = 10_000,
-    seed: int = 0,
-    batch_size: int = 16,
-    cache: FeatureCache | None = None,
-    processes: Processes,
-    progress: Progress | None = None,
-) -> None:
-    """Measure images and write them as a reference in ADM's form; see `metrics.write_reference`.
+def check_new_output(out: Path, *, overwrite: bool = False) -> None:
+    """Find out, before any work, whether an output may be written; make its folder.
 
     Raises:
-        OutputExistsError: The output is there, or is a folder; found before any image is measured.
-        InputError: The images are damaged, too few or of several sizes.
-        OSError: The output or the cache cannot be written.
+        OutputExistsError: The output is there, or is a folder.
+        OSError: No file can be made in the folder.
     """
-    at_first(processes, lambda: _check_output(out, overwrite=overwrite))
-    measured = measure(
-        images, network, batch_size=batch_size, cache=cache, processes=processes, progress=progress
-    )
-    at_first(
-        processes,
-        lambda: write_reference(out, images, measured, num_images=num_images, seed=seed),
-    )
-
-
-def _check_output(out: Path, *, overwrite: bool) -> None:
     if out.is_dir():
         raise OutputExistsError(f"{out} is a folder; use another --out.")
     if out.exists() and not overwrite:

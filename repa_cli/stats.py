@@ -55,6 +55,7 @@ def stats(
 
     with joined_world() as world, printing_at_first(world):
         images = metrics.open_images(source)
+        measuring.check_new_output(out, overwrite=overwrite)
         name = evaluation.network_for(images, features)
         print_note(f"network {name}.")
         network = evaluation.load_named_network(
@@ -66,11 +67,10 @@ def stats(
         )
         processes = measuring.WorldProcesses(world)
         with measuring.opened_cache(processes, kept=not no_cache) as cache:
-            measuring.make_reference(
+            metrics.write_reference(
+                out,
                 images,
                 network,
-                out,
-                overwrite=overwrite,
                 num_images=num_images,
                 seed=seed,
                 batch_size=batch_size,

@@ -1,0 +1,126 @@
+"""`repa cache`, and what `repa fid` keeps in the cache and finds there."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from metrics import FeatureCache
+from metrics.efficientnet import EfficientNetLite0
+from repa_cli.app import main
+
+RANDOM = np.random.default_rng(0)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder with samples and a reference, and an empty cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REPA_CACHE", str(tmp_path / "cache"))
+    np.savez("samples.npz", RANDOM.integers(0, 200, (10, 8, 8, 3), dtype=np.uint8))
+    np.savez("real.npz", RANDOM.integers(50, 256, (12, 8, 8, 3), dtype=np.uint8))
+    return tmp_path
+
+
+@pytest.fixture
+def repa(capsys):
+    """Run the command: exit code, stdout, stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return caught.value.code, output.out, output.err
+
+    return run
+
+
+FID = ("fid", "samples.npz", "--ref", "real.npz", "--features", "efficientnet-lite0", "--json")
+
+
+def measured(repa, *options):
+    code, out, err = repa(*FID, *options)
+    assert code == 0, err
+    return json.loads(out)["samples"]
+
+
+def test_a_second_evaluation_loads_no_network_and_gives_the_same_numbers(repa, here, monkeypatch):
+    first = measured(repa)
+
+    def fail(self, weights):
+        raise AssertionError("the network was loaded")
+
+    monkeypatch.setattr(EfficientNetLite0, "__init__", fail)
+    assert measured(repa) == first
+    again = measured(repa, "--bootstrap", 3, "--kid")
+    assert again["values"] == first["values"] | {"KD-lite0": again["values"]["KD-lite0"]}
+    assert again["standard_errors"].keys() == again["values"].keys()
+    assert again["settings"]["num_resamples"] == 3
+    assert min(again["standard_errors"].values()) >= 0
+    assert again["warnings"] == first["warnings"]
+
+
+def test_without_the_cache_nothing_is_read_or_written(repa, here):
+    wanted = measured(repa, "--no-cache")
+    assert not (here / "cache").exists()
+    assert wanted["standard_errors"] == {}
+    errors = measured(repa, "--no-cache", "--bootstrap", 2)["standard_errors"]
+    assert errors["FD-lite0"] > 0
+    assert not (here / "cache").exists()
+
+
+def test_table_gives_values_with_their_standard_errors(repa, here):
+    code, out, _ = repa(*FID[:-1], "--bootstrap", 3, "--kid")
+    assert code == 0
+    rows = {line.split()[0]: line for line in out.splitlines() if line}
+    for label in ("FD-lite0", "sFD-lite0", "IS-lite0", "KD-lite0"):
+        assert "±" in rows[label]
+    assert "5 at a time" in rows["KD-lite0"]
+    assert "standard error, from 3 resamples" in out
+
+
+def test_cache_lists_what_it_holds_and_clears_it(repa, here):
+    measured(repa)
+    code, out, err = repa("cache", "--json")
+    assert (code, err) == (0, "")
+    entries = {entry["source"]: entry for entry in json.loads(out)["entries"]}
+    assert {name: entry["count"] for name, entry in entries.items()} == {
+        "samples.npz": 10,
+        "real.npz": 12,
+    }
+    for entry in entries.values():
+        files = os.scandir(entry["path"])
+        assert entry["num_bytes"] == sum(file.stat().st_size for file in files)
+        assert entry["network"] == "efficientnet-lite0"
+    code, out, _ = repa("cache")
+    assert code == 0
+    assert "samples.npz" in out and "12" in out and "2 entries" in out and "MB" in out
+
+    (here / "cache" / "networks").mkdir()
+    (here / "cache" / "networks" / "weights.pth").write_text("kept")
+    code, out, _ = repa("cache", "--clear")
+    assert code == 0 and "2 entries" in out and "removed" in out
+    assert FeatureCache(here / "cache" / "features").entries() == []
+    assert (here / "cache" / "networks" / "weights.pth").exists()
+    assert repa("cache")[1].startswith("0 entries")
+
+
+def test_a_cache_that_cannot_be_written_is_one_line_before_any_work(repa, here):
+    (here / "cache").write_text("a file")
+    code, out, err = repa(*FID)
+    assert (code, out) == (1, "")
+    assert err.count("repa: error:") == 1 and str(here / "cache") in err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--bootstrap", "1"), 2, "--bootstrap"),
+        (("--fd-infinity",), 1, "more than 5000"),
+    ],
+)
+def test_options_that_cannot_be_met_are_one_line(repa, here, options, code, message):
+    found, out, err = repa(*FID, *options)
+    assert (found, out) == (code, "")
+    assert message in err and "Traceback" not in err
