@@ -104,7 +104,7 @@ def fid(
 
     Reference and network follow from the manifest that `repa sample` writes into its NPZ. FID and
     sFID take their statistics, precision and recall their images from the reference. With several
-    GPUs or processes: torchrun --nproc-per-node N -m repa_cli fid ...
+    GPUs or processes: torchrun --nproc-per-node N -m -- repa_cli fid ...
     """
     if self_test:
         raise typer.Exit(_run_self_test(weights, device, as_json=as_json))

@@ -47,7 +47,7 @@ def stats(
 
     It holds mu, sigma, mu_s and sigma_s over all images, for FID and sFID, and in arr_0 some of the
     images, for precision and recall. ADM's evaluator reads it too. With several processes: torchrun
-    --nproc-per-node N -m repa_cli stats ...
+    --nproc-per-node N -m -- repa_cli stats ...
     """
     import metrics
     from repa import evaluation, measuring
