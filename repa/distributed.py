@@ -70,8 +70,8 @@ def world_from_environment() -> World:
 def joined_world() -> Iterator[World]:
     """Connect to the other processes, if there are any, for the length of the block.
 
-    The connection is for waiting and for small values, so it is gloo, which needs no GPU. A process group that
-    exists already is used and left as it is.
+    The connection is for waiting and for small values, so it is gloo, which needs no GPU. A process
+    group that exists already is used and left as it is.
     """
     world = world_from_environment()
     if world.size == 1 or distributed.is_initialized():
