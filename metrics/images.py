@@ -1,8 +1,9 @@
 """Images to be measured, as batches of uint8: from an NPZ or NPY file, a folder, or memory.
 
 Every source is read in order and in batches, so memory does not grow with the number of images.
-Only uint8 RGB is accepted: a conversion would be a choice that moves the numbers, so it is left to
-whoever made the images.
+Arrays must be uint8 RGB as they stand: a conversion would be a choice that moves the numbers, so it
+is left to whoever made them. Image files are decoded to uint8 RGB: grey and palette images become
+RGB, CMYK too, and transparency is dropped; more than 8 bits a channel are refused.
 """
 
 import hashlib
@@ -182,10 +183,11 @@ def _read_labels(entry: ArrayEntry, count: int) -> Int64[np.ndarray, " count"]:
 def _read_manifest(entry: ArrayEntry) -> dict[str, Any]:
     if entry.shape != () or entry.dtype.kind != "U" or entry.row_bytes > _MAX_MANIFEST_BYTES:
         raise InputError(f"{entry} must be one JSON text, but is {entry.dtype} {entry.shape}.")
+    text = entry.read()
     try:
-        manifest = json.loads(str(entry.read()))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{entry} is not JSON: {error}.") from error
+        manifest = json.loads(str(text))
+    except (ValueError, RecursionError) as error:  # Python refuses integers of 4,301 digits too
+        raise InputError(f"{entry} is not JSON that can be read: {error}.") from error
     if not isinstance(manifest, dict):
         raise InputError(f"{entry} must be a JSON object, not {type(manifest).__name__}.")
     return manifest

@@ -5,6 +5,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from metrics import ArrayImages, FirstImages, InputError, NoiseImages, open_images
@@ -120,11 +122,37 @@ def test_labels_must_be_one_integer_an_image(tmp_path, labels):
         open_images(tmp_path / "a.npz")
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", "[" * 20_000])
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 20_000, '{"steps": ' + "1" * 4301 + "}"])
 def test_a_manifest_must_be_a_json_object(tmp_path, text):
     np.savez(tmp_path / "a.npz", IMAGES, manifest=np.array(text))
     with pytest.raises(InputError, match="JSON"):
         open_images(tmp_path / "a.npz")
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(
+    text=st.one_of(
+        st.text(max_size=60),
+        st.builds(
+            "{}{}{}".format,
+            st.sampled_from(["", "{", "[", '{"a":', '{"dataset": "']),
+            st.one_of(
+                st.integers(0, 9).map(lambda digit: str(digit) * 5000),
+                st.sampled_from(["NaN", "1e999", "[" * 5000, '{"a":' * 5000, "\\ud800", "-"]),
+                st.text(max_size=8),
+            ),
+            st.sampled_from(["", "}", "]", '"}']),
+        ),
+    )
+)
+def test_no_manifest_text_gives_anything_but_an_input_error(tmp_path, text):
+    np.savez(tmp_path / "a.npz", IMAGES, manifest=np.array(text))
+    try:
+        source = open_images(tmp_path / "a.npz")
+    except InputError as error:
+        assert "\n" not in str(error)
+    else:
+        assert isinstance(source.manifest, dict)
 
 
 def test_a_missing_file_is_an_os_error(tmp_path):
