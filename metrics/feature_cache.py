@@ -3,8 +3,8 @@
 A key is the images' content, the network, its weights and its preprocessing. Left out is what
 moves only the last digits: batch size, device, compilation. An entry is filled in a folder of its
 own and renamed when it is complete, so a killed run leaves nothing that could be mistaken for one,
-and of several processes that make the same entry the first to finish wins. An entry whose files
-are not as they were recorded is made anew.
+and of several processes that make the same entry the first to finish wins. An entry with a file
+that is missing, of another size or unreadable is made anew.
 """
 
 import fcntl
@@ -124,8 +124,6 @@ class FeatureCache:
         folder = self.folder / key.name
         try:
             entry = json.loads((folder / _ENTRY).read_bytes())
-            if any((folder / name).stat().st_size != size for name, size in entry["sizes"].items()):
-                return None
             return StoredFeatures(
                 files=FeatureFiles.open(folder, entry["count"], entry["widths"]),
                 statistics=_read_statistics(folder / _STATISTICS),
@@ -179,7 +177,6 @@ class FeatureCache:
             "source": images.name,
             "count": images.count,
             "widths": feature_widths(network),
-            "sizes": {file.name: file.stat().st_size for file in sorted(partial.iterdir())},
             "made": time.time(),
             "findings": findings.to_dict(),
         }
