@@ -35,6 +35,9 @@ def print_accuracy(path: str) -> None:
     held = classifier.score(as_vectors(held_images), held_labels)
     print(f"held-out real digits: {held:.1%} of {len(held_labels)} read as their label")
     print(f"samples:              {np.mean(guesses == asked):.1%} of {len(asked)} as asked")
+    with np.load(path) as file:
+        spread = file["arr_0"].max(axis=3).astype(int) - file["arr_0"].min(axis=3)
+    print(f"colour noise:         {spread.mean():.1f} grey levels, largest less smallest channel")
     for label in range(10):
         mine = asked == label
         print(f"  {label}: {np.mean(guesses[mine] == label):.1%} of {mine.sum()}")

@@ -61,7 +61,7 @@ class TrainConfig:
     label_dropout: float = 0.1
     """Share of labels replaced by the null label, which guidance needs."""
     batch_size: int = 256
-    """Images a step, over all processes together."""
+    """Images a step."""
     learning_rate: float = 1e-4
     """Step size of AdamW between warm-up and decay."""
     warmup_steps: int = 0

@@ -1,5 +1,6 @@
 """Contact sheets: many small images on one PNG, each under its label, for people to look at."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +51,9 @@ def contact_sheet(
 def save_png(image: Image.Image, path: Path) -> None:
     """Write a PNG under another name first, so that a killed run leaves no half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    image.save(partial, format="PNG")
-    partial.replace(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        image.save(partial, format="PNG")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -46,7 +46,7 @@ class TargetFeatures:
         device: torch.device | str,
         on_note: Callable[[str], None],
     ) -> "TargetFeatures":
-        """Read the run's features, or compute and save them first.
+        """Read the run's features, or compute them; `save` writes them.
 
         Args:
             encoder_name: Encoder to align with, or `none`.
@@ -56,22 +56,34 @@ class TargetFeatures:
             on_note: Told when the features have to be computed.
 
         Raises:
-            CheckpointFormatError: The saved features are damaged.
+            CheckpointFormatError: The saved features are damaged, or of other images.
         """
         if encoder_name == "none":
             return cls(None)
         path = folder / _FILE_NAME
         if not path.exists():
             on_note(f"computing {encoder_name} features of {data.count} images, once.")
-            partial = path.with_name(f".{path.name}.part")
-            save_file({"features": _compute(encoder_name, data, device)}, partial)
-            partial.replace(path)
+            return cls(_compute(encoder_name, data, device))
         try:
-            return cls(load_file(path)["features"])
+            features = load_file(path)["features"]
         except (SafetensorError, KeyError) as error:
             raise CheckpointFormatError(
                 f"{path}: damaged ({error}); remove it and it is made again."
             ) from error
+        if len(features) != data.count:
+            raise CheckpointFormatError(
+                f"{path}: holds features of {len(features)} images, the data set has "
+                f"{data.count}; remove it and it is made again."
+            )
+        return cls(features)
+
+    def save(self, folder: Path) -> None:
+        """Keep the features with the run, unless they are there already."""
+        path = folder / _FILE_NAME
+        if self.features is not None and not path.exists():
+            partial = path.with_name(f".{path.name}.part")
+            save_file({"features": self.features}, partial)
+            partial.replace(path)
 
 
 def _compute(encoder_name: str, data: TrainingData, device: torch.device | str) -> Tensor:

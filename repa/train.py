@@ -10,27 +10,28 @@ whole batch, so a run that was killed and resumed ends with the same weights. A 
     target_features.safetensors  the encoder's features of all images, computed once
 """
 
-import json
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from repa.autoencoder import images_from_pixels
 from repa.config import TrainConfig
 from repa.contact_sheet import contact_sheet, save_png
 from repa.data import TrainingData, open_training_data
-from repa.errors import OutputExistsError, RepaError
+from repa.errors import RepaError
 from repa.loss import alignment_loss, sample_times, velocity_loss
+from repa.run_folder import Log, check_run_folder, locked, write_run_config
 from repa.target_features import TargetFeatures
-from repa.train_state import TrainState, latest_checkpoint, model_settings
+from repa.train_state import TrainState, build_model, latest_checkpoint, model_settings
 from samplers import (
     INTERPOLANTS,
     Interpolant,
@@ -94,52 +95,74 @@ def train(
     Raises:
         OutputExistsError: `out` holds a run and `resume` is False, or a run of other settings.
         Interrupted: SIGINT or SIGTERM came; the step was completed and saved.
-        RepaError: The loss is not finite; nothing of that step is saved.
+        RepaError: The settings make no network, or the loss is not finite (nothing of that step
+            is saved).
     """
     reporting = reporting or Reporting()
-    _prepare_folder(config, out, resume)
-    data = open_training_data(config.data, config.image_size)
-    targets = TargetFeatures.open(config.encoder, data, out, device, reporting.on_note)
-    settings = model_settings(
-        config,
-        input_size=data.input_size,
-        in_channels=data.in_channels,
-        num_classes=data.num_classes,
-        target_dims=targets.dims,
-    )
-    _check_tokens(settings, targets)
-    state = TrainState.create(config, settings, device)
-    checkpoints = out / "checkpoints"
-    latest = latest_checkpoint(checkpoints)
-    if latest:
-        state.load(latest)
-        reporting.on_note(f"resuming from step {state.step} of {config.num_steps}.")
-    description = {
-        "format": 1,
-        "model": settings,
-        "path_type": config.path_type,
-        "dataset": data.name,
-        "autoencoder": data.autoencoder,
-    }
-    log = Log(out / "log.jsonl", state.step)
-    with _signals() as stop:
-        while state.step < config.num_steps:
-            batch = make_batch(config, data, targets, state.step, device)
-            losses = train_step(config, state, batch)
-            reporting.on_step(state.step, losses)
-            last = state.step == config.num_steps or stop.is_set()
-            if last or state.step % reporting.log_every == 0:
-                log.write(state.step, losses)
-            if last or state.step % reporting.checkpoint_every == 0:
-                latest = state.save(checkpoints, config, description)
-            if state.step % reporting.preview_every == 0 or state.step == config.num_steps:
-                sheet = preview(config, state, device, reporting.preview_cfg_scale)
-                save_png(sheet, out / "previews" / f"step-{state.step:07d}.png")
-            if stop.is_set() and state.step < config.num_steps:
-                raise Interrupted(f"stopped after step {state.step}, which is saved")
+    check_run_folder(config, out, resume=resume)
+    check_model(config)
+    with locked(out):
+        data = open_training_data(config.data, config.image_size)
+        targets = TargetFeatures.open(config.encoder, data, out, device, reporting.on_note)
+        settings = _model_settings(config, data, targets)
+        state = TrainState.create(config, settings, device)
+        write_run_config(config, out)
+        targets.save(out)
+        latest = latest_checkpoint(out / "checkpoints")
+        if latest:
+            state.load(latest)
+            reporting.on_note(f"resuming from step {state.step} of {config.num_steps}.")
+        description = {
+            "format": 1,
+            "model": settings,
+            "path_type": config.path_type,
+            "dataset": data.name,
+            "autoencoder": data.autoencoder,
+        }
+        run = Run(config, out, data, targets, description, torch.device(device), reporting)
+        with _signals() as stop:
+            latest = run.to_the_end(state, stop) or latest
     if latest is None:
         raise RepaError(f"{out}: no step was trained.")
     return latest
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run whose settings have been checked."""
+
+    config: TrainConfig
+    out: Path
+    data: TrainingData
+    targets: TargetFeatures
+    description: dict[str, Any]
+    device: torch.device
+    reporting: Reporting
+
+    def to_the_end(self, state: TrainState, stop: threading.Event) -> Path | None:
+        """Take every step that is left; return the last checkpoint, if one was written."""
+        log, latest = Log(self.out / "log.jsonl", state.step), None
+        while state.step < self.config.num_steps:
+            batch = make_batch(self.config, self.data, self.targets, state.step, self.device)
+            losses = train_step(self.config, state, batch)
+            self.reporting.on_step(state.step, losses)
+            ended = state.step == self.config.num_steps
+            last = ended or stop.is_set()
+            if last or state.step % self.reporting.log_every == 0:
+                log.write(state.step, losses)
+            if last or state.step % self.reporting.checkpoint_every == 0:
+                latest = state.save(self.out / "checkpoints", self.config, self.description)
+            if ended or state.step % self.reporting.preview_every == 0:
+                self.draw_preview(state)
+            if last and not ended:
+                raise Interrupted(f"stopped after step {state.step}, which is saved")
+        return latest
+
+    def draw_preview(self, state: TrainState) -> None:
+        """Write a contact sheet; latents have none, they would have to be decoded first."""
+        if self.data.autoencoder is None:
+            sheet = preview(self.config, state, self.device, self.reporting.preview_cfg_scale)
+            save_png(sheet, self.out / "previews" / f"step-{state.step:07d}.png")
 
 
 def make_batch(
@@ -149,7 +172,11 @@ def make_batch(
     step: int,
     device: torch.device | str,
 ) -> Batch:
-    """Gather images, labels and random draws of the step after `step` steps."""
+    """Gather images, labels and random draws of the step after `step` steps.
+
+    The draws are PyTorch's on the device, seeded by (seed, step). A CPU keeps 32 bits of that seed,
+    so of millions of steps a few share their draws, for other images.
+    """
     indices = batch_indices(config, data.count, step)
     inputs, labels = data.batch(indices)
     inputs, labels = inputs.to(device), labels.to(device)
@@ -185,28 +212,34 @@ def train_step(config: TrainConfig, state: TrainState, batch: Batch) -> dict[str
     """Take one optimizer step in place and return its losses and gradient norm.
 
     Raises:
-        RepaError: The loss is not finite; the weights are as before the step.
+        RepaError: The loss or its gradient is not finite; the weights are as before the step.
     """
     interpolant = INTERPOLANTS[config.path_type]
     with _autocast(config, batch.data.device):
         velocity, alignment = losses_of(state.model, batch, interpolant)
     loss = velocity + config.alignment_weight * alignment
     values = {"loss": loss.item(), "velocity": velocity.item(), "alignment": alignment.item()}
-    if not np.isfinite(values["loss"]):
-        raise RepaError(
-            f"the loss is {values['loss']} at step {state.step + 1}; resume from the last "
-            "checkpoint with a lower --learning-rate or with --precision fp32."
-        )
+    _check_finite(values["loss"], "loss", state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = config.learning_rate_at(state.step)
     loss.backward()
     parameters = [p for p in state.model.parameters() if p.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+    values["gradient_norm"] = norm.item()
+    _check_finite(values["gradient_norm"], "gradient's norm", state.step)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.update_ema(config.ema_decay)
     state.step += 1
-    return {**values, "gradient_norm": norm.item()}
+    return values
+
+
+def _check_finite(value: float, name: str, step: int) -> None:
+    if not np.isfinite(value):
+        raise RepaError(
+            f"the {name} is {value} at step {step + 1}; resume from the last checkpoint with a "
+            "lower --learning-rate or with --precision fp32."
+        )
 
 
 def losses_of(
@@ -226,7 +259,7 @@ def losses_of(
 
 def preview(
     config: TrainConfig, state: TrainState, device: torch.device | str, cfg_scale: float
-) -> Any:  # noqa: ANN401
+) -> Image.Image:
     """Sample a contact sheet from the EMA weights, ten images of up to ten classes, by Heun."""
     model = state.ema
     columns = [model.num_classes * i // 10 for i in range(10)]
@@ -235,61 +268,40 @@ def preview(
     noise = initial_noise(config.seed, range(len(labels)), shape).to(device)
     velocity = classifier_free_velocity(model, labels, model.null_label, cfg_scale)
     pixels = sample_ode(velocity, noise, num_steps=25, guidance_interval=(0.0, 0.7))
-    images = ((pixels + 1) * 127.5).clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-    return contact_sheet(images, labels.tolist())
+    return contact_sheet(images_from_pixels(pixels).cpu().numpy(), labels.tolist())
 
 
-class Log:
-    """A file of JSON lines, one an entry; entries after the step resumed from are dropped."""
+def check_model(config: TrainConfig) -> None:
+    """Check, before anything is read or written, that the settings make a network.
 
-    def __init__(self, path: Path, step: int) -> None:
-        self._path = path
-        self._since, self._step = time.monotonic(), step
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(kept))
-
-    def _lines(self) -> Iterator[str]:
-        """All complete lines: a killed run can leave half of one."""
-        if self._path.exists():
-            lines = self._path.read_text().splitlines(keepends=True)
-            yield from (line for line in lines if line.endswith("\n"))
-
-    def write(self, step: int, losses: dict[str, float]) -> None:
-        """Add an entry with the rate since the entry before."""
-        now = time.monotonic()
-        rate = (step - self._step) / max(now - self._since, 1e-9)
-        self._since, self._step = now, step
-        entry = {"step": step, **losses, "steps_per_second": round(rate, 3)}
-        with self._path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+    Raises:
+        UnknownNameError: No size has the model's name.
+        RepaError: Image size, patch size or depth do not fit.
+    """
+    settings = model_settings(
+        config, input_size=config.image_size, in_channels=3, num_classes=1, target_dims=[]
+    )
+    with torch.device("meta"):
+        build_model(config, settings)
 
 
-def _prepare_folder(config: TrainConfig, out: Path, resume: bool) -> None:
-    path = out / "config.json"
-    if path.exists():
-        if not resume:
-            raise OutputExistsError(f"{out} holds a run already: add --resume, or another --out.")
-        stored = json.loads(path.read_text())
-        # A longer run is another run only where the end decides the learning rate before it.
-        free = () if config.decay_steps else ("num_steps",)
-        other = [k for k, v in asdict(config).items() if stored.get(k) != v and k not in free]
-        if other:
-            raise OutputExistsError(
-                f"{out} was started with other settings ({', '.join(other)}): use another --out."
-            )
-    elif out.exists() and any(out.iterdir()):
-        raise OutputExistsError(f"{out} is not empty and holds no run: use another --out.")
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(config.to_json())
-
-
-def _check_tokens(settings: dict[str, Any], targets: TargetFeatures) -> None:
+def _model_settings(
+    config: TrainConfig, data: TrainingData, targets: TargetFeatures
+) -> dict[str, Any]:
+    settings = model_settings(
+        config,
+        input_size=data.input_size,
+        in_channels=data.in_channels,
+        num_classes=data.num_classes,
+        target_dims=targets.dims,
+    )
     tokens = (settings["input_size"] // settings["patch_size"]) ** 2
     if targets.dims and targets.num_tokens != tokens:
         raise RepaError(
             f"the encoder gives {targets.num_tokens} features an image and {tokens} tokens are to "
             "be aligned with them: choose another image size or patch size."
         )
+    return settings
 
 
 def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:

@@ -8,6 +8,7 @@ there is no generator state to save.
 
 import copy
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -61,11 +62,7 @@ class TrainState:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            try:
-                # The loop drops labels itself, by draws that are keyed by the step.
-                model = SiT(**settings, label_dropout=0.0)
-            except ValueError as error:
-                raise RepaError(f"{config.model} does not fit these settings: {error}") from error
+            model = build_model(config, settings)
         model.to(device)
         ema = copy.deepcopy(model).requires_grad_(False).eval()
         optimizer = torch.optim.AdamW(
@@ -98,6 +95,8 @@ class TrainState:
         save_file(self._optimizer_tensors(), partial / "optimizer.safetensors")
         state = {"format": 1, "step": self.step, "config": asdict(config)}
         (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+        for file in (*partial.iterdir(), partial):
+            _flush(file)
         shutil.rmtree(target, ignore_errors=True)
         return partial.rename(target)
 
@@ -113,6 +112,13 @@ class TrainState:
             for name, model in (("model", self.model), ("ema", self.ema)):
                 model.load_state_dict(load_file(checkpoint / f"{name}.safetensors"))
             tensors = load_file(checkpoint / "optimizer.safetensors")
+            moments = {
+                name: {
+                    key: tensors[f"{key}/{name}"].to("cpu" if key == "step" else parameter.device)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+                for name, parameter in self._trained()
+            }
         except RuntimeError as error:
             raise CheckpointMismatchError(f"{checkpoint}: {error}") from error
         except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -121,10 +127,7 @@ class TrainState:
                 "checkpoint before it."
             ) from error
         for name, parameter in self._trained():
-            self.optimizer.state[parameter] = {
-                key: tensors[f"{key}/{name}"].to("cpu" if key == "step" else parameter.device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+            self.optimizer.state[parameter] = moments[name]
         self.step = step
 
     def _trained(self) -> list[tuple[str, Tensor]]:
@@ -136,6 +139,19 @@ class TrainState:
             for name, parameter in self._trained()
             for key, value in self.optimizer.state[parameter].items()
         }
+
+
+def build_model(config: TrainConfig, settings: Mapping[str, Any]) -> SiT:
+    """Build the network of a run from PyTorch's random state.
+
+    Raises:
+        RepaError: The settings make no network.
+    """
+    try:
+        # The loop drops labels itself, by draws that are keyed by the step.
+        return SiT(**settings, label_dropout=0.0)
+    except ValueError as error:
+        raise RepaError(f"{config.model} does not fit these settings: {error}") from error
 
 
 def model_settings(
@@ -183,3 +199,12 @@ def latest_checkpoint(folder: Path) -> Path | None:
         if (match := _STEP_FOLDER.fullmatch(path.name))
     ]
     return max(found)[1] if found else None
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

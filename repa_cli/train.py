@@ -1,13 +1,16 @@
 """`repa train`: train a SiT with representation alignment."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
-from repa.config import DATASETS, ENCODERS, PRESETS
+from repa.config import DATASETS, ENCODERS, PRESETS, PathType, Precision, Weighting
 from repa_cli.options import Device, Json, choice
 from repa_cli.output import print_json, print_note, print_table, progress_bar
+
+_DEFAULT = "digits"
 
 
 def _setting(flag: str, text: str, **limits: Any) -> Any:  # noqa: ANN401
@@ -17,16 +20,21 @@ def _setting(flag: str, text: str, **limits: Any) -> Any:  # noqa: ANN401
 
 def train(
     preset: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help=f"Settings to start from: {', '.join(PRESETS)}.", parser=choice("preset", PRESETS)
+            help=f"Settings to start from: {', '.join(PRESETS)}.  [default: {_DEFAULT}; with "
+            "--resume, the run's own]",
+            parser=choice("preset", PRESETS),
+            show_default=False,
         ),
-    ] = "digits",
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the run.  [default: runs/PRESET]")
+        Path | None,
+        typer.Option(help="Folder of the run.  [default: runs/PRESET]", show_default=False),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the latest checkpoint in --out.")
+        bool,
+        typer.Option("--resume", help="Go on from the latest checkpoint in --out, as set there."),
     ] = False,
     num_steps: Annotated[int | None, _setting("--steps", "Optimizer steps.", min=1)] = None,
     data: Annotated[
@@ -61,14 +69,14 @@ def train(
     ] = None,
     path_type: Annotated[
         str | None,
-        _setting("--path", "Interpolant.", parser=choice("path", ("linear", "cosine"))),
+        _setting("--path", "Interpolant.", parser=choice("path", get_args(PathType))),
     ] = None,
     weighting: Annotated[
         str | None,
         _setting(
             "--weighting",
             "Distribution of training times: uniform, lognormal.",
-            parser=choice("weighting", ("uniform", "lognormal")),
+            parser=choice("weighting", get_args(Weighting)),
         ),
     ] = None,
     label_dropout: Annotated[
@@ -100,7 +108,7 @@ def train(
         _setting(
             "--precision",
             "Compute dtype: fp32, bf16.",
-            parser=choice("precision", ("fp32", "bf16")),
+            parser=choice("precision", get_args(Precision)),
         ),
     ] = None,
     seed: Annotated[int | None, _setting("--seed", "Seed of everything random.", min=0)] = None,
@@ -122,15 +130,15 @@ def train(
     # Before any other local is bound: what was typed, by the names of TrainConfig.
     given = {name: value for name, value in locals().items() if value is not None}
     from repa.config import TrainConfig
-    from repa.config import preset as named_preset
-
-    changes = {name: given[name] for name in TrainConfig.__annotations__ if name in given}
-    config = named_preset(preset, **changes)
-    folder = out or Path("runs") / preset
-
     from repa.device import resolve_device
+    from repa.run_folder import read_run_config
     from repa.train import Interrupted, Reporting
     from repa.train import train as run
+
+    folder = out or Path("runs") / (preset or _DEFAULT)
+    stored = read_run_config(folder) if resume and preset is None else None
+    changes = {name: given[name] for name in TrainConfig.__annotations__ if name in given}
+    config = replace(stored or PRESETS[preset or _DEFAULT], **changes)
 
     with progress_bar(config.num_steps, "steps", "training") as bar:
 
@@ -151,7 +159,7 @@ def train(
             )
         except Interrupted as stop:
             bar.close()
-            print_note(f"{stop}; go on with: repa train --preset {preset} --out {folder} --resume")
+            print_note(f"{stop}; go on with: repa train --out {folder} --resume")
             raise typer.Exit(130) from None
 
     result = {"steps": config.num_steps, "checkpoint": str(checkpoint), "run": str(folder)}

@@ -34,7 +34,7 @@ def test_a_classifier_of_real_digits_reads_samples_as_the_class_asked_for(sample
     images, labels = samples
     real, real_labels = load_digits("train", 32)
     classifier = SVC(gamma=0.001, C=10).fit(as_vectors(real), real_labels)
-    # docs/digits.md reports 99 % of 500; at 95 % fewer than 34 of 40 has a chance of 0.4 %.
+    # docs/digits.md reports 99.8 % of 500; at 95 % fewer than 34 of 40 has a chance of 0.4 %.
     assert (classifier.predict(as_vectors(images)) == labels).sum() >= 34
 
 

@@ -16,6 +16,7 @@ from repa.config import preset
 from repa.data import open_training_data
 from repa.encoders import load_encoder
 from repa.errors import CheckpointFormatError, OutputExistsError, RepaError, UnknownNameError
+from repa.run_folder import locked
 from repa.target_features import TargetFeatures
 from repa.train import Interrupted, Reporting, batch_indices, make_batch, train, train_step
 from repa.train_state import TrainState, latest_checkpoint, model_settings
@@ -76,7 +77,7 @@ def test_half_written_checkpoints_and_log_lines_are_ignored(tmp_path):
     train(replace(TINY, num_steps=3), out, reporting=QUIET)
     (out / "checkpoints/.step-0000004.part").mkdir()
     with (out / "log.jsonl").open("a") as file:
-        file.write('{"step": 4, "lo')
+        file.write('\n{"step": 4, "lo')
     assert latest_checkpoint(out / "checkpoints").name == "step-0000003"
     train(replace(TINY, num_steps=4), out, resume=True, reporting=QUIET)
     entries = [json.loads(x)["step"] for x in (out / "log.jsonl").read_text().splitlines()]
@@ -191,6 +192,7 @@ def test_target_features_are_the_encoders_and_are_computed_once(tmp_path):
     )
     notes = []
     first = TargetFeatures.open("efficientnet-lite1", data, tmp_path, "cpu", notes.append)
+    first.save(tmp_path)
     again = TargetFeatures.open("efficientnet-lite1", data, tmp_path, "cpu", notes.append)
     assert len(notes) == 1
     chosen = np.array([69, 2])
@@ -217,10 +219,8 @@ def test_an_encoder_whose_grid_is_not_the_tokens_is_refused(tmp_path):
     config = replace(TINY, encoder="efficientnet-lite1")
     out = tmp_path / "run"
     out.mkdir()
-    from safetensors.torch import save_file
-
     (out / "config.json").write_text(config.to_json())
-    save_file({"features": torch.zeros(901, 64, 112)}, out / "target_features.safetensors")
+    TargetFeatures(torch.zeros(901, 64, 112)).save(out)
     with pytest.raises(RepaError, match="64 features an image and 4 tokens"):
         train(config, out, resume=True, reporting=QUIET)
 
@@ -246,14 +246,56 @@ def test_previews_are_contact_sheets_of_ten_by_ten(tmp_path):
         assert sheet.size == (4 + 10 * 68, 4 + 10 * 82)
 
 
-def test_bfloat16_training_stays_close_to_float32():
+def test_bfloat16_training_stays_close_to_float32_without_being_it():
     data = open_training_data("digits", 16)
     batch = make_batch(TINY, data, TargetFeatures(None), 0, "cpu")
-    losses = [
-        train_step(config, tiny_state(config), batch)["loss"]
-        for config in (TINY, replace(TINY, precision="bf16"))
-    ]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    losses = []
+    for config in (TINY, replace(TINY, precision="bf16")):
+        state = tiny_state(config)
+        torch.manual_seed(0)
+        for layer in (state.model.final_layer.linear, state.model.final_layer.adaLN_modulation[1]):
+            torch.nn.init.normal_(layer.weight, std=0.2)
+        losses.append(train_step(config, state, batch)["loss"])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2)
+
+
+def test_a_mistyped_setting_leaves_nothing_behind(tmp_path):
+    with pytest.raises(RepaError, match="did you mean 'SiT-Pico/8'"):
+        train(replace(TINY, model="SiT-Pico/9"), tmp_path / "run", reporting=QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_settings_of_a_run_are_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"data": "dig')
+    with pytest.raises(CheckpointFormatError, match=r"config\.json: holds no settings"):
+        train(TINY, tmp_path, resume=True, reporting=QUIET)
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path):
+    with (
+        locked(tmp_path / "run"),
+        pytest.raises(OutputExistsError, match="another process trains"),
+    ):
+        train(TINY, tmp_path / "run", reporting=QUIET)
+
+
+def test_features_of_other_images_are_refused(tmp_path):
+    TargetFeatures(torch.zeros(5, 64, 112)).save(tmp_path)
+    with pytest.raises(CheckpointFormatError, match="5 images, the data set has 901"):
+        data = open_training_data("digits", 32)
+        TargetFeatures.open("efficientnet-lite1", data, tmp_path, "cpu", print)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_changes_nothing():
+    state = tiny_state()
+    data = open_training_data("digits", 16)
+    batch = make_batch(TINY, data, TargetFeatures(None), 0, "cpu")
+    before = [p.clone() for p in state.model.parameters()]
+    state.model.final_layer.linear.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(RepaError, match=r"the gradient's norm is (nan|inf)"):
+        train_step(TINY, state, batch)
+    assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -311,7 +353,8 @@ def test_command_trains_resumes_and_refuses_to_overwrite(tmp_path):
     assert again.returncode == 1
     assert again.stderr.count("\n") == 1
     assert "--resume" in again.stderr
-    resumed = run("--steps", "3", "--resume")
+    command = [*CLI, "--out", "run", "--steps", "3", "--resume"]  # the rest is the run's own
+    resumed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
     assert "step-0000003" in resumed.stdout
     typo = run("--step", "3", "--resume")
