@@ -52,10 +52,10 @@ class FolderImages:
     ) -> Iterator[ImageBatch]:
         """Yield images `start` to `stop` as RGB; a batch ends early where the size changes.
 
-        Grey and palette images become RGB and transparency is dropped.
+        Grey, palette and CMYK images become RGB and transparency is dropped.
 
         Raises:
-            InputError: A file is damaged or has more than 8 bits a channel.
+            InputError: A file is damaged.
         """
         stop = checked_range(self.count, batch_size, start, stop)
         with ThreadPoolExecutor() as threads:
@@ -77,7 +77,8 @@ def open_folder(folder: Path) -> FolderImages:
     """Find the images of a folder and its subfolders, in the order of their relative paths.
 
     Raises:
-        InputError: There are none, or the header of one is damaged.
+        InputError: There are none, or the header of one is damaged or says more than 8 bits a
+            channel.
     """
     paths = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     ordered = sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
@@ -117,6 +118,7 @@ def _open_picture(path: Path) -> Iterator[Image.Image]:
             raise InputError(
                 f"{path} is {picture.size}; a side may have {MAX_SIDE} pixels at most."
             )
-        if picture.mode.startswith(("I", "F")):
+        # Pillow opens 16-bit RGB as 8-bit RGB, but its decoder's raw mode tells: "RGB;16B".
+        if picture.mode.startswith(("I", "F")) or any(";16" in str(t[3]) for t in picture.tile):
             raise InputError(f"{path} has more than 8 bits a channel; save it with 8.")
         yield picture

@@ -1,7 +1,9 @@
 """Sources of images: the same pixels from a file, a folder and memory; a clear line otherwise."""
 
 import json
+import struct
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -195,10 +197,25 @@ def test_other_modes_become_rgb(tmp_path, mode):
     np.testing.assert_array_equal(pixels(open_images(tmp_path)), np.full((1, 2, 2, 3), 255))
 
 
-def test_sixteen_bits_a_channel_are_refused(tmp_path):
-    Image.fromarray(np.full((2, 2), 40_000, np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(InputError, match="8 bits"):
-        open_images(tmp_path)
+def chunk(name, content):
+    whole = name + content
+    return struct.pack(">I", len(content)) + whole + struct.pack(">I", zlib.crc32(whole))
+
+
+@pytest.mark.parametrize(
+    ("color_type", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)], ids=["L", "RGB", "LA", "RGBA"]
+)
+@pytest.mark.parametrize("depth", [8, 16])
+def test_sixteen_bits_a_channel_are_refused(tmp_path, color_type, channels, depth):
+    header = struct.pack(">IIBBBBB", 2, 2, depth, color_type, 0, 0, 0)
+    rows = 2 * (b"\0" + b"\x90" * (2 * channels * depth // 8))
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    if depth == 8:
+        assert (pixels(open_images(tmp_path)) == 0x90).all()
+    else:
+        with pytest.raises(InputError, match="8 bits"):
+            open_images(tmp_path)
 
 
 def test_images_of_several_sizes_come_in_batches_of_one_size_and_in_order(tmp_path):
