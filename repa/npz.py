@@ -185,9 +185,14 @@ class NpzWriter:
         return self.path.exists() and read_manifest(self.path) == json.loads(self._text)
 
     def _start(self) -> None:
-        """Reserve the whole file and write the settings, with no image done."""
+        """Write the settings, with no image done, and reserve the whole file."""
         needed = self._layout.total_bytes
         self._part_path.unlink(missing_ok=True)
+        # The settings come first: a part without them could not be told from a stranger's file.
+        os.ftruncate(self._progress, 0)
+        os.ftruncate(self._progress, self._marks_offset + self.num_images)
+        write_at(self._progress, self._text.encode("ascii") + b"\n", 0)
+        os.fsync(self._progress)
         try:
             with self._part_path.open("xb") as part:
                 reserve(part.fileno(), needed, self._part_path)
@@ -195,9 +200,6 @@ class NpzWriter:
             self._part_path.unlink(missing_ok=True)
             self._progress_path.unlink()
             raise
-        os.ftruncate(self._progress, 0)
-        os.ftruncate(self._progress, self._marks_offset + self.num_images)
-        write_at(self._progress, self._text.encode("ascii") + b"\n", 0)
 
     def _has_room(self) -> bool:
         return self._part_path.stat().st_size == self._layout.total_bytes

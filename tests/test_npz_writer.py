@@ -1,6 +1,9 @@
 import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 import tracemalloc
 import zipfile
 from functools import partial
@@ -217,6 +220,38 @@ def test_crash_while_the_files_are_made_is_recovered_from(path, tmp_path):
     (tmp_path / "c.npz.progress").write_bytes(b"")
     with open_writer(tmp_path / "c.npz") as writer:
         assert writer.num_done() == 0
+
+
+KILLED_START = """
+import json, os, signal, sys
+from pathlib import Path
+from repa.npz import NpzWriter
+
+allocate = os.posix_fallocate
+
+def kill(*arguments):
+    if sys.argv[2] == "after":
+        allocate(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+os.posix_fallocate = kill
+NpzWriter(Path(sys.argv[1]), num_images=7, image_size=4, manifest=json.loads(sys.argv[3]))
+"""
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_run_that_was_killed_while_room_was_reserved_is_started_again(path, tmp_path, moment):
+    arguments = [sys.executable, "-c", KILLED_START, str(path), moment, json.dumps(SETTINGS)]
+    assert subprocess.run(arguments, check=False).returncode == -signal.SIGKILL
+    assert files(tmp_path) == ["samples.npz.part", "samples.npz.progress"]
+    with pytest.raises(OutputExistsError, match="was made by other settings"):
+        open_writer(path, manifest=OTHER)
+    images, labels = made_up()
+    with open_writer(path) as writer:
+        assert writer.num_done() == 0
+        writer.write(0, images, labels)
+        writer.finish()
+    assert path.read_bytes() == savez_bytes(tmp_path / "numpy.npz", images, labels, SETTINGS)
 
 
 def test_crash_between_the_two_steps_of_finishing_leaves_a_finished_file(path, tmp_path):
