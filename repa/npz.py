@@ -12,7 +12,6 @@ import fcntl
 import json
 import os
 import tempfile
-import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from metrics import InputError, open_images
 from repa.disk import reserve, write_at
 from repa.errors import OutputExistsError
 from repa.npz_layout import Member, NpzLayout
@@ -263,14 +263,12 @@ class NpzWriter:
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
-    """Return the manifest in an NPZ, or None when there is none or the file is no NPZ."""
+    """Return the manifest in an NPZ of images, or None when it has none or is no such file."""
     try:
-        # Of a path, numpy leaves the file open when it is damaged.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            manifest = json.loads(str(arrays["manifest"]))
-    except (OSError, ValueError, LookupError, EOFError, TypeError, zipfile.BadZipFile):
+        manifest = open_images(path).manifest
+    except (InputError, OSError):
         return None
-    return manifest if isinstance(manifest, dict) else None
+    return None if manifest is None else dict(manifest)
 
 
 def check_output(path: Path, *, overwrite: bool = False) -> None:

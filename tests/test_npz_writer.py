@@ -205,6 +205,74 @@ def test_truncated_output_counts_as_no_output_of_ours(path):
         open_writer(path)
 
 
+def encrypted(path):
+    mark_every_member(path, offset=8, value=1)
+
+
+def compressed_in_an_unknown_way(path):
+    mark_every_member(path, offset=10, value=97)
+
+
+def mark_every_member(path, offset, value):
+    """Set a byte in every entry of the archive's directory."""
+    content = bytearray(path.read_bytes())
+    start = -1
+    while (start := content.find(b"PK\1\2", start + 1)) >= 0:
+        content[start + offset] = value
+    path.write_bytes(content)
+
+
+def deflated_and_damaged(path):
+    images, labels = made_up()
+    text = json.dumps({**SETTINGS, "note": list(range(1000))})
+    np.savez_compressed(path, arr_0=images, arr_1=labels, manifest=np.array(text))
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo("manifest.npy")
+    content = bytearray(path.read_bytes())
+    middle = info.header_offset + 100 + info.compress_size // 2
+    content[middle : middle + 50] = b"\xff" * 50
+    path.write_bytes(content)
+
+
+def text_of_impossible_characters(path):
+    images, labels = made_up()
+    text = np.frombuffer(b"\xff\xff\xff\x7f" * 9, "<U9").reshape(())
+    np.savez(path, arr_0=images, arr_1=labels, manifest=text)
+
+
+def array_of_objects(path):
+    np.savez(path, arr_0=np.array([{}], object))
+
+
+def no_images(path):
+    np.savez(path, manifest=np.array(json.dumps(SETTINGS)))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        encrypted,
+        compressed_in_an_unknown_way,
+        deflated_and_damaged,
+        text_of_impossible_characters,
+        array_of_objects,
+        no_images,
+    ],
+)
+def test_output_that_cannot_be_read_counts_as_no_output_of_ours(path, damage):
+    with open_writer(path) as writer:
+        writer.write(0, *made_up())
+        writer.finish()
+    damage(path)
+    before = path.read_bytes()
+    assert read_manifest(path) is None
+    with pytest.raises(OutputExistsError, match="was not made by this command"):
+        open_writer(path)
+    with open_writer(path, overwrite=True) as writer:
+        assert writer.num_done() == 0
+    assert path.read_bytes() == before
+
+
 def test_crash_while_the_files_are_made_is_recovered_from(path, tmp_path):
     with open_writer(path) as writer:
         writer.write(0, *made_up())
