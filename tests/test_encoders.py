@@ -3,8 +3,9 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_images
 
+from repa import evaluation, registry
 from repa.encoders import load_encoder
-from repa.errors import UnknownNameError
+from repa.errors import ChecksumError, MissingPackageError, UnknownNameError
 
 
 @pytest.fixture(scope="module")
@@ -46,9 +47,12 @@ def test_lite1_holds_the_trained_weights_and_its_classifier_knows_the_sample_pho
         classes.append(full((pixels - 127) / 128).argmax().item())
     # ImageNet's palace, for a roof of the Summer Palace, and daisy, the nearest it has to a dahlia.
     assert classes == [698, 985]
-    ours = load_encoder("efficientnet-lite1")
-    expected = full.conv_stem.weight
-    assert torch.equal(ours.network[0].weight, expected)
+    image = torch.from_numpy(np.array(load_sample_images().images[0][:128, :128]))
+    with torch.no_grad():
+        stem = full.bn1(full.conv_stem((image.permute(2, 0, 1)[None].float() - 127) / 128))
+        expected = full.blocks[:5](stem).flatten(2).transpose(1, 2)
+    found = load_encoder("efficientnet-lite1")(image[None])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_encoder_is_frozen_and_deterministic(encoder):
@@ -60,3 +64,28 @@ def test_encoder_is_frozen_and_deterministic(encoder):
 def test_unknown_encoder_is_refused_with_the_closest_name():
     with pytest.raises(UnknownNameError, match="did you mean 'efficientnet-lite1'"):
         load_encoder("efficientnet-lite2")
+
+
+def load_lite0():
+    evaluation.load_named_network("efficientnet-lite0")
+
+
+def load_lite1():
+    load_encoder("efficientnet-lite1")
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "load"),
+    [
+        ("networks", "efficientnet-lite0", load_lite0),
+        ("encoders", "efficientnet-lite1", load_lite1),
+    ],
+)
+def test_networks_from_packages_are_compared_with_the_registry(monkeypatch, section, name, load):
+    entry = registry.load_registry()[section]
+    monkeypatch.setitem(entry, name, {**entry[name], "sha256": "0" * 64})
+    with pytest.raises(ChecksumError, match=f"{name}-.*SHA-256"):
+        load()
+    monkeypatch.setitem(entry, name, {**entry[name], "package": "no-such-package"})
+    with pytest.raises(MissingPackageError, match=f"'{name}' .*pip install no-such-package"):
+        load()

@@ -84,6 +84,22 @@ def test_half_written_checkpoints_and_log_lines_are_ignored(tmp_path):
     assert entries == [1, 2, 3, 4]
 
 
+def test_steps_logged_after_the_last_checkpoint_are_logged_once(tmp_path):
+    def crash_at_five(step, losses):
+        if step == 5:
+            raise RuntimeError("power cut")
+
+    out = tmp_path / "run"
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(TINY, out, reporting=replace(QUIET, on_step=crash_at_five))
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-0000003"]
+    train(TINY, out, resume=True, reporting=QUIET)
+    entries = [json.loads(x)["step"] for x in (out / "log.jsonl").read_text().splitlines()]
+    assert entries == [1, 2, 3, 4, 5, 6]
+    names = sorted(path.name for path in (out / "checkpoints").iterdir())
+    assert names == ["step-0000003", "step-0000006"]
+
+
 def test_a_damaged_checkpoint_is_named(tmp_path):
     out = tmp_path / "run"
     last = train(replace(TINY, num_steps=3), out, reporting=QUIET)
