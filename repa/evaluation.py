@@ -82,6 +82,12 @@ def published_count(reference: str) -> int | None:
     return None if known and "builtin" in find_entry("references", reference) else PUBLISHED_COUNT
 
 
+def known_num_classes(reference: str) -> int | None:
+    """Return how many classes a reference in the registry has, None where that is not known."""
+    known = reference in entry_names("references")
+    return find_entry("references", reference).get("num_classes") if known else None
+
+
 def network_for(images: ImageSource, network: str | None = None) -> NetworkName:
     """Choose the metric network of images without a reference: as named, by data set, Inception.
 
@@ -127,10 +133,10 @@ def load_named_network(
 ) -> MetricNetwork:
     """Find a metric network; its weights are downloaded if need be, and read when they are needed.
 
-    Arguments and errors are those of `metrics.load_network`.
+    Arguments and errors are those of `metrics.load_network` and, for weights that are not given, of
+    `repa.registry.fetch`, which compares them with the registry.
     """
-    if weights_path is None and name in ("inception", "dinov2"):
-        weights_path = fetch("networks", name)
+    weights_path = weights_path or fetch("networks", name)
     return load_network(name, weights_path, device, resize=resize, compiled=compiled, lazy=True)
 
 

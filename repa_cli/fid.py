@@ -140,8 +140,13 @@ def fid(
             resize=cast("Resize", resize),
             compiled=compiled,
         )
-        count = evaluation.published_count(plan.reference)
-        warnings = metrics.lint_sources(images, opened, network.name, published_count=count)
+        warnings = metrics.lint_sources(
+            images,
+            opened,
+            network.name,
+            published_count=evaluation.published_count(plan.reference),
+            num_classes=evaluation.known_num_classes(plan.reference),
+        )
         row = published.closest_published_row(
             images.manifest,
             num_images=images.count,

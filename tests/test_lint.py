@@ -97,7 +97,26 @@ def test_shares_follow_the_reference_and_not_equality():
 def test_without_labels_in_the_reference_equal_shares_are_expected():
     assert "class-balance" not in checks(images(500, 1, labels=rng.integers(0, 5, 500)))
     found = checks(images(500, 1, labels=rng.choice(5, 500, p=[0.6, 0.1, 0.1, 0.1, 0.1])))
-    assert "the reference has no labels" in found["class-balance"].reason
+    assert "5 classes found (the reference has no labels)" in found["class-balance"].reason
+
+
+def test_classes_that_never_occur_count_where_their_number_is_known():
+    half = images(500, 1, labels=np.arange(500) % 5)
+    assert "class-balance" not in checks(half, num_classes=5)
+    assert "class-balance" not in checks(half)
+    reason = checks(half, num_classes=10)["class-balance"].reason
+    # (50 - 100)^2 / 50 for each of the five that occur, 50 for each that does not
+    assert "of 10 classes, of which 5 occur" in reason and "chi-squared 500; " in reason
+    assert "chance gives 9" in reason
+
+
+def test_a_few_random_labels_of_many_classes_are_no_imbalance():
+    labels = rng.integers(0, 1000, 100)
+    assert "class-balance" not in checks(images(100, 1, labels=labels), num_classes=1000)
+
+
+def test_labels_beyond_the_known_classes_are_judged_by_what_occurs():
+    assert "class-balance" not in checks(images(60, 1, np.arange(60) % 3 + 9), num_classes=10)
 
 
 def test_difference_of_shares_is_the_chi_squared_of_a_contingency_table():
