@@ -5,6 +5,12 @@ Images go in as uint8, NHWC; what is compared are the features of a metric netwo
 Knows nothing of diffusion. What a user's file can cause is an `InputError`.
 """
 
+from metrics.bootstrap import (
+    bootstrap_frechet,
+    bootstrap_inception_score,
+    bootstrap_precision_recall,
+    standard_error,
+)
 from metrics.errors import InputError
 from metrics.feature_cache import CacheEntry, FeatureCache
 from metrics.features import Features, MetricLabels, MetricNetwork, NetworkName, load_network
@@ -13,10 +19,11 @@ from metrics.image_source import FirstImages, ImageSource
 from metrics.images import ArrayImages, open_images
 from metrics.inception_score import RunningInceptionScore, inception_score
 from metrics.inspection import ImageFindings, ImageInspector, InspectedImages
+from metrics.kernel_distance import KernelDistance, kernel_distance
 from metrics.lint import LintWarning, lint_images, lint_sources
 from metrics.measurement import Measurement, measure
 from metrics.noise_images import NoiseImages
-from metrics.precision_recall import PrecisionRecall, precision_recall
+from metrics.precision_recall import PrecisionRecall, manifold_radii, precision_recall
 from metrics.processes import Processes, SingleProcess
 from metrics.reference import Reference, measure_reference, open_reference, write_reference
 from metrics.report import Report, compare, evaluate, evaluate_sets
@@ -36,6 +43,7 @@ __all__ = [
     "ImageSource",
     "InputError",
     "InspectedImages",
+    "KernelDistance",
     "LintWarning",
     "Measurement",
     "MetricLabels",
@@ -51,19 +59,25 @@ __all__ = [
     "RunningInceptionScore",
     "RunningStatistics",
     "SingleProcess",
+    "bootstrap_frechet",
+    "bootstrap_inception_score",
+    "bootstrap_precision_recall",
     "compare",
     "evaluate",
     "evaluate_sets",
     "frechet_distance",
     "frechet_infinity",
     "inception_score",
+    "kernel_distance",
     "lint_images",
     "lint_sources",
     "load_network",
+    "manifold_radii",
     "measure",
     "measure_reference",
     "open_images",
     "open_reference",
     "precision_recall",
+    "standard_error",
     "write_reference",
 ]

@@ -41,7 +41,7 @@ def test_packages_have_no_drawers_for_odds_and_ends():
     [
         ["--help"],
         ["--version"],
-        *([name, "--help"] for name in ("sample", "fid", "train", "export")),
+        *([name, "--help"] for name in ("sample", "fid", "stats", "cache", "train", "export")),
     ],
 )
 def test_help_answers_without_torch(arguments):

@@ -20,9 +20,10 @@ def wheel(tmp_path_factory):
     return next(out.glob("*.whl"))
 
 
-def test_wheel_holds_the_four_packages_the_registry_and_the_digits_checkpoint(wheel):
+def test_wheel_holds_the_four_packages_and_the_files_they_read(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"repa/checkpoints.json", "repa/weights/digits.safetensors"} <= names
+    read = {"checkpoints.json", "weights/digits.safetensors", "recorded/self_test.npz"}
+    assert {f"repa/{name}" for name in read} <= names
     tops = {name.split("/")[0] for name in names if "dist-info" not in name}
     assert tops == {"repa", "repa_cli", "samplers", "metrics"}
 
