@@ -8,6 +8,7 @@ from typing import Any, get_args
 from torch import Tensor
 
 from repa.config import PathType
+from repa.errors import suggestion
 from repa.sit import SIT_SIZES
 
 Shapes = Mapping[str, Tensor]
@@ -15,6 +16,15 @@ Shapes = Mapping[str, Tensor]
 _REFERENCE_ENCODER_DEPTH = 8
 _LATENT_CHANNELS = 4
 _LARGEST = 10_000  # a damaged or hostile file must not make us build for hours
+_WHOLE_NUMBERS = (
+    "input_size",
+    "patch_size",
+    "in_channels",
+    "hidden_size",
+    "depth",
+    "num_heads",
+    "num_classes",
+)
 _REFERENCE_AUTOENCODER = "sd-vae-ft-ema"
 
 
@@ -42,7 +52,7 @@ class CheckpointSettings:
         for name in ("dataset", "autoencoder"):
             if not isinstance(getattr(self, name), str | None):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, not a name")
-        for name in ("input_size", "in_channels", "num_classes", "depth"):
+        for name in _WHOLE_NUMBERS:
             value = self.model.get(name)
             if type(value) is not int or not 1 <= value <= _LARGEST:
                 raise ValueError(f"{name} is {value!r}, not a whole number from 1 to {_LARGEST}")
@@ -71,6 +81,8 @@ def settings_from_description(
         raise ValueError("the description has no model")
     model = dict(model)
     if (size := model.pop("size", None)) is not None:
+        if size not in SIT_SIZES:
+            raise ValueError(f"unknown size {size!r}{suggestion(str(size), SIT_SIZES)}")
         model = {**SIT_SIZES[size], **model}
     return CheckpointSettings(
         model={**model, **_projectors(tensors)},
@@ -96,8 +108,9 @@ def settings_from_tensors(tensors: Shapes, args: Mapping[str, Any]) -> Checkpoin
         hidden_size, in_channels, patch_size, _ = tensors["x_embedder.proj.weight"].shape
         num_patches = tensors["pos_embed"].shape[1]
         num_classes = tensors["y_embedder.embedding_table.weight"].shape[0] - 1
-        inner_dim = tensors["blocks.0.mlp.fc1.weight"].shape[0]
-    except (KeyError, ValueError, IndexError) as error:
+        fc1 = "blocks.0.mlp.fc1.weight"
+        mlp_ratio = _width(fc1, tensors[fc1]) / hidden_size
+    except (LookupError, ValueError, ArithmeticError) as error:
         raise ValueError(f"its tensors are not a SiT's ({error} is missing or odd)") from error
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
     input_size = math.isqrt(num_patches) * patch_size
@@ -110,7 +123,7 @@ def settings_from_tensors(tensors: Shapes, args: Mapping[str, Any]) -> Checkpoin
             "hidden_size": hidden_size,
             "depth": depth,
             "num_heads": _num_heads(tensors, hidden_size, depth),
-            "mlp_ratio": inner_dim / hidden_size,
+            "mlp_ratio": mlp_ratio,
             "num_classes": num_classes,
             "encoder_depth": min(args.get("encoder_depth") or _REFERENCE_ENCODER_DEPTH, depth),
             "qk_norm": "blocks.0.attn.q_norm.weight" in tensors,
@@ -125,7 +138,7 @@ def settings_from_tensors(tensors: Shapes, args: Mapping[str, Any]) -> Checkpoin
 def _num_heads(tensors: Shapes, hidden_size: int, depth: int) -> int:
     """Tell the number of heads by the norm of a head, else by the named size."""
     if (norm := tensors.get("blocks.0.attn.q_norm.weight")) is not None:
-        return hidden_size // norm.shape[0]
+        return hidden_size // _width("blocks.0.attn.q_norm.weight", norm)
     for size in SIT_SIZES.values():
         if (size["hidden_size"], size["depth"]) == (hidden_size, depth):
             return size["num_heads"]
@@ -138,12 +151,19 @@ def _num_heads(tensors: Shapes, hidden_size: int, depth: int) -> int:
 def _projectors(tensors: Shapes) -> dict[str, Any]:
     """Return target_dims and projector_dim of the projectors that are there, maybe none."""
     outputs = sorted(
-        (int(name.split(".")[1]), tensor.shape[0])
+        (int(name.split(".")[1]), _width(name, tensor))
         for name, tensor in tensors.items()
         if name.startswith("projectors.") and name.endswith(".4.weight")
     )
     hidden = tensors.get("projectors.0.0.weight")
     return {
         "target_dims": [width for _, width in outputs],
-        **({} if hidden is None else {"projector_dim": hidden.shape[0]}),
+        **({} if hidden is None else {"projector_dim": _width("projectors.0.0.weight", hidden)}),
     }
+
+
+def _width(name: str, tensor: Tensor) -> int:
+    """Return the outputs of a layer's weight, or the size of a norm's."""
+    if not tensor.ndim or not len(tensor):
+        raise ValueError(f"the tensor {name} has the shape {tuple(tensor.shape)}")
+    return len(tensor)

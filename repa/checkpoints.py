@@ -60,8 +60,10 @@ class Checkpoint:
         try:
             with torch.device("meta"):
                 model = SiT(**self.settings.model)
-        except (TypeError, ValueError, ArithmeticError) as error:
-            raise CheckpointFormatError(f"{self.path}: describes no SiT: {error}") from error
+        except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+            raise CheckpointFormatError(
+                f"{self.path}: describes no SiT: {_first_line(error)}"
+            ) from error
         _check_tensors(self.path, model.state_dict(), self.tensors)
         tensors = {
             name: tensor.to(device, torch.float32, copy=True)
@@ -111,7 +113,7 @@ def read_checkpoint(name_or_path: str | Path) -> Checkpoint:
             settings = settings_from_tensors(tensors, args)
         else:
             settings = settings_from_description(description, tensors)
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise CheckpointFormatError(f"{path}: {error}.") from error
     return Checkpoint(name, path, settings, tensors)
 
@@ -217,8 +219,11 @@ def _keys(content: object) -> str:
 
 
 def _damaged(path: Path, error: Exception) -> CheckpointFormatError:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return CheckpointFormatError(f"{path}: is damaged or no checkpoint: {reason}")
+    return CheckpointFormatError(f"{path}: is damaged or no checkpoint: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _check_tensors(path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -251,7 +251,13 @@ def test_saved_object_that_is_no_state_dict_is_described(tmp_path, content, mess
         ({"model": {**TINY, "num_classes": "5"}}, "num_classes is '5'"),
         ({"model": {**TINY, "wings": 2}}, "describes no SiT: .*wings"),
         ({"model": {**TINY, "hidden_size": 25}}, "describes no SiT: hidden_size must be"),
-        ({"model": {**TINY, "patch_size": 0}}, "describes no SiT"),
+        ({"model": {**TINY, "patch_size": 0}}, "patch_size is 0"),
+        ({"model": {**TINY, "hidden_size": 0}}, "hidden_size is 0"),
+        ({"model": {**TINY, "hidden_size": -24}}, "hidden_size is -24"),
+        ({"model": {**TINY, "num_heads": -1}}, "num_heads is -1"),
+        ({"model": {**TINY, "mlp_ratio": -1}}, "describes no SiT: .*negative dimension"),
+        ({"model": {"size": "SiT-XXL/2"}}, "unknown size 'SiT-XXL/2'; did you mean 'SiT-XL/2'"),
+        ({"model": {"size": ["SiT-XL/2"]}}, "unhashable|unknown size"),
         ({"path_type": "curved"}, "path_type is 'curved'"),
         ({"autoencoder": 3}, "autoencoder is 3, not a name"),
     ],
@@ -260,6 +266,42 @@ def test_wrong_description_is_an_error_that_names_the_field(tmp_path, changes, m
     path = save_ours(tmp_path / "x.safetensors", tiny_sit().state_dict(), **changes)
     with pytest.raises(CheckpointFormatError, match=message):
         load_model(path)
+
+
+@pytest.mark.parametrize("shape", [(), (0,)], ids=["scalar", "empty"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x_embedder.proj.weight",
+        "pos_embed",
+        "y_embedder.embedding_table.weight",
+        "blocks.0.mlp.fc1.weight",
+        "blocks.0.attn.q_norm.weight",
+        "projectors.0.0.weight",
+        "projectors.0.4.weight",
+    ],
+)
+def test_bare_state_dict_with_a_tensor_of_an_odd_shape_is_an_error(tmp_path, name, shape):
+    tensors = {**tiny_sit(qk_norm=True).state_dict(), name: torch.zeros(shape)}
+    torch.save(tensors, tmp_path / "x.pt")
+    with pytest.raises(CheckpointFormatError, match=r"x\.pt: ") as caught:
+        read_checkpoint(tmp_path / "x.pt")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["projectors.0.0.weight", "projectors.0.4.weight"])
+def test_described_checkpoint_with_a_scalar_for_a_projector_is_an_error(tmp_path, name):
+    tensors = {**tiny_sit().state_dict(), name: torch.zeros(())}
+    path = save_ours(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(CheckpointFormatError, match=rf"the tensor {name} has the shape \(\)"):
+        read_checkpoint(path)
+
+
+def test_bare_state_dict_of_width_zero_is_an_error(tmp_path):
+    tensors = {**tiny_sit().state_dict(), "x_embedder.proj.weight": torch.zeros(0, 3, 4, 4)}
+    torch.save(tensors, tmp_path / "x.pt")
+    with pytest.raises(CheckpointFormatError, match="its tensors are not a SiT's"):
+        read_checkpoint(tmp_path / "x.pt")
 
 
 def test_description_that_is_no_json_is_an_error(tmp_path):
