@@ -40,10 +40,24 @@ ProgressFn = Callable[[float, int], None]
 """progress(done, total): images of this process, a batch in work counted by its time gone by."""
 
 _MANIFEST_FORMAT = 1
+_TOLERANCES = {"rtol": 1e-5, "atol": 1e-5}  # of adaptive solvers
 _PIXEL_CHANNELS = 3
 
 
-def generate(config: SampleConfig, *, progress: ProgressFn | None = None) -> Path:
+@dataclass(frozen=True)
+class GeneratedFile:
+    """What `generate` leaves.
+
+    Attributes:
+        path: The NPZ.
+        was_finished: Whether it was complete, with the same settings, before this run.
+    """
+
+    path: Path
+    was_finished: bool
+
+
+def generate(config: SampleConfig, *, progress: ProgressFn | None = None) -> GeneratedFile:
     """Sample images into the NPZ `config.out`, or go on with a run that was interrupted.
 
     The file holds `arr_0`, uint8 (N, H, W, 3), `arr_1`, int64 labels (N,), and `manifest`, the
@@ -55,12 +69,12 @@ def generate(config: SampleConfig, *, progress: ProgressFn | None = None) -> Pat
         progress: Called at the start, at every step and after every batch.
 
     Returns:
-        Path of the NPZ.
+        The NPZ, and whether there was nothing left to do.
 
     Raises:
         RepaError: See `repa.checkpoints.load_model`, `repa.npz.NpzWriter` and
             `repa.autoencoder.find_autoencoder`; SettingError for settings that do not suit the
-            checkpoint; NonFiniteError when an image is NaN (the images before it are kept).
+            checkpoint; NonFiniteError when an image is NaN (the batches finished before are kept).
         OSError: The output cannot be written, or the disk has no room for it.
     """
     check_output(config.out, overwrite=config.overwrite)
@@ -72,6 +86,7 @@ def generate(config: SampleConfig, *, progress: ProgressFn | None = None) -> Pat
             output or job.open_output(attach=True) as output,
             _matmul_precision(job.device, tf32=config.tf32),
         ):
+            was_finished = output.finished
             _fill(output, job, world, progress or (lambda done, total: None))
         # On a network file system the first process sees what the others wrote when they have
         # closed the file and it has opened it again.
@@ -80,7 +95,7 @@ def generate(config: SampleConfig, *, progress: ProgressFn | None = None) -> Pat
             with job.open_output() as output:
                 output.finish()
         world.barrier()
-    return config.out
+    return GeneratedFile(config.out, was_finished)
 
 
 @dataclass(frozen=True)
@@ -148,6 +163,7 @@ class Job:
             "quantizer": config.quantizer,
             # The images of a batch share the steps of an adaptive solver.
             "batch_size": config.batch_size if config.adaptive else None,
+            **(_TOLERANCES if config.adaptive else {}),
             "dtype": "float32",
             "tf32": config.tf32 and self.device.type == "cuda",
             "versions": {
@@ -205,7 +221,7 @@ class Sampler:
             if not finite:
                 raise NonFiniteError(
                     f"image {index} has NaN or infinite pixels: the network overflowed; the "
-                    f"images before it are kept in {self.job.config.out}.part."
+                    f"batches finished before are kept in {self.job.config.out}.part."
                 )
         images = images_from_pixels(pixels, self.job.config.quantizer)
         return images.cpu().numpy(), labels.numpy()
@@ -241,6 +257,7 @@ class Sampler:
             num_steps=None if config.adaptive else config.num_steps,
             method=config.solver,
             guidance_interval=config.guidance_interval,
+            **_TOLERANCES,
         )
 
 

@@ -54,6 +54,7 @@ def _labels(value: str) -> Any:  # noqa: ANN401
 
 
 def sample(
+    context: typer.Context,
     model: Annotated[
         str,
         typer.Option(
@@ -156,7 +157,7 @@ def sample(
             quantizer=quantizer,  # pyright: ignore[reportArgumentType]
             tf32=tf32,
         )
-        result = _run(config, grid)
+        result = _run(config, grid, steps_given=_is_given(context, "steps"))
     except SettingError as error:
         option = _OPTIONS.get(error.field, "--" + error.field.replace("_", "-"))
         raise typer.BadParameter(str(error), param_hint=option) from error
@@ -184,7 +185,12 @@ class _Progress:
         self.bar.update(done - self.bar.n)
 
 
-def _run(config: SampleConfig, grid: Path | None) -> dict[str, Any]:
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _run(config: SampleConfig, grid: Path | None, *, steps_given: bool) -> dict[str, Any]:
     """Generate and draw; return what to report, which is nothing for the ranks after the first."""
     from repa.distributed import world_from_environment
     from repa.generate import generate
@@ -193,11 +199,13 @@ def _run(config: SampleConfig, grid: Path | None) -> dict[str, Any]:
     world = world_from_environment()
     if grid is not None and world.is_first:
         check_sheet(grid, taken=config.overwrite or config.out.exists())
+    if config.adaptive and steps_given and world.is_first:
+        print_note(f"--steps is ignored: {config.solver} chooses its own steps.")
     with progress_bar(config.num_images, "images", "sampling") as bar:
         bar.disable, bar.bar_format = bar.disable or not world.is_first, _BAR
         progress = _Progress(bar)
         try:
-            path = generate(config, progress=progress)
+            generated = generate(config, progress=progress)
         except KeyboardInterrupt:
             bar.close()
             if Path(f"{config.out}.part").exists():
@@ -206,12 +214,16 @@ def _run(config: SampleConfig, grid: Path | None) -> dict[str, Any]:
     if not world.is_first:
         return {}
     if grid is not None:
-        save_sheet(path, grid, overwrite=config.overwrite)
-    result: dict[str, Any] = {"file": str(path), "images": config.num_images, "model": config.model}
+        save_sheet(config.out, grid, overwrite=config.overwrite)
+    result: dict[str, Any] = {
+        "file": str(config.out),
+        "images": config.num_images,
+        "model": config.model,
+    }
     if progress.made:
         # The processes have equal shares, to within a batch.
         speed = progress.made * world.size / progress.seconds
         result["images/s"] = float(f"{speed:.3g}")
-    else:
-        print_note(f"{path} was finished before, with the same settings.")
+    if generated.was_finished:
+        print_note(f"{config.out} was finished before, with the same settings.")
     return result | ({"contact sheet": str(grid)} if grid else {})

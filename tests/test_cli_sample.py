@@ -81,6 +81,26 @@ def test_repeated_command_says_that_it_is_finished_and_changes_nothing(repa, her
     assert before == {path.name: path.read_bytes() for path in here.glob("*.[np]*")}
 
 
+def test_run_that_only_lacked_its_last_touch_is_not_called_finished_before(repa, here, monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("repa.npz.NpzWriter.finish", interrupt)
+        assert repa(*TINY)[0] == 130
+    code, out, err = repa(*TINY)
+    assert (code, err) == (0, "") and "samples.npz" in out
+
+
+def test_steps_that_an_adaptive_solver_ignores_are_noted_when_they_were_asked_for(repa, here):
+    code, _, err = repa(*TINY, "--solver", "dopri5")
+    assert (code, err) == (0, "repa: --steps is ignored: dopri5 chooses its own steps.\n")
+    without = [argument for argument in TINY if argument not in ("--steps", 3)]
+    for arguments in ((*without, "--solver", "dopri5"), (*TINY, "--solver", "heun")):
+        code, _, err = repa(*arguments, "--overwrite")
+        assert code == 0 and "--steps" not in err
+
+
 def test_json_goes_to_stdout_alone(repa, here):
     code, out, _ = repa(*TINY, "--json", "--out", "a/b.npz")
     result = json.loads(out)

@@ -18,7 +18,7 @@ from repa.checkpoints import Checkpoint, load_model
 from repa.distributed import World
 from repa.errors import NonFiniteError, OutputExistsError, RepaError, SettingError
 from repa.generate import generate
-from repa.npz import read_manifest
+from repa.npz import NpzWriter, read_manifest
 from repa.sample_config import ADAPTIVE_SOLVERS, SOLVERS, SampleConfig
 from samplers import (
     ADAPTIVE_METHODS,
@@ -80,7 +80,7 @@ def settings(checkpoint, tmp_path):
 
 
 def run(settings, **changes):
-    return generate(SampleConfig(**{**settings, **changes}))
+    return generate(SampleConfig(**{**settings, **changes})).path
 
 
 def read(path):
@@ -183,10 +183,11 @@ from repa.generate import generate
 from repa.sample_config import SampleConfig
 
 totals = set()
-path = generate(SampleConfig(model=sys.argv[1], num_images=20, num_steps=4, batch_size=7,
+file = generate(SampleConfig(model=sys.argv[1], num_images=20, num_steps=4, batch_size=7,
                              device="cpu", out=Path(sys.argv[2])),
                 progress=lambda done, total: totals.add(total))
-assert path.exists(), "every process returns when the file is complete"
+assert file.path.exists(), "every process returns when the file is complete"
+assert not file.was_finished
 assert totals == {int(sys.argv[3])}, "every process has its share"
 """
 
@@ -239,7 +240,8 @@ def test_finished_run_is_repeated_without_loading_a_network(settings, monkeypatc
 
     monkeypatch.setattr(Checkpoint, "build", fail)
     progress = []
-    generate(SampleConfig(**settings), progress=lambda *values: progress.append(values))
+    again = generate(SampleConfig(**settings), progress=lambda *values: progress.append(values))
+    assert again.was_finished and again.path == settings["out"]
     assert progress == [(NUM_IMAGES, NUM_IMAGES)]
     assert settings["out"].read_bytes() == before
 
@@ -282,7 +284,7 @@ def test_label_that_is_no_class_is_refused_before_anything_is_written(settings, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_image_that_is_nan_is_named_and_those_before_it_are_kept(settings, tmp_path):
+def test_image_that_is_nan_is_named_and_the_batches_before_it_are_kept(settings, tmp_path):
     broken = save_checkpoint(tmp_path / "nan.safetensors", nan_label=3)
     changes = {"model": str(broken), "labels": (0, 1, 2, 3), "batch_size": 2}
     with pytest.raises(NonFiniteError, match="image 3 has NaN or infinite pixels"):
@@ -327,6 +329,32 @@ def test_manifest_holds_every_setting_and_no_path_or_time(settings, checkpoint, 
 def test_manifest_of_an_adaptive_solver_holds_the_batch_size_and_no_steps(settings):
     manifest = read_manifest(run(settings, solver="bosh3"))
     assert (manifest["batch_size"], manifest["num_steps"]) == (7, None)
+
+
+def test_manifest_holds_the_tolerances_that_an_adaptive_solver_was_given(
+    settings, tmp_path, monkeypatch
+):
+    strict = run(settings, solver="bosh3", num_images=3)
+    assert (read_manifest(strict)["rtol"], read_manifest(strict)["atol"]) == (1e-5, 1e-5)
+    monkeypatch.setattr(generate_module, "_TOLERANCES", {"rtol": 0.5, "atol": 0.4})
+    loose = run(settings, solver="bosh3", num_images=3, out=tmp_path / "loose.npz")
+    assert (read_manifest(loose)["rtol"], read_manifest(loose)["atol"]) == (0.5, 0.4)
+    assert not np.array_equal(read(strict)[0], read(loose)[0])
+    fixed = read_manifest(run(settings, out=tmp_path / "fixed.npz"))
+    assert not {"rtol", "atol"} & fixed.keys()
+
+
+def test_run_whose_images_are_all_there_but_not_its_headers_was_not_finished(settings, monkeypatch):
+    with monkeypatch.context() as patch:
+
+        def interrupt(self):
+            raise KeyboardInterrupt
+
+        patch.setattr(NpzWriter, "finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings)
+    assert not generate(SampleConfig(**settings)).was_finished
+    assert generate(SampleConfig(**settings)).was_finished
 
 
 def test_progress_rises_at_every_step_up_to_the_number_of_images(settings):
