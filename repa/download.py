@@ -1,19 +1,37 @@
-"""Download a file whole or not at all: locked, resumable, checked before it gets its name."""
+"""Download a file whole or not at all: locked, resumable, checked before it gets its name.
+
+Prints nothing; `reporting_downloads` lets a caller far above show what goes on.
+"""
 
 import contextlib
 import fcntl
 import os
-import shutil
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 
 from repa.errors import ChecksumError, DownloadError
 
+DownloadProgress = Callable[[str, str, int, int | None], None]
+"""progress(name, url, done, total): bytes of a file on disk and in all, None if unknown."""
+
 _TIMEOUT_SECONDS = 30
+_PIECE_BYTES = 1 << 20
+_progress: ContextVar[DownloadProgress | None] = ContextVar("progress", default=None)
+
+
+@contextlib.contextmanager
+def reporting_downloads(progress: DownloadProgress) -> Iterator[None]:
+    """Call `progress` when a download of this context begins and after each of its pieces."""
+    token = _progress.set(progress)
+    try:
+        yield
+    finally:
+        _progress.reset(token)
 
 
 def download(url: str, path: Path, *, check: Callable[[Path], None] = lambda path: None) -> None:
@@ -38,7 +56,7 @@ def download(url: str, path: Path, *, check: Callable[[Path], None] = lambda pat
         if path.exists():
             return
         try:
-            _transfer(url, partial)
+            _transfer(url, partial, path.name)
         except (OSError, HTTPException, ValueError) as error:
             raise DownloadError(
                 f"cannot download {path.name} from {url} ({_reason(error)}); "
@@ -54,7 +72,7 @@ def download(url: str, path: Path, *, check: Callable[[Path], None] = lambda pat
         partial.replace(path)
 
 
-def _transfer(url: str, partial: Path) -> None:
+def _transfer(url: str, partial: Path, name: str) -> None:
     """Fetch the whole file, or the rest of it if the server vouches that it is the same file."""
     request = urllib.request.Request(url, headers={"User-Agent": "repa-toolkit"})
     start, tag = _resume_point(partial)
@@ -69,7 +87,7 @@ def _transfer(url: str, partial: Path) -> None:
             raise
         # Nothing follows what we have, so what we have cannot be trusted.
         partial.unlink()
-        return _transfer(url, partial)
+        return _transfer(url, partial, name)
     with answer:
         if answer.headers.get_content_type() == "text/html":
             raise ValueError("the server answered with a web page")
@@ -78,7 +96,12 @@ def _transfer(url: str, partial: Path) -> None:
         expected = answer.headers.get("Content-Length")
         with partial.open("ab" if resumed else "wb") as file:
             before = file.tell()
-            shutil.copyfileobj(answer, file, 1 << 20)
+            total = None if expected is None else before + int(expected)
+            report = _progress.get() or (lambda name, url, done, total: None)
+            report(name, url, before, total)
+            while piece := answer.read(_PIECE_BYTES):
+                file.write(piece)
+                report(name, url, file.tell(), total)
             received = file.tell() - before
             os.fsync(file.fileno())
     if expected is not None and received != int(expected):

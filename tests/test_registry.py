@@ -2,6 +2,7 @@ import hashlib
 import http.server
 import json
 import re
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,10 +11,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from repa import registry
-from repa.download import download
+from repa.download import download, reporting_downloads
 from repa.errors import ChecksumError, DownloadError, MissingPackageError, UnknownNameError
 from repa.registry import fetch, file_sha256, find_entry, load_registry
 from repa.sit import SIT_SIZES
+from repa_cli.downloads import shown_downloads
 
 FILE_SECTIONS = ("checkpoints", "autoencoders", "encoders", "networks", "references", "samples")
 CONTENT = bytes(range(256)) * 400
@@ -203,6 +205,40 @@ def test_part_without_a_strong_tag_is_not_gone_on_with(server, tmp_path, tag):
     download(f"{server}/file", tmp_path / "file")
     assert Handler.requests == [("/file", None)]
     assert (tmp_path / "file").read_bytes() == CONTENT
+
+
+def test_download_reports_every_piece_from_where_it_goes_on(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("repa.download._PIECE_BYTES", 20_000)
+    seen = []
+    with reporting_downloads(lambda *values: seen.append(values)):
+        with pytest.raises(DownloadError):
+            download(f"{server}/cut", tmp_path / "net.pth")
+        assert [done for *_, done, _ in seen] == [0, 20_000, 40_000, 51_200]
+        seen.clear()
+        download(f"{server}/file", tmp_path / "net.pth")
+        download(f"{server}/file", tmp_path / "net.pth")
+    assert [done for *_, done, _ in seen] == [51_200, 71_200, 91_200, 102_400]
+    assert {(name, url, total) for name, url, _, total in seen} == {
+        ("net.pth", f"{server}/file", 102_400)
+    }
+    seen.clear()
+    download(f"{server}/file", tmp_path / "other")
+    assert seen == []
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_download_shows_bytes_on_a_terminal_and_else_one_line(
+    server, tmp_path, capsys, monkeypatch, terminal
+):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with shown_downloads():
+        download(f"{server}/file", tmp_path / "net.pth")
+    out, err = capsys.readouterr()
+    assert out == ""
+    if terminal:
+        assert "net.pth: 100%" in err and "102k/102k" in err and "B/s" in err
+    else:
+        assert err == f"repa: downloading net.pth from {server}/file\n"
 
 
 def test_several_downloads_at_once_transfer_the_file_once(server, tmp_path):
