@@ -162,7 +162,8 @@ def find_autoencoder(name_or_path: str) -> AutoencoderFiles:
 
     Args:
         name_or_path: A registered name is looked for in the cache folder (where it can be put by
-            hand), in Hugging Face's cache, and on the network.
+            hand), in Hugging Face's cache, and on the network, at the registry's revision or the
+            newest one when that is null. What is found is not verified: no hash is recorded.
 
     Raises:
         UnknownNameError: Neither a name nor a folder.
@@ -170,8 +171,10 @@ def find_autoencoder(name_or_path: str) -> AutoencoderFiles:
     """
     known = entry_names("autoencoders")
     if name_or_path in known:
-        identifier = find_entry("autoencoders", name_or_path)["hugging_face"]
-        return AutoencoderFiles(name_or_path, _fetch(name_or_path, identifier))
+        entry = find_entry("autoencoders", name_or_path)
+        return AutoencoderFiles(
+            name_or_path, _fetch(name_or_path, entry["hugging_face"], entry["revision"])
+        )
     folder = Path(name_or_path)
     if not folder.is_dir():
         raise UnknownNameError("autoencoder", name_or_path, known)
@@ -180,7 +183,7 @@ def find_autoencoder(name_or_path: str) -> AutoencoderFiles:
     return AutoencoderFiles(folder.resolve().name, folder)
 
 
-def _fetch(name: str, identifier: str) -> Path:
+def _fetch(name: str, identifier: str, revision: str | None) -> Path:
     """Return the folder of an autoencoder of Hugging Face, downloaded if need be."""
     by_hand = cache_dir() / "autoencoders" / name
     if all((by_hand / file).exists() for file in (_CONFIG, _WEIGHTS)):
@@ -188,12 +191,14 @@ def _fetch(name: str, identifier: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(identifier, allow_patterns=[_CONFIG, _WEIGHTS]))
+        return Path(
+            snapshot_download(identifier, revision=revision, allow_patterns=[_CONFIG, _WEIGHTS])
+        )
     except Exception as error:  # the hub's client and its transport have errors of their own
         raise DownloadError(
             f"cannot download the autoencoder {name} ({_first_line(error)}); download {_CONFIG} "
-            f"and {_WEIGHTS} from https://huggingface.co/{identifier}/tree/main and put them into "
-            f"{by_hand}"
+            f"and {_WEIGHTS} from https://huggingface.co/{identifier}/tree/{revision or 'main'} "
+            f"and put them into {by_hand}"
         ) from error
 
 

@@ -126,6 +126,24 @@ def test_without_network_the_error_names_files_address_and_place(tmp_path, monke
     )
 
 
+@pytest.mark.parametrize("revision", [None, "0123abc"])
+def test_registered_revision_is_the_one_that_is_downloaded(folder, tmp_path, monkeypatch, revision):
+    import huggingface_hub
+
+    asked = []
+
+    def answer(identifier, **options):
+        asked.append((identifier, options["revision"]))
+        return str(folder)
+
+    entry = {"hugging_face": "somebody/vae", "revision": revision}
+    monkeypatch.setenv("REPA_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", answer)
+    monkeypatch.setattr("repa.autoencoder.find_entry", lambda section, name: entry)
+    assert find_autoencoder("sd-vae-ft-ema").folder == folder
+    assert asked == [("somebody/vae", revision)]
+
+
 def test_unknown_name_gets_the_closest_one():
     with pytest.raises(UnknownNameError, match="did you mean 'sd-vae-ft-ema'"):
         find_autoencoder("sd-vae-ft-emu")

@@ -93,11 +93,10 @@ def test_names_in_the_registry_refer_to_entries_of_the_registry():
         assert entry["autoencoder"] is None or entry["autoencoder"] in known["autoencoders"]
         if entry["model"]:
             assert entry["model"]["size"] in SIT_SIZES
-            assert entry["null_label"] == entry["model"]["num_classes"]
     for entry in known["datasets"].values():
         assert entry["reference"] in known["references"] and entry["network"] in known["networks"]
     for entry in known["references"].values():
-        assert entry["network"] in known["networks"]
+        assert entry["network"] in known["networks"] and entry["holds"]
     for entry in known["published"].values():
         assert entry["checkpoint"] is None or entry["checkpoint"] in known["checkpoints"]
         assert entry["settings"]["autoencoder"] in known["autoencoders"]
