@@ -15,7 +15,7 @@ from metrics.features import Features, MetricNetwork
 from metrics.image_source import ImageSource
 from metrics.inspection import ImageFindings, ImageInspector, InspectedImages
 from metrics.prefetch import prefetch
-from metrics.processes import Processes, all_values, at_first, attempt, own_rows
+from metrics.processes import Processes, all_values, at_first, attempt, own_rows, together
 from metrics.statistics import ReferenceStatistics, RunningStatistics
 
 Progress = Callable[[str, int, int], None]
@@ -125,9 +125,10 @@ def stored_features(
     )
     if not at_first(processes, lambda: cache.find(key) is not None):
         _make_entry(extraction, cache, key, before, processes)
-    stored = cache.find(key)
-    if stored is None:
-        raise InputError(f"{cache.folder} was cleared while it was in use; try again.")
+    with together(processes):
+        stored = cache.find(key)
+        if stored is None:
+            raise InputError(f"{cache.folder} was cleared while it was in use; try again.")
     return stored
 
 

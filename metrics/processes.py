@@ -4,16 +4,13 @@ Every process calls the same functions in the same order. How values travel betw
 caller's affair; a process alone needs nothing.
 """
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar, runtime_checkable
 
-from metrics.errors import InputError
-
 T = TypeVar("T")
-
-Mendable = InputError | OSError
-"""What a process may meet that is no fault of the program, and that all must hear of."""
 
 
 @runtime_checkable
@@ -65,29 +62,58 @@ def own_rows(processes: Processes, count: int, batch_size: int) -> range:
     return range(first * batch_size, min(end * batch_size, count))
 
 
-def attempt(work: Callable[[], T]) -> T | Mendable:
+@dataclass(frozen=True)
+class Failure:
+    """An error on its way to other processes; one that cannot be pickled arrives as its text."""
+
+    error: Exception
+
+    def __reduce__(self) -> tuple[type["Failure"], tuple[Exception]]:
+        try:
+            pickle.loads(pickle.dumps(self.error))
+        except Exception:
+            return Failure, (RuntimeError(f"{type(self.error).__name__}: {self.error}"),)
+        return Failure, (self.error,)
+
+
+def attempt(work: Callable[[], T]) -> T | Failure:
     """Return what the work returns, or the error that it met, to be sent to other processes."""
     try:
         return work()
-    except (InputError, OSError) as error:
-        return error
+    except Exception as error:
+        return Failure(error)
 
 
 def at_first(processes: Processes, work: Callable[[], T]) -> T:
     """Do the work at the first process; return its value, or raise its error, at all of them."""
     outcome = processes.share(attempt(work) if processes.rank == 0 else None)
-    if isinstance(outcome, InputError | OSError):
-        raise outcome
-    return outcome
+    if isinstance(outcome, Failure):
+        raise outcome.error
+    return outcome  # pyright: ignore[reportReturnType]
 
 
-def all_values(outcomes: Iterable[T | Mendable]) -> Iterator[T]:
+@contextmanager
+def together(processes: Processes) -> Iterator[None]:
+    """Let no process go on behind the block unless all do; raise the first error at each of them.
+
+    It is for what may fail at one process and not at another: its files, its GPU.
+    """
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = Failure(error)
+    failures = processes.gather(failure)
+    at_first(processes, lambda: list(all_values(failures)))
+
+
+def all_values(outcomes: Iterable[T | Failure]) -> Iterator[T]:
     """Yield the values of attempts; take them all before the first error, if any, is raised."""
     failure = None
     for outcome in outcomes:
-        if isinstance(outcome, InputError | OSError):
+        if isinstance(outcome, Failure):
             failure = failure or outcome
         elif failure is None:
             yield outcome
     if failure is not None:
-        raise failure
+        raise failure.error

@@ -112,6 +112,7 @@ def fid(
         raise typer.BadParameter("is missing: name a file or folder.", param_hint="SAMPLES")
 
     import metrics
+    from metrics.processes import together
     from repa import evaluation, measuring, published
     from repa.distributed import joined_world
 
@@ -122,41 +123,44 @@ def fid(
         num_resamples=bootstrap or 0,
     )
     with joined_world() as world, printing_at_first(world):
-        images = metrics.open_images(samples)
-        if num is not None:
-            images = metrics.FirstImages(images, num)
-        plan = evaluation.plan_evaluation(images, reference, features)
-        print_note(f"reference {plan.reference}, network {plan.network}: {plan.reason}.")
-        sets = {"samples": images}
-        if baselines:
-            sets |= evaluation.baselines(plan.reference, images.shape, images.count)
-            if "real" not in sets:
-                print_note(f"no real training images are known for {plan.reference}: noise only.")
-        opened = evaluation.open_named_reference(plan.reference, images.shape)
-        network = evaluation.load_named_network(
-            plan.network,
-            weights,
-            world.device(device),
-            resize=cast("Resize", resize),
-            compiled=compiled,
-        )
-        warnings = metrics.lint_sources(
-            images,
-            opened,
-            network.name,
-            published_count=evaluation.published_count(plan.reference),
-            num_classes=evaluation.known_num_classes(plan.reference),
-        )
-        row = published.closest_published_row(
-            images.manifest,
-            num_images=images.count,
-            reference=plan.reference,
-            network=network.name,
-            distances=distances,
-        )
-        warnings += published.lint_protocol(row)
-        _print_warnings(warnings)
         processes = measuring.WorldProcesses(world)
+        with together(processes):
+            images = metrics.open_images(samples)
+            if num is not None:
+                images = metrics.FirstImages(images, num)
+            plan = evaluation.plan_evaluation(images, reference, features)
+            print_note(f"reference {plan.reference}, network {plan.network}: {plan.reason}.")
+            sets = {"samples": images}
+            if baselines:
+                sets |= evaluation.baselines(plan.reference, images.shape, images.count)
+                if "real" not in sets:
+                    print_note(
+                        f"no real training images are known for {plan.reference}: noise only."
+                    )
+            opened = evaluation.open_named_reference(plan.reference, images.shape)
+            network = evaluation.load_named_network(
+                plan.network,
+                weights,
+                world.device(device),
+                resize=cast("Resize", resize),
+                compiled=compiled,
+            )
+            warnings = metrics.lint_sources(
+                images,
+                opened,
+                network.name,
+                published_count=evaluation.published_count(plan.reference),
+                num_classes=evaluation.known_num_classes(plan.reference),
+            )
+            row = published.closest_published_row(
+                images.manifest,
+                num_images=images.count,
+                reference=plan.reference,
+                network=network.name,
+                distances=distances,
+            )
+            warnings += published.lint_protocol(row)
+            _print_warnings(warnings)
         with measuring.opened_cache(
             processes, kept=not no_cache, needed=bootstrap is not None
         ) as cache:

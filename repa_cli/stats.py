@@ -50,22 +50,25 @@ def stats(
     --nproc-per-node N -m -- repa_cli stats ...
     """
     import metrics
+    from metrics.processes import together
     from repa import evaluation, measuring
     from repa.distributed import joined_world
 
     with joined_world() as world, printing_at_first(world):
-        images = metrics.open_images(source)
-        measuring.check_new_output(out, overwrite=overwrite)
-        name = evaluation.network_for(images, features)
-        print_note(f"network {name}.")
-        network = evaluation.load_named_network(
-            name,
-            weights,
-            world.device(device),
-            resize=cast("Resize", resize),
-            compiled=compiled,
-        )
         processes = measuring.WorldProcesses(world)
+        with together(processes):
+            images = metrics.open_images(source)
+            if world.is_first:
+                measuring.check_new_output(out, overwrite=overwrite)
+            name = evaluation.network_for(images, features)
+            print_note(f"network {name}.")
+            network = evaluation.load_named_network(
+                name,
+                weights,
+                world.device(device),
+                resize=cast("Resize", resize),
+                compiled=compiled,
+            )
         with measuring.opened_cache(processes, kept=not no_cache) as cache:
             metrics.write_reference(
                 out,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from metrics import (
     measure,
     open_images,
 )
-from metrics.processes import all_values, attempt, own_rows
+from metrics.processes import all_values, attempt, own_rows, together
 from repa_cli.app import main
 
 RANDOM = np.random.default_rng(0)
@@ -206,3 +207,34 @@ def test_command_in_two_processes_prints_an_error_once(tmp_path):
     first, second = run_world(2, "-m", "repa_cli", *options)
     assert (first[0], second) == (1, (1, "", ""))
     assert first[2].startswith(f"repa: error: {tmp_path / 'none.npz'}")
+
+
+def test_an_error_that_the_first_process_alone_meets_ends_all_with_one_line(tmp_path):
+    np.savez(tmp_path / "real.npz", REAL[:9])
+    (tmp_path / "out.npz").touch()
+    options = ("stats", tmp_path / "real.npz", "--features", "efficientnet-lite0")
+    options += ("--device", "cpu", "--no-cache", "--out", tmp_path / "out.npz")
+    first, second = run_world(2, "-m", "repa_cli", *options)
+    assert (first[0], second) == (1, (1, "", ""))
+    assert first[2].splitlines()[-1].startswith(f"repa: error: {tmp_path / 'out.npz'} exists")
+
+
+class Unsendable(Exception):
+    def __init__(self, kind, name):
+        super().__init__(f"no {kind} {name}")
+
+
+def test_any_error_travels_to_other_processes_by_its_text_if_need_be():
+    def fail(error):
+        raise error
+
+    for error, arrived in (
+        (OSError(28, "full", "a"), OSError(28, "full", "a")),
+        (Unsendable("x", "y"), RuntimeError("Unsendable: no x y")),
+    ):
+        failure = attempt(lambda error=error: fail(error))
+        assert failure.error is error
+        assert repr(pickle.loads(pickle.dumps(failure)).error) == repr(arrived)
+        with pytest.raises(type(error)) as caught, together(Ranked(0, 2)):
+            fail(error)
+        assert caught.value is error
