@@ -11,6 +11,7 @@ import typer
 
 from repa.errors import RepaError
 from repa_cli import cache, export, fid, sample, stats, train
+from repa_cli.downloads import shown_downloads
 from repa_cli.output import print_error
 
 app = typer.Typer(
@@ -57,7 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     for an interrupt. Anything else is a bug of ours and keeps its traceback.
     """
     try:
-        code: Any = app(arguments, standalone_mode=False)
+        with shown_downloads():
+            code: Any = app(arguments, standalone_mode=False)
     except typer.TyperException as error:
         show = getattr(error, "format_message", error.__str__)
         if type(error).__name__ == "NoArgsIsHelpError":

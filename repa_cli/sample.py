@@ -9,7 +9,6 @@ import typer
 from repa.errors import SettingError, UnknownNameError
 from repa.registry import default_checkpoint, entry_names
 from repa.sample_config import SOLVERS, SampleConfig
-from repa_cli.downloads import shown_downloads
 from repa_cli.options import Device, Json, Overwrite, choice
 from repa_cli.output import print_json, print_note, print_table, progress_bar
 
@@ -206,8 +205,7 @@ def _run(config: SampleConfig, grid: Path | None, *, steps_given: bool) -> dict[
         bar.disable, bar.bar_format = bar.disable or not world.is_first, _BAR
         progress = _Progress(bar)
         try:
-            with shown_downloads():
-                generated = generate(config, progress=progress)
+            generated = generate(config, progress=progress)
         except KeyboardInterrupt:
             bar.close()
             if Path(f"{config.out}.part").exists():
