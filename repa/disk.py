@@ -20,7 +20,7 @@ def reserve(descriptor: int, size: int, path: Path) -> None:
         OSError: There is no room (ENOSPC); the message gives the sizes.
     """
     free = shutil.disk_usage(path.parent).free
-    reason = f"No space: the file needs {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+    reason = f"No space: the file needs {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
     if size > free:
         raise OSError(errno.ENOSPC, reason, str(path))
     try:

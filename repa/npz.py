@@ -288,8 +288,11 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
 def check_folder(path: Path) -> None:
     """Make the folder of an output, and raise OSError if no file can be made in it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=path.parent):
-        pass
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, "no file can be made in this folder", str(path.parent)) from error
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

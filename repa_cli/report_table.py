@@ -45,7 +45,7 @@ def value_text(value: float, error: float | None) -> str:
     An error keeps one digit, or two if the first is 1: 1.42 ± 0.02, 1.423 ± 0.014.
     """
     if error is None:
-        return f"{value:.4f}"
+        return f"{value:z.4f}"  # z: rounding below zero prints no minus
     if not 0 < error < math.inf:
         return f"{value:.4f} ± {error:g}"
     exponent = math.floor(math.log10(error))

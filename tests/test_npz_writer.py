@@ -351,7 +351,7 @@ def test_output_that_appears_during_the_run_is_not_replaced(path, tmp_path):
 
 
 def test_file_that_does_not_fit_on_the_disk_is_refused_before_the_first_image(path, tmp_path):
-    with pytest.raises(OSError, match=r"No space: the file needs 3.* GB") as caught:
+    with pytest.raises(OSError, match=r"No space: the file needs 3.* MB") as caught:
         open_writer(path, num_images=10**9, image_size=1024)
     assert caught.value.errno == errno.ENOSPC
     assert files(tmp_path) == []
