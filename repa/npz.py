@@ -292,7 +292,9 @@ def check_folder(path: Path) -> None:
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise OSError(error.errno, "no file can be made in this folder", str(path.parent)) from error
+        raise OSError(
+            error.errno, "no file can be made in this folder", str(path.parent)
+        ) from error
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
