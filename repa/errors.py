@@ -11,6 +11,10 @@ from collections.abc import Iterable
 class RepaError(Exception):
     """Base of every error of the `repa` package that a user can mend."""
 
+    def __reduce__(self) -> tuple[type["RepaError"], tuple[object, ...]]:
+        """Travel to another process as the text alone, whatever the constructor takes."""
+        return RepaError, self.args
+
 
 class UnknownNameError(RepaError):
     """A name is not in the registry, or in a list of choices."""
