@@ -157,8 +157,6 @@ def _class_order(labels: Int64[np.ndarray, " count"], split_size: int) -> LintWa
     """Compare the classes in a split with those that random order would bring into it."""
     sizes = np.unique(labels, return_counts=True)[1]
     starts = range(0, len(labels), split_size)
-    if len(starts) == 1:
-        return None
     splits = [labels[start : start + split_size] for start in starts]
     held = float(np.mean([np.unique(split).size for split in splits]))
     shuffled = float(np.mean([_expected_classes(sizes, len(split)) for split in splits]))

@@ -168,7 +168,7 @@ def test_repeated_images_are_counted_and_the_first_is_named():
 
 def test_images_that_differ_in_one_value_are_no_duplicates():
     pixels = np.repeat(images(1).images, 2, axis=0)
-    pixels[1, 0, 0, 0] ^= 1
+    pixels[1, -1, -1, -1] ^= 1
     assert "duplicates" not in pixel_checks(pixels)
 
 
@@ -190,17 +190,17 @@ def test_nan_turned_into_uint8_is_found():
 
 
 @pytest.mark.parametrize(
-    ("convert", "warned"),
+    ("convert", "cause"),
     [
-        (lambda x: x, True),  # the factor 255 forgotten
-        (lambda x: 127.5 * (x + 1), True),  # a formula for [-1, 1] applied to [0, 1]
-        (lambda x: 127.5 * x, True),
-        (lambda x: 255 * x, False),
+        (lambda x: np.rint(x), "without the factor 255"),
+        (lambda x: 127.5 * (x + 1), "only half of the range"),  # for [-1, 1], applied to [0, 1]
+        (lambda x: 127.5 * x, "only half of the range"),
     ],
 )
-def test_floats_that_became_uint8_by_a_wrong_formula(convert, warned):
+def test_floats_that_became_uint8_by_a_wrong_formula(convert, cause):
     floats = rng.random((5, 8, 8, 3))
-    assert ("value-range" in pixel_checks(convert(floats).astype(np.uint8))) == warned
+    assert cause in pixel_checks(convert(floats).astype(np.uint8))["value-range"].effect
+    assert pixel_checks((255 * floats).astype(np.uint8)) == {}
 
 
 def test_inspection_changes_no_image_and_keeps_what_the_source_says():
