@@ -47,7 +47,9 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
         )
     difference = a.mean - b.mean
     traces = np.trace(a.covariance) + np.trace(b.covariance)
-    return float(difference @ difference + traces - 2 * _nuclear_norm(a.factor.T @ b.factor))
+    return float(
+        difference @ difference + traces - 2 * _nuclear_norm(a.compute_factor().T @ b.factor)
+    )
 
 
 def _nuclear_norm(matrix: Float64[np.ndarray, "rows columns"]) -> float:

@@ -57,6 +57,11 @@ def scores(
         ValueError: Standard errors are asked for and `samples` does not hold all features.
     """
     labels = network.labels
+    generated, real = samples.pool_features, reference.pool_features
+    shares: list[Score] = []
+    if generated is not None and real is not None:
+        # before the square roots of the covariances take their memory
+        shares = list(_precision_recall(generated, real, network, settings))
     yield _frechet(
         labels.frechet, samples.pool, samples.pool_features, reference, reference.pool, settings
     )
@@ -65,11 +70,9 @@ def scores(
         yield _frechet(label, samples.spatial, features, reference, reference.spatial, settings)
     if samples.inception_score is not None:
         yield _inception_score(labels.inception_score, samples, settings)
-    generated, real = samples.pool_features, reference.pool_features
-    if generated is not None and real is not None:
-        yield from _precision_recall(generated, real, network, settings)
-        if settings.kernel_distance:
-            yield _kernel_distance(labels.kernel, generated, real, settings)
+    yield from shares
+    if settings.kernel_distance and generated is not None and real is not None:
+        yield _kernel_distance(labels.kernel, generated, real, settings)
     if settings.extrapolated and generated is not None:
         found = frechet_infinity(
             generated, reference.pool, smallest=EXTRAPOLATION_START, seed=settings.seed

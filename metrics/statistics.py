@@ -51,8 +51,10 @@ class FeatureStatistics:
             )
         if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
             raise InputError("Mean and covariance must be finite, got NaN or infinity.")
-        asymmetry = np.abs(covariance - covariance.T).max(initial=0.0)
-        if asymmetry > _SYMMETRY_TOLERANCE * np.abs(covariance).max(initial=0.0):
+        difference = covariance - covariance.T
+        asymmetry = difference.max(initial=0.0)  # as large below 0 as above
+        largest = max(covariance.max(initial=0.0), -covariance.min(initial=0.0))
+        if asymmetry > _SYMMETRY_TOLERANCE * largest:
             raise InputError(f"A covariance must be symmetric, got a difference of {asymmetry:g}.")
         if self.count is not None and self.count < 2:
             raise InputError(f"Statistics need at least 2 feature rows, got {self.count}.")
@@ -72,11 +74,14 @@ class FeatureStatistics:
 
     @cached_property
     def factor(self) -> Float64[np.ndarray, "dim rank"]:
-        """A square root F of the covariance, F F^T = covariance, with as many columns as its rank.
+        """What `compute_factor` returns, computed once and kept."""
+        return self.compute_factor()
+
+    def compute_factor(self) -> Float64[np.ndarray, "dim rank"]:
+        """Return a square root F of the covariance, F F^T = covariance, as wide as its rank.
 
         Pivoted Cholesky; it stops where nothing but rounding is left, at dim * 2.2e-16 times the
         largest variance, so that a rank-deficient covariance gets an exact, narrower factor.
-        Computed once and kept.
 
         Raises:
             InputError: The covariance is not positive semi-definite.
@@ -169,8 +174,8 @@ class RunningStatistics:
         self._flush()
         if self.count < 2:
             raise InputError(f"Statistics need at least 2 feature rows, got {self.count}.")
-        lower = self._scatter / (self.count - 1)
-        covariance = np.tril(lower) + np.tril(lower, -1).T
+        covariance = self._scatter.T / (self.count - 1)  # in C order, nothing below the diagonal
+        covariance += np.triu(covariance, 1).T
         return FeatureStatistics(self._mean.copy(), covariance, self.count)
 
     def _allocate(self, dim: int) -> None:
