@@ -11,6 +11,7 @@ from jaxtyping import Float64, Real
 from metrics.errors import InputError
 from metrics.frechet import frechet_distance
 from metrics.inception_score import image_sums, score_from_sums
+from metrics.memory_map import release_pages
 from metrics.precision_recall import PrecisionRecall
 from metrics.statistics import FeatureStatistics, RunningStatistics
 
@@ -83,6 +84,7 @@ def bootstrap_inception_score(
     scores = []
     for start in range(0, len(probabilities), split_size):
         sums = image_sums(probabilities[start : start + split_size])
+        release_pages(probabilities)
         drawn = np.stack([_multiplicities(len(sums), rng) for rng in generators])
         scores.append([score_from_sums(total) for total in drawn.astype(np.float64) @ sums])
     return np.mean(scores, axis=0)

@@ -9,6 +9,7 @@ from jaxtyping import Float64, Integer, Real
 from scipy.special import xlogy
 
 from metrics.errors import InputError
+from metrics.memory_map import release_pages
 
 # Rows taken at once from an array that may be a memory map.
 _CHUNK_ROWS = 4096
@@ -88,6 +89,7 @@ class RunningInceptionScore:
             sums = image_sums(probabilities[rows])
             for split in np.unique(splits):
                 self._add(int(split), sums[splits == split].sum(axis=0))
+            release_pages(probabilities)
 
     def merge(self, other: "RunningInceptionScore") -> None:
         """Add the images that `other` has seen.

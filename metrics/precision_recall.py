@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Float16, Float32, Real
 from torch import Tensor
 
 from metrics.errors import InputError
+from metrics.memory_map import release_pages
 
 # Rows of a matrix; the sizes have no names, because two sets in one call may differ in them.
 Features = Real[np.ndarray, "_ _"] | Real[Tensor, "_ _"]
@@ -143,7 +144,9 @@ class _Points:
     def tile(self, rows: slice, *, half: bool) -> Float32[Tensor, "rows dim"]:
         taken = self._features[rows]
         if isinstance(taken, np.ndarray):
-            taken = torch.from_numpy(np.array(taken, dtype=np.float32))
+            copied = torch.from_numpy(np.array(taken, dtype=np.float32))
+            release_pages(taken)
+            taken = copied
         return taken.half().float() if half else taken.float()
 
     @cached_property

@@ -13,6 +13,7 @@ from jaxtyping import Float64, Integer, Real
 from scipy.linalg import get_blas_funcs, get_lapack_funcs
 
 from metrics.errors import InputError
+from metrics.memory_map import release_pages
 
 # Rows gathered before one matrix product: enough for full speed, 17 MB at 2048 features.
 _BUFFER_ROWS = 1024
@@ -149,6 +150,7 @@ class RunningStatistics:
             self._filled = end
             if end == _BUFFER_ROWS:
                 self._flush()
+                release_pages(features)
 
     def merge(self, other: "RunningStatistics") -> None:
         """Add the rows that `other` has seen, as if they had been given here.
