@@ -11,7 +11,7 @@ from metrics.bootstrap import (
     bootstrap_precision_recall,
     standard_error,
 )
-from metrics.errors import InputError
+from metrics.errors import CacheError, InputError
 from metrics.feature_cache import CacheEntry, FeatureCache
 from metrics.features import Features, MetricLabels, MetricNetwork, NetworkName, load_network
 from metrics.frechet import FrechetExtrapolation, frechet_distance, frechet_infinity
@@ -33,6 +33,7 @@ from metrics.statistics import FeatureStatistics, ReferenceStatistics, RunningSt
 __all__ = [
     "ArrayImages",
     "CacheEntry",
+    "CacheError",
     "FeatureCache",
     "FeatureStatistics",
     "Features",

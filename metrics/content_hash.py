@@ -7,6 +7,7 @@ modification time and inode: a file changed without a trace in any of them is ta
 import hashlib
 import json
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from metrics.image_folder import FolderImages
@@ -22,11 +23,10 @@ def content_sha256(images: ImageSource, memory: Path) -> str:
 
     Args:
         images: A source; one that is not held by files is hashed every time.
-        memory: JSON file of earlier hashes, made if need be. Several processes may use it.
+        memory: JSON file of earlier hashes, made if it can be. Several processes may use it.
 
     Raises:
         InputError: The source is damaged.
-        OSError: The memory cannot be written.
     """
     mark = fingerprint(images)
     if mark is None:
@@ -34,7 +34,8 @@ def content_sha256(images: ImageSource, memory: Path) -> str:
     known = _read(memory)
     if mark not in known:
         known = {mark: images.sha256(), **_read(memory)}
-        _write(memory, known)
+        with suppress(OSError):  # a full disk costs no more than hashing again
+            _write(memory, known)
     return known[mark]
 
 
@@ -75,5 +76,8 @@ def _write(memory: Path, known: dict[str, str]) -> None:
     memory.parent.mkdir(parents=True, exist_ok=True)
     newest = dict(list(known.items())[:_MAX_REMEMBERED])
     part = memory.with_name(f".{memory.name}-{secrets.token_hex(4)}")
-    part.write_text(json.dumps(newest), encoding="utf-8")
-    part.replace(memory)
+    try:
+        part.write_text(json.dumps(newest), encoding="utf-8")
+        part.replace(memory)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The one error of `metrics` that a user can mend."""
+"""The errors of `metrics` that a user can mend."""
 
 
 class InputError(ValueError):
@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The message is one line that names the file or the array, the rule and the value found.
     """
+
+
+class CacheError(OSError):
+    """The feature cache cannot be written; measuring works without it."""

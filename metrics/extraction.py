@@ -117,7 +117,7 @@ def stored_features(
 
     Raises:
         InputError: The images are damaged, or change meanwhile; raised at every process.
-        OSError: The cache cannot be written; raised at every process.
+        CacheError: The cache cannot be written; raised at every process.
     """
     images = extraction.images
     before, key = at_first(

@@ -23,7 +23,13 @@ from typing import Any
 import numpy as np
 
 from metrics.content_hash import content_sha256
-from metrics.feature_files import KINDS, FeatureFiles, feature_widths, make_feature_files
+from metrics.feature_files import (
+    KINDS,
+    FeatureFiles,
+    feature_widths,
+    make_feature_files,
+    writing,
+)
 from metrics.features import MetricNetwork
 from metrics.image_source import ImageSource
 from metrics.inspection import ImageFindings
@@ -103,10 +109,11 @@ class FeatureCache:
 
     Args:
         folder: Made when the first entry is.
+        read_only: Whether `measure` makes no entries, and only uses those that are there.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        self.folder, self.read_only = folder, read_only
         self._locks: dict[Path, int] = {}
 
     def key(self, images: ImageSource, network: MetricNetwork) -> FeatureKey:
@@ -114,7 +121,6 @@ class FeatureCache:
 
         Raises:
             InputError: The source is damaged.
-            OSError: The folder cannot be written.
         """
         content = content_sha256(images, self.folder / _HASHES)
         return FeatureKey(content, network.name, network.weights_sha256, network.preprocessing)
@@ -139,16 +145,18 @@ class FeatureCache:
         dead processes have left is removed first.
 
         Raises:
-            OSError: The folder cannot be written, or the disk has no room.
+            CacheError: The folder cannot be written, or the disk has no room.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self._alone():
-            self._sweep()
-            partial = self.folder / f"{_PARTIAL}{secrets.token_hex(8)}"
-            partial.mkdir()
-            self._locks[partial] = _try_lock(partial)
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self._alone():
+                self._sweep()
+                partial = self.folder / f"{_PARTIAL}{secrets.token_hex(8)}"
+                partial.mkdir()
+                self._locks[partial] = _try_lock(partial)
         try:
-            make_feature_files(partial, images.count, feature_widths(network))
+            with writing(self.folder):
+                make_feature_files(partial, images.count, feature_widths(network))
         except BaseException:
             self.discard(partial)
             raise
@@ -166,11 +174,8 @@ class FeatureCache:
         """Make an entry of a folder whose feature files are filled.
 
         Raises:
-            OSError: The disk is full.
+            CacheError: The disk is full.
         """
-        with (partial / _STATISTICS).open("xb") as file:
-            np.savez(file, **statistics.to_arrays())  # pyright: ignore[reportArgumentType]
-            _to_disk(file)
         entry = {
             "format": _FORMAT,
             "key": asdict(key),
@@ -180,10 +185,14 @@ class FeatureCache:
             "made": time.time(),
             "findings": findings.to_dict(),
         }
-        with (partial / _ENTRY).open("x", encoding="utf-8") as file:
-            json.dump(entry, file)
-            _to_disk(file)
-        self._publish(partial, key)
+        with writing(self.folder):
+            with (partial / _STATISTICS).open("xb") as file:
+                np.savez(file, **statistics.to_arrays())  # pyright: ignore[reportArgumentType]
+                _to_disk(file)
+            with (partial / _ENTRY).open("x", encoding="utf-8") as file:
+                json.dump(entry, file)
+                _to_disk(file)
+            self._publish(partial, key)
 
     def discard(self, partial: Path) -> None:
         """Remove an unfinished folder; does nothing if it has been finished."""

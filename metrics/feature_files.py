@@ -8,8 +8,8 @@ pages do not count as memory and a full disk is an error rather than a crash.
 import errno
 import os
 import shutil
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from types import TracebackType
 import numpy as np
 from jaxtyping import Float32
 
-from metrics.errors import InputError
+from metrics.errors import CacheError, InputError
 from metrics.features import Features, MetricNetwork
 from metrics.npz import ArrayEntry, open_npy
 
@@ -51,16 +51,28 @@ def make_feature_files(folder: Path, count: int, widths: Mapping[str, int]) -> N
             file.truncate(file.tell() + count * width * _TYPE.itemsize)
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Name the folder in whatever keeps the block from writing there, as a `CacheError`."""
+    try:
+        yield
+    except OSError as error:
+        raise CacheError(f"{folder}: {error.strerror or error}.") from error
+
+
 class FeatureWriter:
     """Fills feature files from one row on; a context manager, which brings them safely to disk.
 
     Args:
         folder: Where `make_feature_files` made them.
         start: Row of the first image to be written.
+
+    Raises:
+        CacheError: The disk is full; raised on leaving, too.
     """
 
     def __init__(self, folder: Path, start: int) -> None:
-        self._files = ExitStack()
+        self._folder, self._files = folder, ExitStack()
         self._streams = {}
         for kind in KINDS:
             if not _path(folder, kind).exists():
@@ -73,7 +85,9 @@ class FeatureWriter:
     def write(self, features: Features) -> None:
         """Write the features of the next images."""
         for kind, stream in self._streams.items():
-            stream.write(np.ascontiguousarray(getattr(features, kind), _TYPE).data)
+            rows = np.ascontiguousarray(getattr(features, kind), _TYPE)
+            with writing(self._folder):
+                stream.write(rows.data)
 
     def __enter__(self) -> "FeatureWriter":
         return self
@@ -84,7 +98,7 @@ class FeatureWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with self._files:
+        with writing(self._folder), self._files:
             for stream in self._streams.values() if error is None else ():
                 stream.flush()
                 os.fsync(stream.fileno())

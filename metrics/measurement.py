@@ -67,7 +67,7 @@ def measure(
         network: What measures them.
         batch_size: Images for the network at once.
         split_size: Images in a split of the Inception Score.
-        cache: Where features are looked for and kept.
+        cache: Where features are looked for and kept; kept in memory if it is read-only.
         processes: Those that share the work, each calling this function; they need a folder in
             common for the cache, where their features meet.
         progress: Called after every batch, with this process's share of the images.
@@ -77,16 +77,16 @@ def measure(
 
     Raises:
         InputError: There are fewer than 2 images, or they are damaged.
-        OSError: The cache cannot be written.
+        CacheError: The cache cannot be written.
         ValueError: `batch_size` or `split_size` is below 1, or several processes have no cache.
     """
     processes = processes or SingleProcess()
     extraction = Extraction(images, network, batch_size, progress)
     score = RunningInceptionScore(split_size)
-    if cache is not None:
+    if cache is not None and (not cache.read_only or cache.find(cache.key(images, network))):
         return _from_cache(extraction, score, cache, processes)
     if processes.size > 1:
-        raise ValueError(f"{processes.size} processes need a cache in common.")
+        raise ValueError(f"{processes.size} processes need a cache in common, to meet in.")
     return _in_memory(extraction, score)
 
 

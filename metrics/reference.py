@@ -161,7 +161,7 @@ def write_reference(
 
     Raises:
         InputError: The images differ in size, or are damaged.
-        OSError: The file or the cache cannot be written.
+        OSError: The file cannot be written, or (CacheError) the cache.
         ValueError: `num_images` or `batch_size` is below 1, or several processes have no cache.
     """
     if num_images < 1:

@@ -82,7 +82,7 @@ def evaluate(
     Raises:
         InputError: A source is damaged or too small, or the reference is another network's; found
             before any image is measured where the sources tell.
-        OSError: The cache cannot be written.
+        CacheError: The cache cannot be written.
         ValueError: `batch_size` is below 1, or there is no cache where one is needed.
     """
     reports = evaluate_sets(

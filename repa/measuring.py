@@ -2,15 +2,14 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from torch import distributed
 
-from metrics import FeatureCache, Processes
+from metrics import CacheError, FeatureCache, Processes
 from metrics.processes import at_first
 from repa.distributed import World
 from repa.errors import OutputExistsError
@@ -67,27 +66,43 @@ def feature_cache() -> FeatureCache:
     return FeatureCache(cache_dir() / "features")
 
 
-@contextmanager
-def opened_cache(
-    processes: Processes, *, kept: bool = True, needed: bool = False
-) -> Iterator[FeatureCache | None]:
-    """Give a cache of features for the length of the block, the same folder to every process.
+def with_cache(
+    processes: Processes,
+    work: Callable[[FeatureCache | None], T],
+    *,
+    kept: bool = True,
+    needed: bool = False,
+    warn: Callable[[str], object],
+) -> T:
+    """Do work that uses a cache of features; it is done again if the cache proves unwritable.
 
     Args:
-        processes: Those that use it.
-        kept: Whether it is this machine's; otherwise nothing is read from it or kept in it.
+        processes: Those that do it, each calling this function.
+        work: Is given the same folder at every process; fails with a `CacheError` at all or none.
+        kept: Whether the cache is this machine's; otherwise nothing is read from it or kept in it.
         needed: Whether there must be one all the same, because features are read again. It is then
             a temporary folder; several processes always need one.
+        warn: Is told why this machine's is not used, though it was to be.
+
+    Returns:
+        What the work returns.
+
+    Raises:
+        CacheError: The temporary folder cannot be written either.
     """
     if kept:
-        yield feature_cache()
-        return
+        try:
+            return work(feature_cache())
+        except CacheError as error:
+            warn(
+                f"features are not kept, and measured without their cache: {error} "
+                "--no-cache says so from the start, and $REPA_CACHE can name another folder."
+            )
     if not needed and processes.size == 1:
-        yield None
-        return
+        return work(FeatureCache(feature_cache().folder, read_only=True) if kept else None)
     folder = at_first(processes, lambda: tempfile.mkdtemp(prefix="repa-features-"))
     try:
-        yield FeatureCache(Path(folder))
+        return work(FeatureCache(Path(folder)))
     finally:
         if processes.rank == 0:
             shutil.rmtree(folder)

@@ -17,7 +17,14 @@ from repa_cli.options import (
     NoCache,
     choice,
 )
-from repa_cli.output import print_json, print_note, print_table, printing_at_first, progress_bars
+from repa_cli.output import (
+    print_json,
+    print_note,
+    print_table,
+    print_warning,
+    printing_at_first,
+    progress_bars,
+)
 from repa_cli.report_table import print_reports
 
 if TYPE_CHECKING:
@@ -161,10 +168,9 @@ def fid(
             )
             warnings += published.lint_protocol(row)
             _print_warnings(warnings)
-        with measuring.opened_cache(
-            processes, kept=not no_cache, needed=bootstrap is not None
-        ) as cache:
-            reports = metrics.evaluate_sets(
+        reports = measuring.with_cache(
+            processes,
+            lambda cache: metrics.evaluate_sets(
                 sets,
                 opened,
                 network,
@@ -173,7 +179,11 @@ def fid(
                 cache=cache,
                 processes=processes,
                 progress=progress_bars(),
-            )
+            ),
+            kept=not no_cache,
+            needed=bootstrap is not None,
+            warn=print_warning,
+        )
         _print_results(reports, warnings, row, as_json=as_json)
 
 
@@ -208,7 +218,7 @@ def _print_results(
 
 def _print_warnings(warnings: Iterable["LintWarning"]) -> None:
     for warning in warnings:
-        print_note(f"warning: {warning}")
+        print_warning(str(warning))
 
 
 def _print_published(row: "PublishedRow", values: Iterable["ComparedValue"]) -> None:

@@ -27,6 +27,11 @@ def print_note(message: str) -> None:
     typer.echo(f"repa: {message}", err=True)
 
 
+def print_warning(message: str) -> None:
+    """Print on stderr what may make a result other than it looks."""
+    print_note(f"warning: {message}")
+
+
 def print_json(value: object) -> None:
     """Print a value as JSON on stdout; floats keep every digit."""
     typer.echo(json.dumps(value, indent=2))

@@ -15,7 +15,14 @@ from repa_cli.options import (
     MetricWeights,
     NoCache,
 )
-from repa_cli.output import print_json, print_note, print_table, printing_at_first, progress_bars
+from repa_cli.output import (
+    print_json,
+    print_note,
+    print_table,
+    print_warning,
+    printing_at_first,
+    progress_bars,
+)
 
 if TYPE_CHECKING:
     from metrics.features import Resize
@@ -69,8 +76,9 @@ def stats(
                 resize=cast("Resize", resize),
                 compiled=compiled,
             )
-        with measuring.opened_cache(processes, kept=not no_cache) as cache:
-            metrics.write_reference(
+        measuring.with_cache(
+            processes,
+            lambda cache: metrics.write_reference(
                 out,
                 images,
                 network,
@@ -80,7 +88,10 @@ def stats(
                 cache=cache,
                 processes=processes,
                 progress=progress_bars(),
-            )
+            ),
+            kept=not no_cache,
+            warn=print_warning,
+        )
         result = {
             "reference": str(out),
             "network": network.name,

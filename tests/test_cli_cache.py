@@ -2,11 +2,13 @@
 
 import json
 import os
+import shutil
+from collections import namedtuple
 
 import numpy as np
 import pytest
 
-from metrics import FeatureCache
+from metrics import CacheError, FeatureCache
 from metrics.efficientnet import EfficientNetLite0
 from repa_cli.app import main
 
@@ -106,11 +108,49 @@ def test_cache_lists_what_it_holds_and_clears_it(repa, here):
     assert repa("cache")[1].startswith("0 entries")
 
 
-def test_a_cache_that_cannot_be_written_is_one_line_before_any_work(repa, here):
+def occupied(here, monkeypatch):
     (here / "cache").write_text("a file")
+
+
+def full(here, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10, 10, 0))
+
+
+def filling_later(here, monkeypatch):
+    failing = iter([False, True])
+
+    def finish(*arguments):
+        if next(failing):
+            raise CacheError("No space left on device")
+        return whole(*arguments)
+
+    whole = FeatureCache.finish
+    monkeypatch.setattr(FeatureCache, "finish", finish)
+
+
+@pytest.mark.parametrize("trouble", [occupied, full, filling_later])
+def test_a_cache_that_cannot_be_written_is_done_without(repa, here, monkeypatch, trouble):
+    wanted = measured(repa, "--no-cache")
+    trouble(here, monkeypatch)
     code, out, err = repa(*FID)
-    assert (code, out) == (1, "")
-    assert err.count("repa: error:") == 1 and str(here / "cache") in err
+    assert code == 0
+    assert err.count("warning: features are not kept") == 1
+    assert "--no-cache" in err and "$REPA_CACHE" in err
+    found = json.loads(out)["samples"]
+    assert found == wanted
+    repa("cache", "--clear")
+
+
+def test_standard_errors_and_references_do_without_the_cache_too(repa, here):
+    wanted = measured(repa, "--no-cache", "--bootstrap", 2)
+    occupied(here, None)
+    code, out, err = repa(*FID, "--bootstrap", 2)
+    assert code == 0 and err.count("warning: features are not kept") == 1
+    assert json.loads(out)["samples"] == wanted
+    code, _, err = repa("stats", "real.npz", "--out", "r.npz", "--features", "efficientnet-lite0")
+    assert code == 0 and err.count("warning: features are not kept") == 1
+    assert np.load("r.npz")["arr_0"].shape == (12, 8, 8, 3)
 
 
 @pytest.mark.parametrize(

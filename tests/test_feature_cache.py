@@ -18,6 +18,7 @@ from stand_in import counted, outputs, stand_in
 
 from metrics import (
     ArrayImages,
+    CacheError,
     FeatureCache,
     FirstImages,
     InputError,
@@ -280,13 +281,55 @@ def test_a_full_disk_is_found_before_any_image_is_measured(cache, path, monkeypa
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10, 9, 3999))
     network, sizes = counted()
-    with pytest.raises(OSError, match="features need") as caught:
+    with pytest.raises(CacheError, match=f"{cache.folder}: No space: features need"):
         measure(open_images(path), network, cache=cache)
-    assert caught.value.errno == errno.ENOSPC
     assert sizes == [] and cache.entries() == []
     # 50 images with 6 + 9 + 5 numbers of 4 bytes
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10, 9, 4000))
     measure(open_images(path), network, cache=cache)
+
+
+@pytest.mark.parametrize("call", [1, 3, 5])
+def test_a_disk_that_fills_during_the_work_leaves_the_cache_as_it_was(
+    cache, path, monkeypatch, call
+):
+    before = measure(ArrayImages(IMAGES[:9]), stand_in(), cache=cache)
+    calls = []
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) == call:  # 3 files of features, the statistics, the entry
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(CacheError, match=f"{cache.folder}.*No space left"):
+        measure(open_images(path), stand_in(), cache=cache)
+    assert [entry.count for entry in cache.entries()] == [9]
+    assert plain(measure(ArrayImages(IMAGES[:9]), stand_in(), cache=cache)) == plain(before)
+
+
+def test_errors_of_images_are_not_taken_for_the_caches(cache):
+    class Unreadable(ArrayImages):
+        def batches(self, *args, **kwargs):
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output") as caught:
+        measure(Unreadable(IMAGES), stand_in(), cache=cache)
+    assert type(caught.value) is OSError
+
+
+def test_a_read_only_cache_is_read_and_not_written(cache, path):
+    network, sizes = counted()
+    found = measure(open_images(path), network, cache=cache)
+    content = {file: file.read_bytes() for file in cache.folder.rglob("*") if file.is_file()}
+    again = FeatureCache(cache.folder, read_only=True)
+    assert plain(measure(open_images(path), network, cache=again)) == plain(found)
+    assert sum(sizes) == 50
+    other = measure(ArrayImages(IMAGES[:9]), network, cache=again)
+    assert sum(sizes) == 59 and other.spatial_features is None
+    assert plain(other) == plain(measure(ArrayImages(IMAGES[:9]), network))
+    files = [file for file in cache.folder.rglob("*") if file.is_file()]
+    assert content == {file: file.read_bytes() for file in files}
 
 
 def test_with_a_cache_no_features_are_kept_in_memory(tmp_path):
