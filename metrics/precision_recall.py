@@ -27,6 +27,8 @@ Distances = Literal["exact", "adm"]
 
 # Large enough for full matrix speed, small enough that a tile of distances (17 MB) stays in cache.
 _TILE = 2048
+# Rows whose norms are computed at once.
+_NORM_ROWS = 256
 # Columns of which one minimum stands for all while the smallest distances are searched.
 _GROUP = 32
 # If two squared norms add up to less, twice their sum, the largest distance, is finite in float16
@@ -122,7 +124,8 @@ def manifold_radii(
 class _Tile:
     """Squared distances of some rows of one set to some of another, possibly below 0 by rounding.
 
-    `mirrored` holds the same pairs seen from the other side, where the tile stands for both.
+    `mirrored` holds the same pairs seen from the other side, where the tile stands for both. The
+    memory of a tile is the next one's.
     """
 
     rows: slice
@@ -141,28 +144,40 @@ class _Points:
         if not self.norms.isfinite().all():
             raise InputError("Features must be finite in float32, got NaN, infinity or overflow.")
 
-    def tile(self, rows: slice, *, half: bool) -> Float32[Tensor, "rows dim"]:
+    def tile(self, rows: slice, out: Tensor, *, half: bool) -> Float32[Tensor, "rows dim"]:
+        """Copy some rows into the beginning of `out`, rounded to float16 if so asked."""
         taken = self._features[rows]
+        out = out[: len(taken)]
         if isinstance(taken, np.ndarray):
-            copied = torch.from_numpy(np.array(taken, dtype=np.float32))
+            np.copyto(out.numpy(), taken, casting="same_kind")
             release_pages(taken)
-            taken = copied
-        return taken.half().float() if half else taken.float()
+        else:
+            out.copy_(taken)
+        return out.copy_(out.half()) if half else out
+
+    def buffer(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Return memory on the features' device, unfilled."""
+        return torch.empty(shape, dtype=dtype, device=self.device)
 
     @cached_property
     def norms(self) -> Float32[Tensor, " count"]:
-        tiles = (self.tile(rows, half=False) for rows in self._tile_rows())
-        return torch.cat([tile.square().sum(dim=1) for tile in tiles])
+        norms, tile = self.buffer(self.count), self.buffer(_NORM_ROWS, self.dim)
+        for rows in self._norm_rows():
+            torch.sum(self.tile(rows, tile, half=False).square_(), dim=1, out=norms[rows])
+        return norms
 
     @cached_property
     def half_norms(self) -> Float16[Tensor, " count"]:
         """Squares rounded to float16, summed in float32, the sums rounded."""
-        tiles = (self.tile(rows, half=True) for rows in self._tile_rows())
-        squares = (tile.square_().half() for tile in tiles)
-        return torch.cat([square.sum(dim=1, dtype=torch.float32).half() for square in squares])
+        norms = self.buffer(self.count, dtype=torch.float16)
+        tile = self.buffer(_NORM_ROWS, self.dim)
+        for rows in self._norm_rows():
+            squares = self.tile(rows, tile, half=True).square_()
+            norms[rows] = squares.copy_(squares.half()).sum(dim=1)
+        return norms
 
-    def _tile_rows(self) -> Iterator[slice]:
-        return _slices(slice(0, self.count), _TILE)
+    def _norm_rows(self) -> Iterator[slice]:
+        return _slices(slice(0, self.count), _NORM_ROWS)
 
 
 def _radii(
@@ -227,21 +242,33 @@ def _tiles(u: _Points, v: _Points, distances: Distances, grid: tuple[int, int]) 
 def _block_tiles(
     u: _Points, v: _Points, rows: slice, columns: slice, *, half: bool, fold: bool = False
 ) -> Iterator[_Tile]:
-    """Cover one block in one precision; folded, leave out the tiles below the diagonal."""
+    """Cover one block in one precision; folded, leave out the tiles below the diagonal.
+
+    Memory is taken once for all tiles: an allocator that is asked for megabytes again and again
+    keeps several times what is in use.
+    """
+    height, width = (min(_TILE, points.count) for points in (u, v))
+    left_rows, right_rows = u.buffer(height, u.dim), v.buffer(width, v.dim)
+    results = u.buffer(height, width)
+    halves = u.buffer(3 if half else 0, height, width, dtype=torch.float16)
     for part in _slices(rows, _TILE):
-        left = u.tile(part, half=half)
+        left = u.tile(part, left_rows, half=half)
         for other in _slices(slice(part.start, columns.stop) if fold else columns, _TILE):
-            right = left if fold and other == part else v.tile(other, half=half)
-            mirror = fold and other != part
+            same = fold and other == part
+            right = left if same else v.tile(other, right_rows, half=half)
+            here = slice(len(left)), slice(len(right))
+            squared, mirrored = results[here], None
             if half:
                 norms = u.half_norms[part], v.half_norms[other]
-                twice = (left @ right.T).half().mul_(2)
-                squared = _half_squares(twice, *norms)
-                mirrored = _half_squares(twice.T, *norms[::-1]) if mirror else None
+                twice = halves[0][here].copy_(torch.mm(left, right.T, out=squared)).mul_(2)
+                squared = _half_squares(twice, *norms, out=halves[1][here])
+                if fold and not same:
+                    mirrored = _half_squares(twice.T, *norms[::-1], out=halves[2][here].T)
             else:
-                squared = u.norms[part, None] + v.norms[other]
+                torch.add(u.norms[part, None], v.norms[other], out=squared)
                 squared.addmm_(left, right.T, alpha=-2)
-                mirrored = squared.T if mirror else None
+                if fold and not same:
+                    mirrored = squared.T
             yield _Tile(part, other, squared, mirrored)
 
 
@@ -249,9 +276,10 @@ def _half_squares(
     twice_products: Float16[Tensor, "rows columns"],
     row_norms: Float16[Tensor, " rows"],
     column_norms: Float16[Tensor, " columns"],
+    out: Float16[Tensor, "rows columns"],
 ) -> Float16[Tensor, "rows columns"]:
     """Add in the evaluator's order, which the rounding to float16 makes asymmetric."""
-    return (row_norms[:, None] - twice_products).add_(column_norms)
+    return torch.sub(row_norms[:, None], twice_products, out=out).add_(column_norms)
 
 
 def _slices(whole: slice, size: int) -> Iterator[slice]:
