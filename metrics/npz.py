@@ -27,6 +27,7 @@ from metrics.errors import InputError
 _MAX_INFLATION = 1032
 _MAX_HEADER = 1 << 16  # bytes looked at for a header, whatever length it declares
 _PIECE = 1 << 22  # bytes read at once
+_ARCHIVE, _EMPTY_ARCHIVE = b"PK\3\4", b"PK\5\6"
 _LOCAL_HEADER = struct.Struct("<26xHH")  # the lengths of the name and of the extra field
 # What zipfile raises on damaged data, and numpy and zipfile on damaged headers and directories.
 _DATA_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError)
@@ -145,9 +146,22 @@ def open_npz(path: Path) -> dict[str, ArrayEntry]:
         InputError: The file is not an NPZ file, is cut short, declares more data than it can hold,
             is compressed otherwise than by deflate, or holds Python objects.
     """
+    _check_beginning(path)
     with _damage_as_input_error(path, _HEADER_DAMAGE), zipfile.ZipFile(path) as archive:
         infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]
         return {info.filename.removesuffix(".npy"): _member(path, archive, info) for info in infos}
+
+
+def _check_beginning(path: Path) -> None:
+    """Tell a file that is no archive from one whose directory, at the end, is missing."""
+    with path.open("rb") as stream:
+        beginning = stream.read(len(_ARCHIVE))
+    if not beginning:
+        raise InputError(f"{path} is empty.")
+    if beginning not in (_ARCHIVE, _EMPTY_ARCHIVE):
+        raise InputError(f"{path} is no NPZ file, and no NPY file or folder of images either.")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is an NPZ file that is cut short: its end is missing.")
 
 
 def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> ArrayEntry:

@@ -182,9 +182,8 @@ def _check_counts(
         for images in (reference.images, *sets.values()):
             if images.count <= settings.num_neighbors:
                 raise InputError(
-                    f"{images.name} gives {images.count} images; precision and recall with "
-                    f"{settings.num_neighbors} neighbours need at least "
-                    f"{settings.num_neighbors + 1}."
+                    f"{images.name}: precision and recall with {settings.num_neighbors} neighbours "
+                    f"need at least {settings.num_neighbors + 1} images, got {images.count}."
                 )
     for images in sets.values() if settings.extrapolated else ():
         if images.count <= EXTRAPOLATION_START:

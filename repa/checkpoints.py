@@ -8,6 +8,7 @@ the registry or its tensors' shapes do.
 
 import argparse
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -132,7 +133,7 @@ def _locate(name_or_path: str) -> tuple[str, Path, dict[str, Any] | None]:
         file = _latest_average(path)
         return f"{path.resolve().name}/{file.parent.name}", file, None
     if not path.exists():
-        raise UnknownNameError("model", name_or_path, known)
+        raise UnknownNameError("model, file or folder", name_or_path, known)
     return path.name, path, None
 
 
@@ -193,6 +194,10 @@ def _read_pickled(path: Path, *, archive: bool) -> tuple[dict[str, Tensor], dict
     except OSError:
         raise
     except Exception as error:  # arbitrary bytes fail in arbitrary ways
+        if archive and not _made_by_torch(path):
+            raise CheckpointFormatError(
+                f"{path}: is an NPZ file or another archive, no checkpoint."
+            ) from error
         raise _damaged(path, error) from error
     state = content.get("ema", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not state or not _all_tensors(state):
@@ -200,6 +205,15 @@ def _read_pickled(path: Path, *, archive: bool) -> tuple[dict[str, Tensor], dict
             f"{path}: holds neither a state dict nor one under the key 'ema'{_keys(content)}."
         )
     return cast(dict[str, Tensor], state), _arguments(content.get("args"))
+
+
+def _made_by_torch(path: Path) -> bool:
+    """Whether an archive has the parts that `torch.save` writes, as far as it can be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        return True
 
 
 def _arguments(args: object) -> dict[str, Any]:

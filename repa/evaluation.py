@@ -57,11 +57,13 @@ def plan_evaluation(
 
     Raises:
         DataError: No reference is known for images of this size.
-        UnknownNameError: No such network.
+        UnknownNameError: No such network or reference.
     """
     dataset = (samples.manifest or {}).get("dataset")
     known = find_entry("datasets", dataset) if dataset in entry_names("datasets") else None
     if reference is not None:
+        if reference not in entry_names("references") and not Path(reference).exists():
+            raise _unknown_reference(reference)
         chosen, reason = reference, "as asked"
     elif known is not None:
         chosen, reason = known["reference"], f"the manifest's data set is {dataset}"
@@ -116,7 +118,7 @@ def open_named_reference(name: str, shape: tuple[int, int, int] | None) -> Refer
     if Path(name).exists():
         return open_reference(name)
     if name not in entry_names("references"):
-        raise UnknownNameError("reference, file or folder", name, entry_names("references"))
+        raise _unknown_reference(name)
     entry = find_entry("references", name)
     if "builtin" in entry:
         return Reference(name, _built_in_images(name, entry["builtin"], entry["split"], shape))
@@ -171,12 +173,15 @@ def _built_in_images(
     name: str, dataset: str, split: str, shape: tuple[int, int, int] | None
 ) -> ArrayImages:
     if shape is None or shape[0] != shape[1]:
-        raise DataError(
-            f"{dataset} has square images of one size; these have {shape or 'several'}."
-        )
+        size = f"{shape[0]} x {shape[1]}" if shape else "several sizes"
+        raise DataError(f"{name} compares with square images of one size, not with {size}.")
     load: Callable[..., Any] = _BUILT_IN[dataset]
     images, labels = load(split, shape[0])
     return ArrayImages(images, name=name, labels=labels)
+
+
+def _unknown_reference(name: str) -> UnknownNameError:
+    return UnknownNameError("reference, file or folder", name, entry_names("references"))
 
 
 def _adm_batch(samples: ImageSource) -> str:

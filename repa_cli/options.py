@@ -1,5 +1,6 @@
 """Option types that more than one command uses."""
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
@@ -24,12 +25,19 @@ def choice(kind: str, known: Iterable[str]) -> Callable[[str], str]:
     return parse
 
 
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
+        raise typer.BadParameter(f"unknown device {value!r}: use auto, cpu, cuda, cuda:1 or mps")
+    return value
+
+
 Device = Annotated[
     str,
     typer.Option(
         "--device",
         help="Where to compute: auto (a GPU when there is one), cpu, cuda, cuda:1, mps.",
         metavar="NAME",
+        parser=_device,
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead of a table.")]

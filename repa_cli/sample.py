@@ -27,7 +27,7 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}
 def _model(value: str) -> str:
     known = entry_names("checkpoints")
     if value not in known and not Path(value).exists():
-        raise typer.BadParameter(str(UnknownNameError("model", value, known)))
+        raise typer.BadParameter(str(UnknownNameError("model, file or folder", value, known)))
     return value
 
 
@@ -43,7 +43,7 @@ def _interval(value: str) -> tuple[float, float]:
 
 def _labels(value: str) -> Any:  # noqa: ANN401
     """Return random, balanced (or what was meant by a word) as it is, and numbers as a tuple."""
-    if not value[:1].isdigit():
+    if not value[:1].isdigit() and not value.startswith("-"):
         return value
     try:
         return tuple(int(part) for part in value.split(","))
@@ -160,7 +160,8 @@ def sample(
         result = _run(config, grid, steps_given=_is_given(context, "steps"))
     except SettingError as error:
         option = _OPTIONS.get(error.field, "--" + error.field.replace("_", "-"))
-        raise typer.BadParameter(str(error), param_hint=option) from error
+        message = str(error).replace(error.field, option, 1)
+        raise typer.BadParameter(message, param_hint=option) from error
     if result and as_json:
         print_json(result)
     elif result:

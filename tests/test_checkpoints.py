@@ -3,6 +3,7 @@ import hashlib
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -312,5 +313,11 @@ def test_description_that_is_no_json_is_an_error(tmp_path):
 
 
 def test_unknown_model_gets_the_closest_name():
-    with pytest.raises(UnknownNameError, match="unknown model 'digit'; did you mean 'digits'"):
+    with pytest.raises(UnknownNameError, match="model, file or folder 'digit'; did you mean 'digi"):
         load_model("digit")
+
+
+def test_an_npz_file_is_named_as_such(tmp_path):
+    np.savez(tmp_path / "images.npz", np.zeros((2, 4, 4, 3), np.uint8))
+    with pytest.raises(CheckpointFormatError, match=r"images\.npz: is an NPZ file"):
+        load_model(tmp_path / "images.npz")

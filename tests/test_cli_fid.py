@@ -154,9 +154,9 @@ def _cut(path):
 
 
 BAD_FILES = {
-    "truncated": (lambda path: (save(path, digits()), _cut(path)), "bad.npz"),
-    "not a zip": (lambda path: path.write_bytes(b"hello"), "bad.npz"),
-    "empty": (lambda path: path.write_bytes(b""), "bad.npz"),
+    "truncated": (lambda path: (save(path, digits()), _cut(path)), "bad.npz is an NPZ file that"),
+    "not a zip": (lambda path: path.write_bytes(b"hello"), "bad.npz is no NPZ file"),
+    "empty": (lambda path: path.write_bytes(b""), "bad.npz is empty"),
     "without arr_0": (lambda path: np.savez(path, x=digits()), "arr_0"),
     "float": (lambda path: save(path, digits() / 255), "uint8"),
     "NaN": (lambda path: save(path, np.full((8, 4, 4, 3), np.nan)), "NaN"),
@@ -204,7 +204,7 @@ def test_statistics_of_another_network_are_refused(repa, here):
         (("--num", "1"), 2, "--num"),
         (("--num", "99", "--ref", "digits-heldout"), 1, "99 were asked for"),
         (("--batch-size", "0"), 2, "--batch-size"),
-        (("--device", "gpu"), 1, "gpu"),
+        (("--device", "gpu"), 2, "gpu"),
     ],
 )
 def test_a_bad_option_is_one_line_with_the_closest_match(repa, here, options, code, message):

@@ -224,7 +224,7 @@ def test_plain_images_are_a_reference(tmp_path, source):
 @pytest.mark.parametrize(("samples", "real"), [(3, 60), (50, 3)])
 def test_too_few_images_are_refused_with_the_number_needed(samples, real):
     reference = Reference("r", ArrayImages(REAL[:real]))
-    with pytest.raises(InputError, match=r"3 images; .* need at least 4"):
+    with pytest.raises(InputError, match="need at least 4 images, got 3"):
         evaluate(ArrayImages(SAMPLES[:samples]), reference, network())
 
 
