@@ -13,6 +13,7 @@ from metrics.frechet import frechet_distance
 from metrics.inception_score import image_sums, score_from_sums
 from metrics.memory_map import release_pages
 from metrics.precision_recall import PrecisionRecall
+from metrics.progress import Steps
 from metrics.statistics import FeatureStatistics, RunningStatistics
 
 
@@ -33,6 +34,7 @@ def bootstrap_frechet(
     *,
     num_resamples: int = 20,
     seed: int = 0,
+    progress: Steps | None = None,
 ) -> Float64[np.ndarray, " resamples"]:
     """Resample the Fréchet distance (FID or sFID).
 
@@ -44,6 +46,7 @@ def bootstrap_frechet(
         reference: The other side, held fixed.
         num_resamples: 20 give the standard error within about 16 %.
         seed: Resample i depends on (seed, i) alone.
+        progress: Called after every resample.
 
     Returns:
         One distance a resample. Their mean lies above the distance of `features` itself, because
@@ -61,6 +64,8 @@ def bootstrap_frechet(
         running = RunningStatistics()
         running.update(features, _multiplicities(count, rng))
         distances.append(frechet_distance(running.finish(), reference))
+        if progress is not None:
+            progress(len(distances), num_resamples)
     return np.array(distances)
 
 

@@ -14,26 +14,28 @@ from metrics.image_folder import FolderImages
 from metrics.image_source import FirstImages, ImageSource
 from metrics.images import FileImages
 from metrics.inspection import InspectedImages
+from metrics.progress import Steps
 
 _MAX_REMEMBERED = 1000
 
 
-def content_sha256(images: ImageSource, memory: Path) -> str:
+def content_sha256(images: ImageSource, memory: Path, progress: Steps | None = None) -> str:
     """Return `images.sha256()`, from memory where the files are as they were.
 
     Args:
         images: A source; one that is not held by files is hashed every time.
         memory: JSON file of earlier hashes, made if it can be. Several processes may use it.
+        progress: Called while images are hashed.
 
     Raises:
         InputError: The source is damaged.
     """
     mark = fingerprint(images)
     if mark is None:
-        return images.sha256()
+        return images.sha256(progress)
     known = _read(memory)
     if mark not in known:
-        known = {mark: images.sha256(), **_read(memory)}
+        known = {mark: images.sha256(progress), **_read(memory)}
         with suppress(OSError):  # a full disk costs no more than hashing again
             _write(memory, known)
     return known[mark]

@@ -16,10 +16,8 @@ from metrics.image_source import ImageSource
 from metrics.inspection import ImageFindings, ImageInspector, InspectedImages
 from metrics.prefetch import prefetch
 from metrics.processes import Processes, all_values, at_first, attempt, own_rows, together
+from metrics.progress import Progress
 from metrics.statistics import ReferenceStatistics, RunningStatistics
-
-Progress = Callable[[str, int, int], None]
-"""Called with the source's name, the images done and the images in all, after every batch."""
 
 
 class Sums:
@@ -121,7 +119,8 @@ def stored_features(
     """
     images = extraction.images
     before, key = at_first(
-        processes, lambda: (fingerprint(images), cache.key(images, extraction.network))
+        processes,
+        lambda: (fingerprint(images), cache.key(images, extraction.network, extraction.progress)),
     )
     if not at_first(processes, lambda: cache.find(key) is not None):
         _make_entry(extraction, cache, key, before, processes)

@@ -34,6 +34,7 @@ from metrics.features import MetricNetwork
 from metrics.image_source import ImageSource
 from metrics.inspection import ImageFindings
 from metrics.npz import open_npz
+from metrics.progress import Progress, steps_of
 from metrics.statistics import ReferenceStatistics
 
 _FORMAT = 1
@@ -116,13 +117,16 @@ class FeatureCache:
         self.folder, self.read_only = folder, read_only
         self._locks: dict[Path, int] = {}
 
-    def key(self, images: ImageSource, network: MetricNetwork) -> FeatureKey:
+    def key(
+        self, images: ImageSource, network: MetricNetwork, progress: Progress | None = None
+    ) -> FeatureKey:
         """Return the key of the images' features; hashes the images if they are not known yet.
 
         Raises:
             InputError: The source is damaged.
         """
-        content = content_sha256(images, self.folder / _HASHES)
+        steps = steps_of(progress, f"hash of {images.name}")
+        content = content_sha256(images, self.folder / _HASHES, steps)
         return FeatureKey(content, network.name, network.weights_sha256, network.preprocessing)
 
     def find(self, key: FeatureKey) -> StoredFeatures | None:

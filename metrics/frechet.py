@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Real
 
 from metrics.errors import InputError
+from metrics.progress import Steps
 from metrics.statistics import FeatureStatistics, RunningStatistics
 
 # Largest share of the trace that rounding may take in the fast path.
@@ -95,6 +96,7 @@ def frechet_infinity(
     num_sizes: int = 10,
     smallest: int = 5000,
     seed: int = 0,
+    progress: Steps | None = None,
 ) -> FrechetExtrapolation:
     """Remove the bias of the Fréchet distance at finite sample size (FD-infinity).
 
@@ -107,6 +109,7 @@ def frechet_infinity(
         num_sizes: Number of subsets, at least 2. Each costs one `frechet_distance`.
         smallest: Smallest subset; should well exceed the width, at least 2, below the row count.
         seed: Seeds the random order.
+        progress: Called after every subset.
 
     Raises:
         InputError: There are not more than `smallest` rows.
@@ -133,6 +136,8 @@ def frechet_infinity(
         added[order[start:end]] = 1
         running.update(features, added)
         distances.append(frechet_distance(running.finish(), reference))
+        if progress is not None:
+            progress(len(distances), num_sizes)
     slope, intercept = np.polyfit(1 / sizes, distances, 1)
     return FrechetExtrapolation(
         float(intercept), float(slope), tuple(map(int, sizes)), tuple(distances)

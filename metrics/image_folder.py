@@ -15,6 +15,7 @@ from PIL import Image
 from metrics.checksum import file_sha256
 from metrics.errors import InputError
 from metrics.image_source import MAX_SIDE, ImageBatch, checked_range
+from metrics.progress import Steps
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # What Pillow raises on damage; the bomb warning comes as an error where warnings are errors.
@@ -64,12 +65,14 @@ class FolderImages:
                 for _, images in groupby(threads.map(_decode, paths), key=lambda i: i.shape):
                     yield np.stack(list(images))
 
-    def sha256(self) -> str:
-        """Return the hash of the relative paths and of the files."""
+    def sha256(self, progress: Steps | None = None) -> str:
+        """Return the hash of the relative paths and of the files; progress counts files."""
         digest = hashlib.sha256()
-        for path in self.paths:
+        for number, path in enumerate(self.paths, start=1):
             name = path.relative_to(self.folder).as_posix()
             digest.update(f"{file_sha256(path)}  {name}\n".encode())
+            if progress is not None:
+                progress(number, self.count)
         return digest.hexdigest()
 
 

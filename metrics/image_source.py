@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from metrics.errors import InputError
+from metrics.progress import Steps
 
 ImageBatch = UInt8[np.ndarray, "batch height width 3"]
 
@@ -44,7 +45,7 @@ class ImageSource(Protocol):
         """Yield images `start` to `stop` in batches of at most `batch_size` images of one size."""
         ...
 
-    def sha256(self) -> str:
+    def sha256(self, progress: Steps | None = None) -> str:
         """Return a hash of the content, which names it in a cache."""
         ...
 
@@ -97,9 +98,10 @@ class FirstImages:
         stop = checked_range(self.count, batch_size, start, stop)
         return self.images.batches(batch_size, start, stop)
 
-    def sha256(self) -> str:
+    def sha256(self, progress: Steps | None = None) -> str:
         """Return the hash of the source's and of the number."""
-        return hashlib.sha256(f"first {self.count} of {self.images.sha256()}".encode()).hexdigest()
+        content = self.images.sha256(progress)
+        return hashlib.sha256(f"first {self.count} of {content}".encode()).hexdigest()
 
 
 def checked_range(count: int, batch_size: int, start: int, stop: int | None) -> int:

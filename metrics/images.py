@@ -26,6 +26,7 @@ from metrics.image_source import (
     checked_range,
 )
 from metrics.npz import ArrayEntry, open_npy, open_npz
+from metrics.progress import Steps
 
 _MAX_BATCH_BYTES = 1 << 28
 _MAX_MANIFEST_BYTES = 1 << 22
@@ -83,11 +84,15 @@ class ArrayImages:
         for first in range(start, stop, batch_size):
             yield self.images[first : min(first + batch_size, stop)].copy()
 
-    def sha256(self) -> str:
-        """Return the hash of shape and pixels."""
+    def sha256(self, progress: Steps | None = None) -> str:
+        """Return the hash of shape and pixels; progress counts images."""
         digest = hashlib.sha256(str(self.images.shape).encode())
+        done = 0
         for batch in self.batches(256):
             digest.update(batch.tobytes())
+            done += len(batch)
+            if progress is not None:
+                progress(done, self.count)
         return digest.hexdigest()
 
 
@@ -127,9 +132,9 @@ class FileImages:
         batch_size = min(batch_size, max(1, _MAX_BATCH_BYTES // self.entry.row_bytes))
         return self.entry.rows(batch_size, start, stop)
 
-    def sha256(self) -> str:
-        """Return the hash of the file."""
-        return file_sha256(self.entry.path)
+    def sha256(self, progress: Steps | None = None) -> str:
+        """Return the hash of the file; progress counts bytes."""
+        return file_sha256(self.entry.path, progress)
 
 
 def _open_npz_images(path: Path) -> FileImages:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from metrics.image_source import ImageBatch, ImageSource
+from metrics.progress import Steps
 
 _DIGEST_BYTES = 16
 
@@ -143,6 +144,6 @@ class InspectedImages:
             start += len(batch)
             yield batch
 
-    def sha256(self) -> str:
+    def sha256(self, progress: Steps | None = None) -> str:
         """Return the source's hash."""
-        return self.images.sha256()
+        return self.images.sha256(progress)

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float64, Real
 
 from metrics.errors import InputError
+from metrics.progress import Steps
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ def kernel_distance(
     num_subsets: int = 100,
     subset_size: int = 1000,
     seed: int = 0,
+    progress: Steps | None = None,
 ) -> KernelDistance:
     """Compute KID with the kernel (x . y / dim + 1)^3.
 
@@ -44,6 +46,7 @@ def kernel_distance(
         num_subsets: Subsets to average over.
         subset_size: Rows drawn from each set, at least 2.
         seed: Seeds the draw.
+        progress: Called after every subset.
 
     Raises:
         InputError: The widths differ, a set has fewer rows than a subset, or a result is not
@@ -68,12 +71,12 @@ def kernel_distance(
             f"got {len(real)} real and {len(generated)} generated."
         )
     rng = np.random.default_rng(seed)
-    values = np.array(
-        [
-            _squared_discrepancy(_draw(real, subset_size, rng), _draw(generated, subset_size, rng))
-            for _ in range(num_subsets)
-        ]
-    )
+    values = np.empty(num_subsets)
+    for number in range(num_subsets):
+        drawn = _draw(real, subset_size, rng), _draw(generated, subset_size, rng)
+        values[number] = _squared_discrepancy(*drawn)
+        if progress is not None:
+            progress(number + 1, num_subsets)
     if not np.isfinite(values).all():
         raise InputError("Features must be finite, got NaN or infinity.")
     std = float(values.std())

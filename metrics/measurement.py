@@ -9,16 +9,15 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
-from metrics.extraction import Extraction, Progress, stored_features
+from metrics.extraction import Extraction, stored_features
 from metrics.feature_cache import FeatureCache
 from metrics.features import Features, MetricNetwork
 from metrics.image_source import ImageSource
 from metrics.inception_score import RunningInceptionScore
 from metrics.inspection import ImageFindings
 from metrics.processes import Processes, SingleProcess
+from metrics.progress import Progress
 from metrics.statistics import FeatureStatistics
-
-__all__ = ["Measurement", "Progress", "measure"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +69,8 @@ def measure(
         cache: Where features are looked for and kept; kept in memory if it is read-only.
         processes: Those that share the work, each calling this function; they need a folder in
             common for the cache, where their features meet.
-        progress: Called after every batch, with this process's share of the images.
+        progress: Called after every batch, with this process's share of the images, and while a
+            cache's hash of them is computed.
 
     Returns:
         The same at every process.
@@ -83,7 +83,9 @@ def measure(
     processes = processes or SingleProcess()
     extraction = Extraction(images, network, batch_size, progress)
     score = RunningInceptionScore(split_size)
-    if cache is not None and (not cache.read_only or cache.find(cache.key(images, network))):
+    if cache is not None and cache.read_only:
+        cache = cache if cache.find(cache.key(images, network, progress)) else None
+    if cache is not None:
         return _from_cache(extraction, score, cache, processes)
     if processes.size > 1:
         raise ValueError(f"{processes.size} processes need a cache in common, to meet in.")

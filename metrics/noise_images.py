@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from metrics.image_source import ImageBatch, checked_range
+from metrics.progress import Steps
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class NoiseImages:
             indices = range(first, min(first + batch_size, stop))
             yield np.stack([self._image(index) for index in indices])
 
-    def sha256(self) -> str:
-        """Return the hash of what decides the images."""
+    def sha256(self, progress: Steps | None = None) -> str:
+        """Return the hash of what decides the images, at once."""
         decisive = f"noise {self.count} {self.shape} {self.seed}"
         return hashlib.sha256(decisive.encode()).hexdigest()
 

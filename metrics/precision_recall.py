@@ -8,7 +8,7 @@ Distances are computed in tiles and only the k + 1 smallest of a row are kept, s
 by the tile. Within one set every pair is multiplied once and serves both of its rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from metrics.errors import InputError
 from metrics.memory_map import release_pages
+from metrics.progress import Steps
 
 # Rows of a matrix; the sizes have no names, because two sets in one call may differ in them.
 Features = Real[np.ndarray, "_ _"] | Real[Tensor, "_ _"]
@@ -60,6 +61,7 @@ def precision_recall(
     *,
     distances: Distances = "exact",
     block_size: int | tuple[int, int] = 10_000,
+    progress: Steps | None = None,
 ) -> PrecisionRecall:
     """Compute improved precision and recall of generated features against real ones.
 
@@ -72,6 +74,7 @@ def precision_recall(
             numbers depend on the order of summation and so on hardware.
         block_size: Rows and columns of ADM's blocks (one number for both); decides which pairs
             share a fallback to float32, and nothing else.
+        progress: Called with pairs of rows: those done, and all of the three comparisons.
 
     Raises:
         InputError: Features are not finite, differ in width, or are not more than `num_neighbors`.
@@ -89,11 +92,12 @@ def precision_recall(
             f"Real and generated features must have the same width, got {reals.dim} "
             f"and {fakes.dim}."
         )
-    real_radii = _radii(reals, num_neighbors, distances, grid)
-    fake_radii = _radii(fakes, num_neighbors, distances, grid)
+    counted = _counting(progress, reals.count**2 + fakes.count**2 + reals.count * fakes.count)
+    real_radii = _radii(reals, num_neighbors, distances, grid, counted)
+    fake_radii = _radii(fakes, num_neighbors, distances, grid, counted)
     real_inside = torch.zeros(reals.count, dtype=torch.bool, device=reals.device)
     fake_inside = torch.zeros(fakes.count, dtype=torch.bool, device=reals.device)
-    for tile in _tiles(reals, fakes, distances, grid):
+    for tile in counted(_tiles(reals, fakes, distances, grid)):
         real_inside[tile.rows] |= (tile.squared <= fake_radii[tile.columns]).any(dim=1)
         fake_inside[tile.columns] |= (tile.squared <= real_radii[tile.rows, None]).any(dim=0)
     return PrecisionRecall(
@@ -181,7 +185,11 @@ class _Points:
 
 
 def _radii(
-    points: _Points, num_neighbors: int, distances: Distances, grid: tuple[int, int]
+    points: _Points,
+    num_neighbors: int,
+    distances: Distances,
+    grid: tuple[int, int],
+    counted: Callable[[Iterator[_Tile]], Iterator[_Tile]] = iter,
 ) -> Float32[Tensor, " count"]:
     if num_neighbors < 1:
         raise ValueError(f"num_neighbors must be at least 1, got {num_neighbors}.")
@@ -192,11 +200,27 @@ def _radii(
         )
     kept = num_neighbors + 1
     nearest = torch.full((points.count, kept), torch.inf, device=points.device)
-    for tile in _tiles(points, points, distances, grid):
+    for tile in counted(_tiles(points, points, distances, grid)):
         _keep_smallest(nearest[tile.rows], tile.squared)
         if tile.mirrored is not None:
             _keep_smallest(nearest[tile.columns], tile.mirrored)
     return nearest.amax(dim=1).clamp_(min=0)
+
+
+def _counting(progress: Steps | None, total: int) -> Callable[[Iterator[_Tile]], Iterator[_Tile]]:
+    """Return what hands tiles through and reports how many pairs of rows they stood for so far."""
+    if progress is None:
+        return iter
+    done = 0
+
+    def counted(tiles: Iterator[_Tile]) -> Iterator[_Tile]:
+        nonlocal done
+        for tile in tiles:
+            yield tile
+            done += tile.squared.numel() * (1 if tile.mirrored is None else 2)
+            progress(done, total)
+
+    return counted
 
 
 def _keep_smallest(

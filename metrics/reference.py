@@ -19,9 +19,10 @@ from metrics.feature_cache import FeatureCache
 from metrics.features import MetricNetwork
 from metrics.image_source import ImageBatch, ImageSource
 from metrics.images import open_images
-from metrics.measurement import Measurement, Progress, measure
+from metrics.measurement import Measurement, measure
 from metrics.npz import ArrayEntry, open_npz
 from metrics.processes import Processes, SingleProcess, at_first
+from metrics.progress import Progress
 from metrics.statistics import FeatureStatistics, ReferenceStatistics
 
 _STATISTICS = ("mu", "sigma", "mu_s", "sigma_s", "count", "network")

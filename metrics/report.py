@@ -9,8 +9,9 @@ from metrics.feature_cache import FeatureCache
 from metrics.features import MetricNetwork
 from metrics.image_source import ImageSource
 from metrics.inspection import ImageFindings
-from metrics.measurement import Measurement, Progress, measure
+from metrics.measurement import Measurement, measure
 from metrics.processes import Processes, SingleProcess, at_first
+from metrics.progress import Progress
 from metrics.reference import Reference, check_reference, measure_reference
 from metrics.scores import EXTRAPOLATION_START, scores
 from metrics.settings import MetricSettings
@@ -74,7 +75,7 @@ def evaluate(
         batch_size: Images for the network at once; moves nothing but the last digits.
         cache: Where features are looked for and kept; standard errors need one.
         processes: Those that share the work, each calling this function; they need a cache.
-        progress: Called after every batch.
+        progress: Called after every batch, and during what takes long.
 
     Returns:
         The same at every process.
@@ -130,7 +131,9 @@ def evaluate_sets(
         measured = measure(images, network, split_size=settings.split_size, **shared)
         reports[name] = at_first(
             processes,
-            lambda measured=measured: compare(measured, real, network, settings=settings),
+            lambda measured=measured: compare(
+                measured, real, network, settings=settings, progress=progress
+            ),
         )
     return reports
 
@@ -141,6 +144,7 @@ def compare(
     network: MetricNetwork,
     *,
     settings: MetricSettings = _DEFAULTS,
+    progress: Progress | None = None,
 ) -> Report:
     """Compare measurements made by `network`; what one of them lacks is left out of the report.
 
@@ -149,6 +153,7 @@ def compare(
         reference: What they are compared with.
         network: What measured them.
         settings: What is computed and how; the split size is only noted, the score is in `samples`.
+        progress: Called during what takes long.
 
     Raises:
         InputError: The measurements are another network's, or too small.
@@ -159,7 +164,7 @@ def compare(
             raise InputError(
                 f"{measurement.name} was measured by {measurement.network}, not {network.name}."
             )
-    found = list(scores(samples, reference, network, settings))
+    found = list(scores(samples, reference, network, settings, progress))
     return Report(
         samples=samples.name,
         num_samples=samples.count or 0,

@@ -21,6 +21,7 @@ from metrics.frechet import frechet_distance, frechet_infinity
 from metrics.kernel_distance import kernel_distance
 from metrics.measurement import Measurement
 from metrics.precision_recall import precision_recall
+from metrics.progress import Progress, Steps, steps_of
 from metrics.settings import MetricSettings
 from metrics.statistics import FeatureStatistics
 
@@ -48,7 +49,11 @@ class Score:
 
 
 def scores(
-    samples: Measurement, reference: Measurement, network: MetricNetwork, settings: MetricSettings
+    samples: Measurement,
+    reference: Measurement,
+    network: MetricNetwork,
+    settings: MetricSettings,
+    progress: Progress | None = None,
 ) -> Iterator[Score]:
     """Yield the metrics in the order of published tables, then those that are asked for.
 
@@ -56,92 +61,116 @@ def scores(
         InputError: The measurements do not fit each other, or are too small.
         ValueError: Standard errors are asked for and `samples` does not hold all features.
     """
-    labels = network.labels
-    generated, real = samples.pool_features, reference.pool_features
-    shares: list[Score] = []
-    if generated is not None and real is not None:
-        # before the square roots of the covariances take their memory
-        shares = list(_precision_recall(generated, real, network, settings))
-    yield _frechet(
-        labels.frechet, samples.pool, samples.pool_features, reference, reference.pool, settings
-    )
-    if samples.spatial is not None and reference.spatial is not None:
-        label, features = labels.spatial_frechet, samples.spatial_features
-        yield _frechet(label, samples.spatial, features, reference, reference.spatial, settings)
-    if samples.inception_score is not None:
-        yield _inception_score(labels.inception_score, samples, settings)
-    yield from shares
-    if settings.kernel_distance and generated is not None and real is not None:
-        yield _kernel_distance(labels.kernel, generated, real, settings)
-    if settings.extrapolated and generated is not None:
+    yield from _Comparison(samples, reference, network, settings, progress).scores()
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    samples: Measurement
+    reference: Measurement
+    network: MetricNetwork
+    settings: MetricSettings
+    progress: Progress | None
+
+    def scores(self) -> Iterator[Score]:
+        samples, reference, labels = self.samples, self.reference, self.network.labels
+        generated, real = samples.pool_features, reference.pool_features
+        shares: list[Score] = []
+        if generated is not None and real is not None:
+            # before the square roots of the covariances take their memory
+            shares = list(self._precision_recall(generated, real))
+        yield self._frechet(labels.frechet, samples.pool, generated, reference.pool)
+        if samples.spatial is not None and reference.spatial is not None:
+            label, features = labels.spatial_frechet, samples.spatial_features
+            yield self._frechet(label, samples.spatial, features, reference.spatial)
+        if samples.inception_score is not None:
+            yield self._inception_score(samples.inception_score)
+        yield from shares
+        if self.settings.kernel_distance and generated is not None and real is not None:
+            yield self._kernel_distance(generated, real)
+        if self.settings.extrapolated and generated is not None:
+            yield self._extrapolated(generated)
+
+    def _frechet(
+        self,
+        label: str,
+        samples: FeatureStatistics,
+        features: Float32[np.ndarray, "images dim"] | None,
+        real: FeatureStatistics,
+    ) -> Score:
+        error = None
+        if self.settings.num_resamples:
+            resamples = bootstrap_frechet(
+                _needed(features),
+                real,
+                num_resamples=self.settings.num_resamples,
+                seed=self.settings.seed,
+                progress=self._steps(f"standard error of {label}, resamples"),
+            )
+            error = standard_error(resamples)
+        return Score(label, frechet_distance(samples, real), _described(self.reference), error)
+
+    def _inception_score(self, value: float) -> Score:
+        error = None
+        if self.settings.num_resamples:
+            resamples = bootstrap_inception_score(
+                _needed(self.samples.probabilities),
+                split_size=self.settings.split_size,
+                num_resamples=self.settings.num_resamples,
+                seed=self.settings.seed,
+            )
+            error = standard_error(resamples)
+        return Score(self.network.labels.inception_score, value, "no reference", error)
+
+    def _precision_recall(
+        self, generated: Float32[np.ndarray, "generated dim"], real: Float32[np.ndarray, "real dim"]
+    ) -> Iterator[Score]:
+        labels = self.network.labels
+        found = precision_recall(
+            _on(self.network.device, real),
+            _on(self.network.device, generated),
+            self.settings.num_neighbors,
+            distances=self.settings.distances,
+            progress=self._steps(f"{labels.precision} and {labels.recall}, pairs"),
+        )
+        errors = [None, None]
+        if self.settings.num_resamples:
+            resamples = bootstrap_precision_recall(found, seed=self.settings.seed)
+            errors = [standard_error(values) for values in resamples]
+        images = f"{len(real)} images"
+        yield Score(labels.precision, found.precision, images, errors[0])
+        yield Score(labels.recall, found.recall, images, errors[1])
+
+    def _kernel_distance(
+        self, generated: Float32[np.ndarray, "generated dim"], real: Float32[np.ndarray, "real dim"]
+    ) -> Score:
+        label = self.network.labels.kernel
+        # Half of the smaller set at most, so that subsets differ and their spread tells the error.
+        subset = min(_MAX_KERNEL_SUBSET, len(real) // 2, len(generated) // 2)
+        found = kernel_distance(
+            real,
+            generated,
+            subset_size=subset,
+            seed=self.settings.seed,
+            progress=self._steps(f"{label}, subsets"),
+        )
+        used = f"{len(real)} images, {subset} at a time"
+        error = found.standard_error if self.settings.num_resamples else None
+        return Score(label, found.mean, used, error)
+
+    def _extrapolated(self, generated: Float32[np.ndarray, "generated dim"]) -> Score:
+        label = f"{self.network.labels.frechet}-infinity"
         found = frechet_infinity(
-            generated, reference.pool, smallest=EXTRAPOLATION_START, seed=settings.seed
+            generated,
+            self.reference.pool,
+            smallest=EXTRAPOLATION_START,
+            seed=self.settings.seed,
+            progress=self._steps(f"{label}, subsets"),
         )
-        yield Score(f"{labels.frechet}-infinity", found.distance, _described(reference))
+        return Score(label, found.distance, _described(self.reference))
 
-
-def _frechet(
-    label: str,
-    samples: FeatureStatistics,
-    features: Float32[np.ndarray, "images dim"] | None,
-    reference: Measurement,
-    real: FeatureStatistics,
-    settings: MetricSettings,
-) -> Score:
-    error = None
-    if settings.num_resamples:
-        resamples = bootstrap_frechet(
-            _needed(features), real, num_resamples=settings.num_resamples, seed=settings.seed
-        )
-        error = standard_error(resamples)
-    return Score(label, frechet_distance(samples, real), _described(reference), error)
-
-
-def _inception_score(label: str, samples: Measurement, settings: MetricSettings) -> Score:
-    error = None
-    if settings.num_resamples:
-        resamples = bootstrap_inception_score(
-            _needed(samples.probabilities),
-            split_size=settings.split_size,
-            num_resamples=settings.num_resamples,
-            seed=settings.seed,
-        )
-        error = standard_error(resamples)
-    return Score(label, samples.inception_score or 0.0, "no reference", error)
-
-
-def _precision_recall(
-    generated: Float32[np.ndarray, "generated dim"],
-    real: Float32[np.ndarray, "real dim"],
-    network: MetricNetwork,
-    settings: MetricSettings,
-) -> Iterator[Score]:
-    found = precision_recall(
-        _on(network.device, real),
-        _on(network.device, generated),
-        settings.num_neighbors,
-        distances=settings.distances,
-    )
-    errors = [None, None]
-    if settings.num_resamples:
-        resamples = bootstrap_precision_recall(found, seed=settings.seed)
-        errors = [standard_error(values) for values in resamples]
-    images = f"{len(real)} images"
-    yield Score(network.labels.precision, found.precision, images, errors[0])
-    yield Score(network.labels.recall, found.recall, images, errors[1])
-
-
-def _kernel_distance(
-    label: str,
-    generated: Float32[np.ndarray, "generated dim"],
-    real: Float32[np.ndarray, "real dim"],
-    settings: MetricSettings,
-) -> Score:
-    # Half of the smaller set at most, so that subsets differ and their spread tells the error.
-    subset = min(_MAX_KERNEL_SUBSET, len(real) // 2, len(generated) // 2)
-    found = kernel_distance(real, generated, subset_size=subset, seed=settings.seed)
-    used = f"{len(real)} images, {subset} at a time"
-    return Score(label, found.mean, used, found.standard_error if settings.num_resamples else None)
+    def _steps(self, name: str) -> Steps | None:
+        return steps_of(self.progress, name)
 
 
 def _described(reference: Measurement) -> str:

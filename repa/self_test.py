@@ -29,8 +29,8 @@ from metrics import (
     open_reference,
     precision_recall,
 )
-from metrics.measurement import Progress
 from metrics.precision_recall import Distances, manifold_radii
+from metrics.progress import Progress
 from repa.published import METRIC_LABELS
 from repa.registry import Entry, cache_dir, check_file, find_entry, load_registry
 

@@ -16,6 +16,9 @@ from repa.errors import RepaError
 if TYPE_CHECKING:
     from repa.distributed import World
 
+_MANY = 1_000_000
+"""Numbers of a bar above this are shortened: 3.2G."""
+
 
 def print_error(message: str) -> None:
     """Print one line on stderr, whatever line breaks the message holds."""
@@ -49,13 +52,17 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             typer.echo("  ".join("-" * width for width in widths))
 
 
-def progress_bar(total: int, unit: str, description: str, initial: int = 0) -> "tqdm[Any]":
-    """Return a tqdm bar on stderr with rate and time left; silent when stderr is no terminal."""
+def progress_bar(total: int, unit: str, description: str, delay: float = 0.0) -> "tqdm[Any]":
+    """Return a tqdm bar on stderr with rate and time left; silent when stderr is no terminal.
+
+    What is done within `delay` seconds leaves no bar.
+    """
     return tqdm(
         total=total,
-        initial=initial,
-        unit=f" {unit}",
+        unit=f" {unit}" if unit else "",
+        unit_scale=total > _MANY,
         desc=description,
+        delay=delay,
         file=sys.stderr,
         disable=not sys.stderr.isatty(),
         dynamic_ncols=True,
@@ -64,12 +71,12 @@ def progress_bar(total: int, unit: str, description: str, initial: int = 0) -> "
 
 
 def progress_bars() -> Callable[[str, int, int], None]:
-    """Return a function that keeps one bar for each source of images."""
+    """Return a function that keeps one bar for each name; the name says what is counted."""
     bars = {}
 
     def show(name: str, done: int, total: int) -> None:
         if name not in bars:
-            bars[name] = progress_bar(total, "images", name)
+            bars[name] = progress_bar(total, "", name, delay=1.0)
         bars[name].update(done - bars[name].n)
         if done == total:
             bars.pop(name).close()

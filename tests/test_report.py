@@ -10,6 +10,7 @@ import torch
 
 from metrics import (
     ArrayImages,
+    FeatureCache,
     FeatureStatistics,
     FirstImages,
     InputError,
@@ -262,6 +263,35 @@ def test_progress_is_told_after_every_batch():
         progress=lambda *arguments: told.append(arguments),
     )
     assert told == [("array", 4, 10), ("array", 8, 10), ("array", 10, 10)]
+
+
+def test_progress_of_everything_that_takes_long_goes_to_its_end(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, _RANDOM.integers(0, 256, (5100, SIDE, SIDE, 3), dtype=np.uint8))
+    told = {}
+    evaluate(
+        open_images(path),
+        Reference("r", ArrayImages(REAL)),
+        network(),
+        settings=MetricSettings(num_resamples=3, kernel_distance=True, extrapolated=True),
+        cache=FeatureCache(tmp_path / "cache"),
+        progress=lambda name, done, total: told.setdefault(name, []).append((done, total)),
+    )
+    ends = {name: steps[-1] for name, steps in told.items()}
+    pairs = 5100**2 + 60**2 + 5100 * 60
+    assert ends == {
+        f"hash of {path}": (path.stat().st_size,) * 2,
+        str(path): (5100, 5100),
+        "hash of array": (60, 60),
+        "array": (60, 60),
+        "P-a and R-a, pairs": (pairs, pairs),
+        "standard error of FD-a, resamples": (3, 3),
+        "standard error of sFD-a, resamples": (3, 3),
+        "KD-a, subsets": (100, 100),
+        "FD-a-infinity, subsets": (10, 10),
+    }
+    for steps in told.values():
+        assert steps == sorted(steps)
 
 
 def test_a_report_is_plain_values():
