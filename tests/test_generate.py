@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 from repa import SiT
 from repa.autoencoder import images_from_pixels
 from repa.checkpoints import Checkpoint, load_model
+from repa.config import PathType
 from repa.distributed import World
 from repa.errors import NonFiniteError, OutputExistsError, RepaError, SettingError
 from repa.generate import generate
@@ -404,7 +406,8 @@ def test_tf32_is_allowed_on_a_gpu_alone_and_only_during_the_run():
         assert precision() == before
 
 
-def test_solvers_are_the_samplers():
+def test_solvers_and_paths_are_the_samplers():
+    assert get_args(PathType) == tuple(INTERPOLANTS)
     assert set(SOLVERS) == {"sde", *ODE_METHODS}
     assert set(ADAPTIVE_SOLVERS) == set(ADAPTIVE_METHODS)
 

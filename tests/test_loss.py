@@ -1,10 +1,9 @@
-import copy
-import json
+"""The losses and three optimizer steps: recorded values of the reference, and identities."""
 
-import numpy as np
+import copy
+
 import pytest
 import torch
-from test_sit import GOLDENS, load_golden_sit
 
 from repa import alignment_loss, velocity_loss
 from repa.config import preset
@@ -17,12 +16,16 @@ CASES = ["linear_uniform", "linear_lognormal", "cosine_uniform", "cosine_lognorm
 MODELS = {"loss_a": "sit_c", "loss_b": "sit_b"}
 
 
-def load_golden_loss(name):
-    with np.load(GOLDENS / f"{name}.npz") as file:
-        golden = {key: torch.from_numpy(file[key]) for key in file.files if key != "meta_json"}
-        meta = json.loads(str(file["meta_json"]))
-    model, _ = load_golden_sit(MODELS[name])
-    return model, golden, meta
+@pytest.fixture
+def recorded(golden, golden_sit):
+    """Load recorded losses as tensors, with the network they were recorded from."""
+
+    def load(name):
+        arrays, meta = golden(name)
+        tensors = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        return golden_sit(MODELS[name]), tensors, meta
+
+    return load
 
 
 def golden_batch(golden, prefix, labels=None, row=...):
@@ -34,8 +37,8 @@ def golden_batch(golden, prefix, labels=None, row=...):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("case", CASES)
-def test_losses_and_gradients_equal_the_reference(name, case):
-    model, golden, meta = load_golden_loss(name)
+def test_losses_and_gradients_equal_the_reference(name, case, recorded):
+    model, golden, meta = recorded(name)
     path_type, weighting = case.split("_")
     times = times_from_draws(golden[f"{case}/time_draw"], weighting=weighting, path_type=path_type)
     torch.testing.assert_close(times, golden[f"{case}/time_input"], atol=1e-6, rtol=1e-6)
@@ -60,8 +63,8 @@ def test_losses_and_gradients_equal_the_reference(name, case):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_losses_without_dropped_labels_equal_the_reference(name):
-    model, golden, _ = load_golden_loss(name)
+def test_losses_without_dropped_labels_equal_the_reference(name, recorded):
+    model, golden, _ = recorded(name)
     for case in CASES:
         batch = golden_batch(golden, case, labels=golden["y"])
         velocity, alignment = losses_of(model, batch, INTERPOLANTS[case.split("_")[0]])
@@ -71,8 +74,8 @@ def test_losses_without_dropped_labels_equal_the_reference(name):
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_three_training_steps_equal_the_reference(name):
-    model, golden, meta = load_golden_loss(name)
+def test_three_training_steps_equal_the_reference(name, recorded):
+    model, golden, meta = recorded(name)
     settings = meta["steps3"]
     config = preset(
         "digits",

@@ -34,6 +34,14 @@ def test_page_of_the_command_is_the_commands_own_help():
     assert done.stdout == stored, "run: python docs/cli.py > docs/cli.md"
 
 
+def test_tests_and_benchmarks_named_in_the_pages_exist():
+    pages = [page.read_text() for page in (ROOT / "docs").glob("*.md")]
+    names = {name for page in pages for name in re.findall(r"\b(?:test_|benchmarks/)\w+\.py", page)}
+    assert len(names) > 10
+    for name in names:
+        assert (ROOT / (name if "/" in name else f"tests/{name}")).exists(), name
+
+
 def test_everything_named_in_the_readmes_tree_exists():
     tree = README.split("## What is where")[1].split("##")[0]
     for line in tree.strip().splitlines():
