@@ -1,6 +1,8 @@
 """A folder of PNG, JPEG and WebP files as a source of images."""
 
 import hashlib
+import json
+import operator
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -9,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from metrics.checksum import file_sha256
@@ -17,6 +19,7 @@ from metrics.errors import InputError
 from metrics.image_source import MAX_SIDE, ImageBatch, checked_range
 from metrics.progress import Steps
 
+_LABELS = "dataset.json"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # What Pillow raises on damage; the bomb warning comes as an error where warnings are errors.
 _UNREADABLE = (
@@ -35,7 +38,7 @@ class FolderImages:
     folder: Path
     paths: tuple[Path, ...]
     shape: tuple[int, int, int] | None
-    labels: None = field(default=None, init=False)
+    labels: Int64[np.ndarray, " count"] | None = None
     manifest: None = field(default=None, init=False)
 
     @property
@@ -79,9 +82,12 @@ class FolderImages:
 def open_folder(folder: Path) -> FolderImages:
     """Find the images of a folder and its subfolders, in the order of their relative paths.
 
+    Labels are those of a prepared data set's `dataset.json`, if there is one:
+    `{"labels": [["00000/img00000000.png", 7], ...]}`, or null for none.
+
     Raises:
-        InputError: There are none, or the header of one is damaged or says more than 8 bits a
-            channel.
+        InputError: There are none, the header of one is damaged or says more than 8 bits a channel,
+            or `dataset.json` is unreadable or leaves one out.
     """
     paths = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     ordered = sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
@@ -90,7 +96,25 @@ def open_folder(folder: Path) -> FolderImages:
     with ThreadPoolExecutor() as threads:
         sizes = set(threads.map(_size, ordered))
     shape = (*sizes.pop(), 3) if len(sizes) == 1 else None
-    return FolderImages(folder, tuple(ordered), shape)
+    return FolderImages(folder, tuple(ordered), shape, _read_labels(folder, ordered))
+
+
+def _read_labels(folder: Path, paths: list[Path]) -> Int64[np.ndarray, " count"] | None:
+    file = folder / _LABELS
+    if not file.is_file():
+        return None
+    try:
+        pairs = json.loads(file.read_bytes())["labels"] or ()
+        labels = {str(name): np.int64(operator.index(label)) for name, label in pairs}
+    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+        raise InputError(
+            f'{file} must hold {{"labels": [[file, class], ...]}}, but cannot be read: {error!r}.'
+        ) from error
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    absent = next((name for name in names if name not in labels), None)
+    if labels and absent is not None:
+        raise InputError(f"{file} names no class for {absent}; complete it or remove it.")
+    return np.array([labels[name] for name in names], np.int64) if labels else None
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -38,8 +38,9 @@ def open_images(source: str | Path | np.ndarray) -> ImageSource:
     Args:
         source: An NPZ file whose `arr_0` is uint8 (N, H, W, 3), with labels in `arr_1` and a JSON
             text in `manifest` where it has them; an NPY file or an array of that form; or a folder,
-            searched with its subfolders for PNG, JPEG and WebP files, in the order of their paths.
-            Other files of a folder are passed over.
+            searched with its subfolders for PNG, JPEG and WebP files, in the order of their paths,
+            with the labels of a prepared data set's `dataset.json`. Other files of a folder are
+            passed over.
 
     Raises:
         InputError: The source is not one of these, is damaged, or holds something else than uint8

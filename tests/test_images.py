@@ -239,6 +239,47 @@ def test_a_damaged_picture_is_named(tmp_path):
         open_images(tmp_path)
 
 
+@pytest.fixture
+def prepared(tmp_path):
+    """A folder in the form of a prepared data set; gives what writes its dataset.json."""
+    for number in range(4):
+        path = tmp_path / f"0000{number % 2}" / f"img{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (2, 2), (number,) * 3).save(path)
+    return lambda text: (tmp_path / "dataset.json").write_text(text)
+
+
+def test_labels_of_a_prepared_data_set_are_those_of_its_images(prepared, tmp_path):
+    names = ["00001/img3.png", "00000/img0.png", "00001/img1.png", "00000/img2.png", "gone.png"]
+    prepared(json.dumps({"labels": [[name, 10 + i] for i, name in enumerate(names)]}))
+    source = open_images(tmp_path)
+    assert pixels(source)[:, 0, 0, 0].tolist() == [0, 2, 1, 3]
+    assert source.labels.tolist() == [11, 13, 12, 10]
+    prepared('{"labels": null}')
+    assert open_images(tmp_path).labels is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"images": []}', "cannot be read"),
+        ('{"labels": [["a.png", 0.5]]}', "cannot be read"),
+        ('{"labels": [["a.png"]]}', "cannot be read"),
+        ('{"labels": 3}', "cannot be read"),
+        ('{"labels": [["a.png", 99999999999999999999]]}', "cannot be read"),
+        ('{"labels": [["a.png", 1]]}', "names no class for 00000/img0.png"),
+        ('{"labels": [["00000/img0.png", 1]]}', "names no class for 00000/img2.png"),
+    ],
+)
+def test_a_dataset_json_that_does_not_fit_is_refused(prepared, tmp_path, text, message):
+    prepared(text)
+    with pytest.raises(InputError, match=message) as caught:
+        open_images(tmp_path)
+    assert str(caught.value).startswith(str(tmp_path / "dataset.json"))
+
+
 def test_a_folder_without_images_is_refused(tmp_path):
     with pytest.raises(InputError, match="holds no images"):
         open_images(tmp_path)
