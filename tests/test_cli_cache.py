@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import tempfile
 from collections import namedtuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from metrics import CacheError, FeatureCache
 from metrics.efficientnet import EfficientNetLite0
+from metrics.extraction import Extraction
 from repa_cli.app import main
 
 RANDOM = np.random.default_rng(0)
@@ -140,6 +142,31 @@ def test_a_cache_that_cannot_be_written_is_done_without(repa, here, monkeypatch,
     found = json.loads(out)["samples"]
     assert found == wanted
     repa("cache", "--clear")
+
+
+def test_a_full_cache_is_still_read(repa, here, monkeypatch):
+    measured(repa)
+    np.savez("samples.npz", RANDOM.integers(0, 200, (11, 8, 8, 3), dtype=np.uint8))
+    full(here, monkeypatch)
+    passed = []
+    run = Extraction.run
+
+    def counting(self, rows, keep):
+        passed.append((self.images.name, len(rows)))
+        return run(self, rows, keep)
+
+    monkeypatch.setattr(Extraction, "run", counting)
+    measured(repa)
+    assert passed == [("samples.npz", 11)]
+
+
+def test_a_temporary_cache_is_removed(repa, here, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(here / "temporary"))
+    (here / "temporary").mkdir()
+    measured(repa, "--no-cache", "--bootstrap", 2)
+    occupied(here, None)
+    measured(repa, "--bootstrap", 2)
+    assert list((here / "temporary").iterdir()) == []
 
 
 def test_standard_errors_and_references_do_without_the_cache_too(repa, here):

@@ -191,18 +191,19 @@ def test_tensors_arrays_and_read_only_memory_maps_give_the_same_flags(tmp_path):
 
 @pytest.mark.parametrize("distances", ["exact", "adm"])
 @pytest.mark.parametrize("scale", [1, 100])  # at 100 squares overflow float16
+@pytest.mark.usefixtures("tile")
 def test_progress_counts_every_pair_once(distances, scale):
     rng = np.random.default_rng(0)
-    real, generated = scale * rng.standard_normal((90, 5)), scale * rng.standard_normal((70, 5))
+    real, generated = scale * rng.standard_normal((900, 5)), scale * rng.standard_normal((700, 5))
     told = []
     precision_recall(
         real,
         generated,
         distances=distances,
-        block_size=40,
+        block_size=400,
         progress=lambda *counts: told.append(counts),
     )
-    total = 90 * 90 + 70 * 70 + 90 * 70
+    total = 900 * 900 + 700 * 700 + 900 * 700
     assert told == sorted(told) and told[-1] == (total, total)
 
 
