@@ -7,6 +7,7 @@ Knows nothing of diffusion. What a user's file can cause is an `InputError`.
 
 from metrics.bootstrap import (
     bootstrap_frechet,
+    bootstrap_frechet_infinity,
     bootstrap_inception_score,
     bootstrap_precision_recall,
     standard_error,
@@ -61,6 +62,7 @@ __all__ = [
     "RunningStatistics",
     "SingleProcess",
     "bootstrap_frechet",
+    "bootstrap_frechet_infinity",
     "bootstrap_inception_score",
     "bootstrap_precision_recall",
     "compare",

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float64, Real
 
 from metrics.errors import InputError
-from metrics.frechet import frechet_distance
+from metrics.frechet import extrapolated_in_order, frechet_distance
 from metrics.inception_score import image_sums, score_from_sums
 from metrics.memory_map import release_pages
 from metrics.precision_recall import PrecisionRecall
@@ -67,6 +67,32 @@ def bootstrap_frechet(
         if progress is not None:
             progress(len(distances), num_resamples)
     return np.array(distances)
+
+
+def bootstrap_frechet_infinity(
+    features: Real[np.ndarray, "count dim"],
+    reference: FeatureStatistics,
+    *,
+    num_sizes: int = 10,
+    smallest: int = 5000,
+    num_resamples: int = 20,
+    seed: int = 0,
+    progress: Steps | None = None,
+) -> Float64[np.ndarray, " resamples"]:
+    """Resample the Fréchet distance extrapolated to infinitely many samples.
+
+    The random order of the subsets is drawn anew with each resample, so its chance is in the error.
+    A resample costs one weighted covariance and `num_sizes` distances. Arguments and errors are
+    those of `frechet_infinity` and `bootstrap_frechet`.
+    """
+    found = []
+    for rng in _generators(num_resamples, seed):
+        order = rng.integers(len(features), size=len(features))
+        part = extrapolated_in_order(features, order, reference, num_sizes, smallest)
+        found.append(part.distance)
+        if progress is not None:
+            progress(len(found), num_resamples)
+    return np.array(found)
 
 
 def bootstrap_inception_score(

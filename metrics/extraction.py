@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from metrics.content_hash import fingerprint
 from metrics.errors import InputError
 from metrics.feature_cache import FeatureCache, FeatureKey, StoredFeatures
-from metrics.feature_files import FeatureWriter
+from metrics.feature_files import FeatureWriter, feature_widths
 from metrics.features import Features, MetricNetwork
 from metrics.image_source import ImageSource
 from metrics.inspection import ImageFindings, ImageInspector, InspectedImages
@@ -143,7 +143,7 @@ def _make_entry(
     rows = own_rows(processes, images.count, extraction.batch_size)
 
     def fill() -> Sums:
-        with FeatureWriter(folder, rows.start) as writer:
+        with FeatureWriter(folder, feature_widths(network), rows.start) as writer:
             return extraction.run(rows, writer.write)
 
     def finish() -> None:

@@ -232,7 +232,9 @@ class FeatureCache:
         target = self.folder / key.name
         with self._alone():
             if target.exists() and self.find(key) is None:
-                _remove(target)
+                aside = self.folder / f"{_PARTIAL}{secrets.token_hex(8)}"
+                target.rename(aside)  # it may hold files that are not ours to remove
+                _remove(aside)
             if not target.exists():
                 partial.rename(target)
         self.discard(partial)

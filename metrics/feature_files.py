@@ -8,7 +8,7 @@ pages do not count as memory and a full disk is an error rather than a crash.
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,22 +65,23 @@ class FeatureWriter:
 
     Args:
         folder: Where `make_feature_files` made them.
+        kinds: Which of them there are.
         start: Row of the first image to be written.
 
     Raises:
-        CacheError: The disk is full; raised on leaving, too.
+        CacheError: A file is not there (this process does not see the others' folder), or the disk
+            is full; raised on leaving, too.
     """
 
-    def __init__(self, folder: Path, start: int) -> None:
+    def __init__(self, folder: Path, kinds: Iterable[str], start: int) -> None:
         self._folder, self._files = folder, ExitStack()
         self._streams = {}
-        for kind in KINDS:
-            if not _path(folder, kind).exists():
-                continue
-            entry = open_npy(_path(folder, kind))
-            stream = self._files.enter_context(entry.path.open("r+b"))
-            stream.seek(entry.data_start + start * entry.row_bytes)
-            self._streams[kind] = stream
+        with writing(folder):
+            for kind in kinds:
+                entry = open_npy(_path(folder, kind))
+                stream = self._files.enter_context(entry.path.open("r+b"))
+                stream.seek(entry.data_start + start * entry.row_bytes)
+                self._streams[kind] = stream
 
     def write(self, features: Features) -> None:
         """Write the features of the next images."""

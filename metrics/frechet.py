@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from jaxtyping import Float64, Real
+from jaxtyping import Float64, Integer, Real
 
 from metrics.errors import InputError
 from metrics.progress import Steps
@@ -107,34 +107,44 @@ def frechet_infinity(
         features: Rows, possibly a memory map. Only this side is extrapolated.
         reference: The other side, taken as it is.
         num_sizes: Number of subsets, at least 2. Each costs one `frechet_distance`.
-        smallest: Smallest subset; should well exceed the width, at least 2, below the row count.
+        smallest: Smallest subset; should well exceed the width, at least 2.
         seed: Seeds the random order.
         progress: Called after every subset.
 
     Raises:
-        InputError: There are not more than `smallest` rows.
+        InputError: There are fewer than twice `smallest` rows, too few to tell a slope.
         ValueError: `num_sizes` or `smallest` is below 2.
 
     Source:
         Chong and Forsyth, arXiv 1911.07023. Deviation: nested subsets instead of independent ones.
     """
+    order = np.random.default_rng(seed).permutation(len(features))
+    return extrapolated_in_order(features, order, reference, num_sizes, smallest, progress)
+
+
+def extrapolated_in_order(
+    features: Real[np.ndarray, "count dim"],
+    order: Integer[np.ndarray, " count"],
+    reference: FeatureStatistics,
+    num_sizes: int,
+    smallest: int,
+    progress: Steps | None = None,
+) -> FrechetExtrapolation:
+    """Do what `frechet_infinity` does, on growing parts of the rows `order`, which may repeat."""
     if num_sizes < 2:
         raise ValueError(f"num_sizes must be at least 2, got {num_sizes}.")
     if smallest < 2:
         raise ValueError(f"smallest must be at least 2, got {smallest}.")
     count = len(features)
-    if count <= smallest:
+    if count < 2 * smallest:
         raise InputError(
-            f"Extrapolation needs more rows than its smallest subset of {smallest}, got {count}."
+            f"Extrapolation needs twice the rows of its smallest subset of {smallest}, got {count}."
         )
-    order = np.random.default_rng(seed).permutation(count)
     sizes = np.rint(1 / np.linspace(1 / smallest, 1 / count, num_sizes)).astype(int)
     running = RunningStatistics()
     distances = []
     for start, end in pairwise([0, *sizes]):
-        added = np.zeros(count, dtype=np.int64)
-        added[order[start:end]] = 1
-        running.update(features, added)
+        running.update(features, np.bincount(order[start:end], minlength=count))
         distances.append(frechet_distance(running.finish(), reference))
         if progress is not None:
             progress(len(distances), num_sizes)

@@ -16,11 +16,12 @@ from PIL import Image
 
 from metrics.checksum import file_sha256
 from metrics.errors import InputError
-from metrics.image_source import MAX_SIDE, ImageBatch, checked_range
+from metrics.image_source import MAX_SIDE, ImageBatch, bounded_batch, checked_range
 from metrics.progress import Steps
 
 _LABELS = "dataset.json"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+_FORMATS = ("PNG", "JPEG", "WEBP")
 # What Pillow raises on damage; the bomb warning comes as an error where warnings are errors.
 _UNREADABLE = (
     Image.UnidentifiedImageError,
@@ -39,6 +40,7 @@ class FolderImages:
     paths: tuple[Path, ...]
     shape: tuple[int, int, int] | None
     labels: Int64[np.ndarray, " count"] | None = None
+    largest_bytes: int = 1
     manifest: None = field(default=None, init=False)
 
     @property
@@ -56,12 +58,14 @@ class FolderImages:
     ) -> Iterator[ImageBatch]:
         """Yield images `start` to `stop` as RGB; a batch ends early where the size changes.
 
-        Grey, palette and CMYK images become RGB and transparency is dropped.
+        Grey, palette and CMYK images become RGB and transparency is dropped. Batches of very large
+        images are smaller than asked.
 
         Raises:
             InputError: A file is damaged.
         """
         stop = checked_range(self.count, batch_size, start, stop)
+        batch_size = bounded_batch(batch_size, self.largest_bytes)
         with ThreadPoolExecutor() as threads:
             for first in range(start, stop, batch_size):
                 paths = self.paths[first : min(first + batch_size, stop)]
@@ -95,8 +99,9 @@ def open_folder(folder: Path) -> FolderImages:
         raise InputError(f"{folder} holds no images ({', '.join(_SUFFIXES)}).")
     with ThreadPoolExecutor() as threads:
         sizes = set(threads.map(_size, ordered))
-    shape = (*sizes.pop(), 3) if len(sizes) == 1 else None
-    return FolderImages(folder, tuple(ordered), shape, _read_labels(folder, ordered))
+    shape = (*next(iter(sizes)), 3) if len(sizes) == 1 else None
+    largest = max(height * width * 3 for height, width in sizes)
+    return FolderImages(folder, tuple(ordered), shape, _read_labels(folder, ordered), largest)
 
 
 def _read_labels(folder: Path, paths: list[Path]) -> Int64[np.ndarray, " count"] | None:
@@ -137,8 +142,13 @@ def _decode(path: Path) -> UInt8[np.ndarray, "height width 3"]:
 def _open_picture(path: Path) -> Iterator[Image.Image]:
     """Open an image whose header is acceptable; its pixels are not read yet."""
     try:
-        picture = Image.open(path)
+        # Pillow knows other formats too, and starts another program for some of them.
+        picture = Image.open(path, formats=_FORMATS)
     except _UNREADABLE as error:
+        raise InputError(f"{path} is not a readable image: {error}.") from error
+    except OSError as error:
+        if error.filename is not None:
+            raise
         raise InputError(f"{path} is not a readable image: {error}.") from error
     with picture:
         if max(picture.size) > MAX_SIDE:

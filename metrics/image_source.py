@@ -13,6 +13,7 @@ from metrics.progress import Steps
 
 ImageBatch = UInt8[np.ndarray, "batch height width 3"]
 
+_MAX_BATCH_BYTES = 1 << 28
 MAX_SIDE = 8192  # pixels; beyond it a file is a mistake or an attack
 
 
@@ -102,6 +103,11 @@ class FirstImages:
         """Return the hash of the source's and of the number."""
         content = self.images.sha256(progress)
         return hashlib.sha256(f"first {self.count} of {content}".encode()).hexdigest()
+
+
+def bounded_batch(batch_size: int, image_bytes: int) -> int:
+    """Return how many images of so many bytes to hold at once: at most as many as asked."""
+    return min(batch_size, max(1, _MAX_BATCH_BYTES // image_bytes))
 
 
 def checked_range(count: int, batch_size: int, start: int, stop: int | None) -> int:

@@ -23,12 +23,12 @@ from metrics.image_source import (
     MAX_SIDE,
     ImageBatch,
     ImageSource,
+    bounded_batch,
     checked_range,
 )
 from metrics.npz import ArrayEntry, open_npy, open_npz
 from metrics.progress import Steps
 
-_MAX_BATCH_BYTES = 1 << 28
 _MAX_MANIFEST_BYTES = 1 << 22
 
 
@@ -53,6 +53,8 @@ def open_images(source: str | Path | np.ndarray) -> ImageSource:
     path = Path(source)
     if path.is_dir():
         return open_folder(path)
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path} is neither a file nor a folder.")
     if path.suffix.lower() == ".npy":
         return FileImages(_checked_entry(open_npy(path)))
     return _open_npz_images(path)
@@ -130,7 +132,7 @@ class FileImages:
             InputError: The file is damaged.
         """
         stop = checked_range(self.count, batch_size, start, stop)
-        batch_size = min(batch_size, max(1, _MAX_BATCH_BYTES // self.entry.row_bytes))
+        batch_size = bounded_batch(batch_size, self.entry.row_bytes)
         return self.entry.rows(batch_size, start, stop)
 
     def sha256(self, progress: Steps | None = None) -> str:

@@ -100,11 +100,12 @@ def precision_recall(
     for tile in counted(_tiles(reals, fakes, distances, grid)):
         real_inside[tile.rows] |= (tile.squared <= fake_radii[tile.columns]).any(dim=1)
         fake_inside[tile.columns] |= (tile.squared <= real_radii[tile.rows, None]).any(dim=0)
+    generated_in_real, real_in_generated = fake_inside.cpu().numpy(), real_inside.cpu().numpy()
     return PrecisionRecall(
-        precision=fake_inside.double().mean().item(),
-        recall=real_inside.double().mean().item(),
-        generated_in_real=fake_inside.cpu().numpy(),
-        real_in_generated=real_inside.cpu().numpy(),
+        precision=float(generated_in_real.mean()),
+        recall=float(real_in_generated.mean()),
+        generated_in_real=generated_in_real,
+        real_in_generated=real_in_generated,
     )
 
 

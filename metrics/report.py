@@ -191,8 +191,8 @@ def _check_counts(
                     f"need at least {settings.num_neighbors + 1} images, got {images.count}."
                 )
     for images in sets.values() if settings.extrapolated else ():
-        if images.count <= EXTRAPOLATION_START:
+        if images.count < 2 * EXTRAPOLATION_START:
             raise InputError(
-                f"{images.name} gives {images.count} images; to extrapolate the Fréchet distance "
-                f"takes more than {EXTRAPOLATION_START}."
+                f"{images.name}: to extrapolate the Fréchet distance takes at least "
+                f"{2 * EXTRAPOLATION_START} images, got {images.count}."
             )

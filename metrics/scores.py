@@ -12,6 +12,7 @@ from jaxtyping import Float32
 
 from metrics.bootstrap import (
     bootstrap_frechet,
+    bootstrap_frechet_infinity,
     bootstrap_inception_score,
     bootstrap_precision_recall,
     standard_error,
@@ -167,7 +168,18 @@ class _Comparison:
             seed=self.settings.seed,
             progress=self._steps(f"{label}, subsets"),
         )
-        return Score(label, found.distance, _described(self.reference))
+        error = None
+        if self.settings.num_resamples:
+            resamples = bootstrap_frechet_infinity(
+                generated,
+                self.reference.pool,
+                smallest=EXTRAPOLATION_START,
+                num_resamples=self.settings.num_resamples,
+                seed=self.settings.seed,
+                progress=self._steps(f"standard error of {label}, resamples"),
+            )
+            error = standard_error(resamples)
+        return Score(label, found.distance, _described(self.reference), error)
 
     def _steps(self, name: str) -> Steps | None:
         return steps_of(self.progress, name)

@@ -5,6 +5,7 @@ from scipy.special import softmax
 from metrics import bootstrap
 from metrics.bootstrap import (
     bootstrap_frechet,
+    bootstrap_frechet_infinity,
     bootstrap_inception_score,
     bootstrap_precision_recall,
     standard_error,
@@ -53,6 +54,22 @@ def test_frechet_error_in_one_dimension_is_that_of_the_delta_method():
     values = bootstrap_frechet(features, reference, num_resamples=400)
     # The sample's own fourth moment moves the second term; 4 standard errors of both.
     assert standard_error(values) == pytest.approx(expected, rel=0.16)
+
+
+def test_infinity_resample_is_a_line_through_distances_of_explicitly_repeated_rows():
+    features = np.random.default_rng(3).standard_normal((60, 2)) + 1
+    reference = FeatureStatistics(np.zeros(2), np.eye(2))
+    values = bootstrap_frechet_infinity(
+        features, reference, num_sizes=2, smallest=30, num_resamples=2, seed=4
+    )
+    for resample, value in enumerate(values):
+        order = np.random.default_rng([4, resample]).integers(60, size=60)
+        half, whole = (
+            frechet_distance(FeatureStatistics.from_features(features[order[:size]]), reference)
+            for size in (30, 60)
+        )
+        # through (1/30, half) and (1/60, whole), at 0
+        assert value == pytest.approx(2 * whole - half, rel=1e-9)
 
 
 def test_inception_score_resample_equals_the_score_of_explicitly_repeated_rows(draws):

@@ -184,7 +184,7 @@ def test_standard_errors_and_references_do_without_the_cache_too(repa, here):
     ("options", "code", "message"),
     [
         (("--bootstrap", "1"), 2, "--bootstrap"),
-        (("--fd-infinity",), 1, "more than 5000"),
+        (("--fd-infinity",), 1, "at least 10000 images, got 10"),
     ],
 )
 def test_options_that_cannot_be_met_are_one_line(repa, here, options, code, message):

@@ -186,6 +186,28 @@ def test_a_damaged_entry_is_made_anew(cache, path, kind):
     assert names(entry_folder(cache)) == sorted(FILES)
 
 
+def test_a_damaged_entry_with_a_file_of_others_is_made_anew(cache, path):
+    network, sizes = counted()
+    measure(open_images(path), network, cache=cache)
+    folder = entry_folder(cache)
+    (folder / ".DS_Store").write_text("not ours")
+    (folder / "entry.json").unlink()
+    measure(open_images(path), network, cache=cache)
+    measure(open_images(path), network, cache=cache)
+    assert sum(sizes) == 100
+    assert [file.read_text() for file in cache.folder.rglob(".DS_Store")] == ["not ours"]
+
+
+def test_a_process_that_does_not_see_the_folder_of_the_others_says_so(cache, path, monkeypatch):
+    begin = FeatureCache.begin
+    monkeypatch.setattr(
+        FeatureCache, "begin", lambda self, *args: begin(self, *args).with_name("elsewhere")
+    )
+    with pytest.raises(CacheError, match="elsewhere"):
+        measure(open_images(path), stand_in(), cache=cache)
+    assert not [entry for entry in cache.entries() if entry.source is not None]
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

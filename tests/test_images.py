@@ -1,6 +1,7 @@
 """Sources of images: the same pixels from a file, a folder and memory; a clear line otherwise."""
 
 import json
+import os
 import struct
 import tracemalloc
 import zlib
@@ -278,6 +279,39 @@ def test_a_dataset_json_that_does_not_fit_is_refused(prepared, tmp_path, text, m
     with pytest.raises(InputError, match=message) as caught:
         open_images(tmp_path)
     assert str(caught.value).startswith(str(tmp_path / "dataset.json"))
+
+
+def test_other_formats_under_a_picture_s_name_are_refused(tmp_path, monkeypatch):
+    # Pillow would start Ghostscript for this one.
+    monkeypatch.setattr("subprocess.Popen", None)
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
+    with pytest.raises(InputError, match=r"a\.png is not a readable image"):
+        open_images(tmp_path)
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png", format="TIFF")
+    with pytest.raises(InputError, match=r"a\.png is not a readable image"):
+        open_images(tmp_path)
+
+
+def test_damage_that_only_a_decoder_s_library_sees_names_the_file(tmp_path):
+    (tmp_path / "a.webp").write_bytes(b"RIFF\x20\0\0\0WEBPVP8 \x14\0\0\0" + b"\1" * 20)
+    with pytest.raises(InputError, match=r"a\.webp"):
+        open_images(tmp_path)
+
+
+def test_batches_of_large_pictures_are_smaller(tmp_path, monkeypatch):
+    for number in range(6):
+        Image.new("L", (8, 8)).save(tmp_path / f"{number}.png")  # 192 bytes as RGB
+    monkeypatch.setattr("metrics.image_source._MAX_BATCH_BYTES", 400)
+    source = open_images(tmp_path)
+    assert [len(batch) for batch in source.batches(4, 1)] == [2, 2, 1]
+    Image.new("L", (8, 9)).save(tmp_path / "6.png")
+    assert [len(batch) for batch in open_images(tmp_path).batches(4, 4)] == [1, 1, 1]
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "images.npz")
+    with pytest.raises(InputError, match=r"images\.npz is neither a file nor a folder"):
+        open_images(tmp_path / "images.npz")
 
 
 def test_a_folder_without_images_is_refused(tmp_path):

@@ -267,7 +267,7 @@ def test_progress_is_told_after_every_batch():
 
 def test_progress_of_everything_that_takes_long_goes_to_its_end(tmp_path):
     path = tmp_path / "a.npy"
-    np.save(path, _RANDOM.integers(0, 256, (5100, SIDE, SIDE, 3), dtype=np.uint8))
+    np.save(path, _RANDOM.integers(0, 256, (10_000, SIDE, SIDE, 3), dtype=np.uint8))
     told = {}
     evaluate(
         open_images(path),
@@ -278,10 +278,10 @@ def test_progress_of_everything_that_takes_long_goes_to_its_end(tmp_path):
         progress=lambda name, done, total: told.setdefault(name, []).append((done, total)),
     )
     ends = {name: steps[-1] for name, steps in told.items()}
-    pairs = 5100**2 + 60**2 + 5100 * 60
+    pairs = 10_000**2 + 60**2 + 10_000 * 60
     assert ends == {
         f"hash of {path}": (path.stat().st_size,) * 2,
-        str(path): (5100, 5100),
+        str(path): (10_000, 10_000),
         "hash of array": (60, 60),
         "array": (60, 60),
         "P-a and R-a, pairs": (pairs, pairs),
@@ -289,6 +289,7 @@ def test_progress_of_everything_that_takes_long_goes_to_its_end(tmp_path):
         "standard error of sFD-a, resamples": (3, 3),
         "KD-a, subsets": (100, 100),
         "FD-a-infinity, subsets": (10, 10),
+        "standard error of FD-a-infinity, resamples": (3, 3),
     }
     for steps in told.values():
         assert steps == sorted(steps)
