@@ -42,7 +42,8 @@ class Sums:
     def statistics(self, network: MetricNetwork) -> ReferenceStatistics:
         """Return the statistics of the network's features."""
         spatial = self.spatial.finish() if network.spatial_dim else None
-        return ReferenceStatistics(self.pool.finish(), spatial, network.name)
+        weights = network.weights_sha256 or None
+        return ReferenceStatistics(self.pool.finish(), spatial, network.name, weights)
 
     def findings(self) -> ImageFindings:
         """Return what the pixels told.

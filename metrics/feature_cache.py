@@ -74,11 +74,13 @@ class StoredFeatures:
     """A complete entry.
 
     Attributes:
+        content_sha256: Hash of the images.
         files: The features, as memory maps.
         statistics: Their means and covariances.
         findings: What the pixels told.
     """
 
+    content_sha256: str
     files: FeatureFiles
     statistics: ReferenceStatistics
     findings: ImageFindings
@@ -111,10 +113,13 @@ class FeatureCache:
     Args:
         folder: Made when the first entry is.
         read_only: Whether `measure` makes no entries, and only uses those that are there.
+        beside: Another cache, whose entries are used too.
     """
 
-    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
-        self.folder, self.read_only = folder, read_only
+    def __init__(
+        self, folder: Path, *, read_only: bool = False, beside: "FeatureCache | None" = None
+    ) -> None:
+        self.folder, self.read_only, self.beside = folder, read_only, beside
         self._locks: dict[Path, int] = {}
 
     def key(
@@ -132,9 +137,12 @@ class FeatureCache:
     def find(self, key: FeatureKey) -> StoredFeatures | None:
         """Open an entry; None if it is not there or is damaged."""
         folder = self.folder / key.name
+        if self.beside is not None and not folder.exists():
+            return self.beside.find(key)
         try:
             entry = json.loads((folder / _ENTRY).read_bytes())
             return StoredFeatures(
+                content_sha256=key.content,
                 files=FeatureFiles.open(folder, entry["count"], entry["widths"]),
                 statistics=_read_statistics(folder / _STATISTICS),
                 findings=ImageFindings.from_dict(entry["findings"]),

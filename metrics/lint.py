@@ -20,6 +20,8 @@ PUBLISHED_COUNT = 50_000
 
 _SORTED_SHARE = 0.9  # of the classes that a split in random order would hold
 _CHANCE_DEVIATIONS = 5  # standard deviations of chi-squared that chance is granted
+# Mean square of the relative deviations of class shares that real data may have: a tenth each.
+_NATURAL_IMBALANCE = 0.01
 _UNSCALED_MAX = 1
 _MIDDLE = 127
 
@@ -51,6 +53,7 @@ def lint_sources(
     reference: Reference,
     network: str,
     *,
+    weights_sha256: str | None = None,
     split_size: int = 5000,
     published_count: int | None = PUBLISHED_COUNT,
     num_classes: int | None = None,
@@ -61,6 +64,7 @@ def lint_sources(
         samples: Images to judge.
         reference: What they are compared with.
         network: Name of the metric network, as `MetricNetwork.name` has it.
+        weights_sha256: Its weights, to be compared with those behind the reference's statistics.
         split_size: Images in a split of the Inception Score.
         published_count: Images that comparable numbers are taken from; None where there are no
             published numbers, and then any count will do.
@@ -70,7 +74,7 @@ def lint_sources(
     found = [
         _few_samples(samples.count, published_count),
         _resolution(samples.shape, None if reference.images is None else reference.images.shape),
-        _unnamed_statistics(reference, network),
+        _foreign_statistics(reference, network, weights_sha256),
     ]
     if samples.labels is not None:
         real = None if reference.images is None else reference.images.labels
@@ -140,15 +144,26 @@ def _resolution(
     )
 
 
-def _unnamed_statistics(reference: Reference, network: str) -> LintWarning | None:
+def _foreign_statistics(
+    reference: Reference, network: str, weights: str | None
+) -> LintWarning | None:
     """Statistics of a named other network are refused by `check_reference`; ADM's carry no name."""
     statistics = reference.statistics
-    if statistics is None or statistics.network is not None or network == "inception":
+    if statistics is None:
+        return None
+    if None not in (statistics.weights_sha256, weights) and statistics.weights_sha256 != weights:
+        return LintWarning(
+            "reference-network",
+            f"the statistics of {reference.name} were made with other weights of {network}",
+            "distances between features of two kinds mean nothing",
+        )
+    adms = network == "inception" and statistics.spatial is not None
+    if statistics.network is not None or adms:
         return None
     return LintWarning(
         "reference-network",
         f"the statistics of {reference.name} do not say which network and resize made them; "
-        f"files without a name are ADM's, of plain Inception, not {network}",
+        f"files without a name are ADM's, of plain Inception with mu_s and sigma_s",
         "distances between features of two kinds mean nothing",
     )
 
@@ -199,7 +214,10 @@ def _class_balance(
         counts = _counts(labels, classes)
         statistic = _difference_of_shares(counts, _counts(real_labels, classes))
     freedom = counts.size - 1
-    if statistic <= freedom + _CHANCE_DEVIATIONS * np.sqrt(2 * freedom):
+    unexplained = statistic - freedom
+    if unexplained <= _CHANCE_DEVIATIONS * np.sqrt(2 * freedom):
+        return None
+    if real_labels is None and unexplained <= _NATURAL_IMBALANCE * len(labels):
         return None
     return LintWarning(
         "class-balance",
@@ -224,15 +242,15 @@ def _difference_of_shares(
 
 def _values(low: int, high: int) -> list[LintWarning]:
     if high <= _UNSCALED_MAX:
-        cause = "floats from 0 to 1 were turned into uint8 without the factor 255"
+        cause = "if floats from 0 to 1 were turned into uint8 without the factor 255"
     elif low >= _MIDDLE or high <= _MIDDLE + 1:
-        cause = "only half of the range is used, as when floats were scaled by the wrong formula"
+        cause = "only half of the range is used; if floats were scaled by the wrong formula"
     else:
         return []
     return [
         LintWarning(
             "value-range",
             f"all values lie from {low} to {high}",
-            f"{cause}; then every number is wrong",
+            f"{cause}, every number is wrong",
         )
     ]

@@ -16,7 +16,7 @@ from metrics.image_source import ImageSource
 from metrics.inception_score import RunningInceptionScore
 from metrics.inspection import ImageFindings
 from metrics.processes import Processes, SingleProcess
-from metrics.progress import Progress
+from metrics.progress import Progress, steps_of
 from metrics.statistics import FeatureStatistics
 
 
@@ -35,6 +35,8 @@ class Measurement:
         findings: What the pixels told.
         spatial_features: Spatial features likewise, but only from a cache.
         probabilities: Class probabilities likewise, but only from a cache.
+        of_images: Whether the statistics are of these images, rather than of others, from a file.
+        content_sha256: Hash of the images, or of the file.
     """
 
     name: str
@@ -47,6 +49,8 @@ class Measurement:
     findings: ImageFindings | None = None
     spatial_features: Float32[np.ndarray, "images spatial_dim"] | None = None
     probabilities: Float32[np.ndarray, "images classes"] | None = None
+    of_images: bool = True
+    content_sha256: str | None = None
 
 
 def measure(
@@ -113,6 +117,7 @@ def _from_cache(
         findings=stored.findings,
         spatial_features=files.spatial,
         probabilities=files.probabilities,
+        content_sha256=stored.content_sha256,
     )
 
 
@@ -140,4 +145,5 @@ def _in_memory(extraction: Extraction, score: RunningInceptionScore) -> Measurem
         pool_features=pool_features,
         inception_score=score.finish() if network.num_classes else None,
         findings=sums.findings(),
+        content_sha256=images.sha256(steps_of(extraction.progress, f"hash of {images.name}")),
     )

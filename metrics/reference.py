@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
+from metrics.checksum import file_sha256
 from metrics.errors import InputError
 from metrics.feature_cache import FeatureCache
 from metrics.features import MetricNetwork
@@ -22,10 +23,10 @@ from metrics.images import open_images
 from metrics.measurement import Measurement, measure
 from metrics.npz import ArrayEntry, open_npz
 from metrics.processes import Processes, SingleProcess, at_first
-from metrics.progress import Progress
+from metrics.progress import Progress, steps_of
 from metrics.statistics import FeatureStatistics, ReferenceStatistics
 
-_STATISTICS = ("mu", "sigma", "mu_s", "sigma_s", "count", "network")
+_STATISTICS = ("mu", "sigma", "mu_s", "sigma_s", "count", "network", "weights_sha256")
 _BATCH = 64  # images written at once
 _MAX_BYTES = 1 << 30  # of one array of statistics: features of width 11,000
 
@@ -39,11 +40,13 @@ class Reference:
         images: Real images: for precision and recall, and for everything if there are no
             statistics.
         statistics: For the Fréchet distances; None to take them from the images.
+        file: The file that holds them, where one does.
     """
 
     name: str
     images: ImageSource | None = None
     statistics: ReferenceStatistics | None = None
+    file: Path | None = None
 
 
 def open_reference(source: str | Path | np.ndarray) -> Reference:
@@ -65,7 +68,7 @@ def open_reference(source: str | Path | np.ndarray) -> Reference:
         statistics = ReferenceStatistics.from_arrays(arrays)
     except (InputError, TypeError) as error:
         raise InputError(f"{path}: {error}") from error
-    return Reference(str(path), open_images(path) if "arr_0" in entries else None, statistics)
+    return Reference(str(path), open_images(path) if "arr_0" in entries else None, statistics, path)
 
 
 def measure_reference(
@@ -107,7 +110,15 @@ def measure_reference(
         pool=statistics.pool,
         spatial=statistics.spatial,
         pool_features=None if seen is None else seen.pool_features,
+        of_images=False,
+        content_sha256=seen.content_sha256 if seen else _file_hash(reference, progress),
     )
+
+
+def _file_hash(reference: Reference, progress: Progress | None) -> str | None:
+    if reference.file is None:
+        return None
+    return file_sha256(reference.file, steps_of(progress, f"hash of {reference.name}"))
 
 
 def check_reference(reference: Reference, network: MetricNetwork) -> None:
@@ -146,7 +157,8 @@ def write_reference(
     """Measure images and write a reference file that ADM's evaluator and `open_reference` read.
 
     `mu, sigma, mu_s, sigma_s` are of all images, `arr_0` holds some of them, chosen at random and
-    in their order; `count` and `network` say what the statistics are of. The file appears whole or
+    in their order, and `arr_1` their labels, if there are any; `count`, `network` and
+    `weights_sha256` say what the statistics are of. The file appears whole or
     not at all; the images go to it one batch at a time.
 
     Args:
@@ -180,7 +192,8 @@ def write_reference(
     )
     kept = min(num_images, images.count)
     chosen = np.random.default_rng(seed).permutation(images.count) < kept
-    statistics = ReferenceStatistics(measured.pool, measured.spatial, measured.network)
+    weights = network.weights_sha256 or None
+    statistics = ReferenceStatistics(measured.pool, measured.spatial, measured.network, weights)
     at_first(processes, lambda: _write(path, statistics, images, chosen))
 
 
@@ -203,6 +216,9 @@ def _write(
                     np.lib.format.write_array_header_1_0(member, header)
                     for batch in _chosen_images(images, chosen):
                         member.write(batch.tobytes())
+                if images.labels is not None:
+                    with archive.open("arr_1.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, images.labels[chosen])
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

@@ -35,6 +35,11 @@ class Report:
         settings: Everything else that moves a number: the `MetricSettings` as plain values.
         standard_errors: Of the values, by their labels, where they were asked for.
         findings: What the pixels told.
+        samples_sha256: Hash of the images.
+        reference_sha256: Hash of the reference's images, or of its file.
+        reference_count: Images behind the reference's mean and covariance; None if it does not say.
+        reference_images: Images of the reference that were measured here.
+        details: What else was found with a value, by its label.
     """
 
     samples: str
@@ -48,6 +53,11 @@ class Report:
     settings: Mapping[str, Any]
     standard_errors: Mapping[str, float] = field(default_factory=dict)
     findings: ImageFindings | None = None
+    samples_sha256: str | None = None
+    reference_sha256: str | None = None
+    reference_count: int | None = None
+    reference_images: int = 0
+    details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -177,6 +187,11 @@ def compare(
         settings=asdict(settings),
         standard_errors={score.label: score.error for score in found if score.error is not None},
         findings=samples.findings,
+        samples_sha256=samples.content_sha256,
+        reference_sha256=reference.content_sha256,
+        reference_count=reference.count,
+        reference_images=0 if reference.pool_features is None else len(reference.pool_features),
+        details={score.label: score.details for score in found if score.details},
     )
 
 

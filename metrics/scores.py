@@ -3,8 +3,9 @@
 What a measurement lacks is left out: a reference without images gives no precision and recall.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ EXTRAPOLATION_START = 5000
 """Images in the smallest subset that a Fréchet distance is extrapolated from."""
 
 _MAX_KERNEL_SUBSET = 1000
+_FLAG_RESAMPLES = 1000  # of precision and recall, which cost next to nothing
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,14 @@ class Score:
         value: The metric.
         compared_with: What it was computed from on the reference's side.
         error: Its standard error over new draws of the generated images; None if not asked for.
+        details: What else was found on the way, as plain values.
     """
 
     label: str
     value: float
     compared_with: str
     error: float | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def scores(
@@ -135,12 +139,16 @@ class _Comparison:
             progress=self._steps(f"{labels.precision} and {labels.recall}, pairs"),
         )
         errors = [None, None]
+        details = {}
         if self.settings.num_resamples:
-            resamples = bootstrap_precision_recall(found, seed=self.settings.seed)
+            details = {"num_resamples": _FLAG_RESAMPLES}
+            resamples = bootstrap_precision_recall(
+                found, num_resamples=_FLAG_RESAMPLES, seed=self.settings.seed
+            )
             errors = [standard_error(values) for values in resamples]
         images = f"{len(real)} images"
-        yield Score(labels.precision, found.precision, images, errors[0])
-        yield Score(labels.recall, found.recall, images, errors[1])
+        yield Score(labels.precision, found.precision, images, errors[0], details)
+        yield Score(labels.recall, found.recall, images, errors[1], details)
 
     def _kernel_distance(
         self, generated: Float32[np.ndarray, "generated dim"], real: Float32[np.ndarray, "real dim"]
@@ -157,7 +165,8 @@ class _Comparison:
         )
         used = f"{len(real)} images, {subset} at a time"
         error = found.standard_error if self.settings.num_resamples else None
-        return Score(label, found.mean, used, error)
+        details = asdict(found) | {"subset_size": subset}
+        return Score(label, found.mean, used, error, details)
 
     def _extrapolated(self, generated: Float32[np.ndarray, "generated dim"]) -> Score:
         label = f"{self.network.labels.frechet}-infinity"
@@ -179,7 +188,7 @@ class _Comparison:
                 progress=self._steps(f"standard error of {label}, resamples"),
             )
             error = standard_error(resamples)
-        return Score(label, found.distance, _described(self.reference), error)
+        return Score(label, found.distance, _described(self.reference), error, asdict(found))
 
     def _steps(self, name: str) -> Steps | None:
         return steps_of(self.progress, name)
@@ -187,8 +196,7 @@ class _Comparison:
 
 def _described(reference: Measurement) -> str:
     """Say what the Fréchet distances were computed from: the images, or a file's statistics."""
-    features = reference.pool_features
-    if features is not None and len(features) == reference.count:
+    if reference.of_images:
         return f"{reference.count} images"
     number = "an unstated number of" if reference.count is None else str(reference.count)
     return f"mean and covariance of {number} images"

@@ -230,15 +230,18 @@ class ReferenceStatistics:
         spatial: Statistics of the spatial features (sFID); None if the file has none.
         network: Name of the metric network that made the features; None where a file does not say
             (ADM's own files: TensorFlow's Inception of 2015).
+        weights_sha256: Its weights; None where a file does not say.
 
     Source:
         guided-diffusion evaluations/evaluator.py, read_statistics: `mu`, `sigma`, `mu_s`,
-        `sigma_s`. `network` and `count` are additions that ADM's evaluator ignores.
+        `sigma_s`. `network`, `weights_sha256` and `count` are additions that ADM's evaluator
+        ignores.
     """
 
     pool: FeatureStatistics
     spatial: FeatureStatistics | None = None
     network: str | None = None
+    weights_sha256: str | None = None
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "ReferenceStatistics":
@@ -261,6 +264,7 @@ class ReferenceStatistics:
             pool=pool,
             spatial=_statistics_from_arrays(arrays, "mu_s", "sigma_s", count),
             network=str(arrays["network"]) if "network" in arrays else None,
+            weights_sha256=str(arrays["weights_sha256"]) if "weights_sha256" in arrays else None,
         )
 
     def to_arrays(self) -> dict[str, np.ndarray]:
@@ -273,8 +277,9 @@ class ReferenceStatistics:
             arrays |= {"mu_s": self.spatial.mean, "sigma_s": self.spatial.covariance}
         if self.pool.count is not None:
             arrays["count"] = np.asarray(self.pool.count)
-        if self.network is not None:
-            arrays["network"] = np.asarray(self.network)
+        for name in ("network", "weights_sha256"):
+            if getattr(self, name) is not None:
+                arrays[name] = np.asarray(getattr(self, name))
         return arrays
 
 

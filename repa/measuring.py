@@ -102,7 +102,7 @@ def with_cache(
         return work(FeatureCache(feature_cache().folder, read_only=True) if kept else None)
     folder = at_first(processes, lambda: tempfile.mkdtemp(prefix="repa-features-"))
     try:
-        return work(FeatureCache(Path(folder)))
+        return work(FeatureCache(Path(folder), beside=feature_cache() if kept else None))
     finally:
         if processes.rank == 0:
             shutil.rmtree(folder)

@@ -21,7 +21,8 @@ METRIC_LABELS = {
     "precision": "Precision",
     "recall": "Recall",
 }
-_DECIMALS = {"FID": 2, "sFID": 2, "IS": 1, "Precision": 2, "Recall": 2}
+_DECIMALS = {"fid": 2, "sfid": 2, "inception_score": 1, "precision": 2, "recall": 2}
+"""Of published numbers, unless the row says otherwise under "decimals"."""
 # Both numbers come from a finite sample, so the error of their difference is sqrt(2) times one's.
 _ERRORS_ALLOWED = 2 * math.sqrt(2)
 
@@ -48,6 +49,7 @@ class PublishedRow:
         source: Paper and table.
         note: What else is known about it, such as another value elsewhere.
         differences: Settings that differ; none if the row is comparable.
+        decimals: Digits after the point that the paper prints, by the same labels.
     """
 
     name: str
@@ -55,6 +57,7 @@ class PublishedRow:
     source: str
     note: str | None
     differences: tuple[Difference, ...]
+    decimals: Mapping[str, int]
 
     @property
     def comparable(self) -> bool:
@@ -99,6 +102,7 @@ def closest_published_row(
     reference: str,
     network: str,
     distances: str,
+    registered_weights: bool = True,
 ) -> PublishedRow | None:
     """Find the published row of the manifest's checkpoint with the fewest differing settings.
 
@@ -108,6 +112,7 @@ def closest_published_row(
         reference: Name or path of the reference.
         network: Name of the metric network.
         distances: Arithmetic of precision and recall.
+        registered_weights: Whether the network has the weights that the registry names.
 
     Returns:
         The row, or None if nothing is published about the checkpoint.
@@ -119,6 +124,7 @@ def closest_published_row(
         "reference": _reference_name(reference),
         "network": network,
         "distances": distances,
+        "weights": _weights(registered=registered_weights),
     }
     rows = [
         _compared_row(name, entry, here)
@@ -148,8 +154,8 @@ def compare_with_row(
         return []
     errors = standard_errors or {}
     return [
-        _compared_value(label, published, values[label], errors.get(label))
-        for label, published in row.metrics.items()
+        _compared_value(row, label, values[label], errors.get(label))
+        for label in row.metrics
         if label in values
     ]
 
@@ -176,6 +182,7 @@ def _compared_row(name: str, entry: Entry, here: Mapping[str, Any]) -> Published
         "reference": dataset["reference"],
         "network": dataset["network"],
         "distances": "adm",
+        "weights": _weights(registered=True),
     }
     if published["cfg_scale"] == here.get("cfg_scale") == 1:
         del published["guidance_interval"]  # guidance is off, wherever
@@ -187,7 +194,12 @@ def _compared_row(name: str, entry: Entry, here: Mapping[str, Any]) -> Published
     metrics = {
         METRIC_LABELS[key]: value for key, value in entry["metrics"].items() if value is not None
     }
-    return PublishedRow(name, metrics, entry["source"], entry.get("note"), differences)
+    digits = {METRIC_LABELS[key]: d for key, d in (_DECIMALS | entry.get("decimals", {})).items()}
+    return PublishedRow(name, metrics, entry["source"], entry.get("note"), differences, digits)
+
+
+def _weights(*, registered: bool) -> str:
+    return "as registered" if registered else "others"
 
 
 def _reference_name(reference: str) -> str:
@@ -198,11 +210,12 @@ def _reference_name(reference: str) -> str:
 
 
 def _compared_value(
-    label: str, published: float, measured: float, standard_error: float | None
+    row: PublishedRow, label: str, measured: float, standard_error: float | None
 ) -> ComparedValue:
+    published = row.metrics[label]
     difference = measured - published
     tolerance = None
     if standard_error is not None:
-        tolerance = _ERRORS_ALLOWED * standard_error + 0.5 * 10.0 ** -_DECIMALS[label]
+        tolerance = _ERRORS_ALLOWED * standard_error + 0.5 * 10.0 ** -row.decimals[label]
     inside = None if tolerance is None else abs(difference) <= tolerance
     return ComparedValue(label, published, measured, difference, tolerance, inside)

@@ -74,7 +74,16 @@ def test_the_file_has_adms_arrays_and_scalars_that_say_what_it_is(repa, here):
     }
     with np.load("ref.npz", allow_pickle=False) as file:
         arrays = dict(file)
-    assert arrays.keys() == {"mu", "sigma", "mu_s", "sigma_s", "arr_0", "count", "network"}
+    assert arrays.keys() == {
+        "mu",
+        "sigma",
+        "mu_s",
+        "sigma_s",
+        "arr_0",
+        "count",
+        "network",
+        "weights_sha256",
+    }
     assert arrays["sigma"].shape == (1280, 1280) and arrays["sigma_s"].shape == (1372, 1372)
     assert arrays["arr_0"].shape == (7, 8, 8, 3) and arrays["arr_0"].dtype == np.uint8
     assert (int(arrays["count"]), str(arrays["network"])) == (30, "efficientnet-lite0")

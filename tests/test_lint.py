@@ -154,9 +154,34 @@ def test_images_of_several_sizes():
     ],
 )
 def test_statistics_that_do_not_say_what_made_them(named, network, warned):
-    pool = FeatureStatistics(np.zeros(2), np.eye(2), 5)
-    reference = Reference("adm.npz", None, ReferenceStatistics(pool, network=named))
+    part = FeatureStatistics(np.zeros(2), np.eye(2), 5)
+    reference = Reference("adm.npz", None, ReferenceStatistics(part, part, network=named))
     assert ("reference-network" in checks(images(10), reference, network)) == warned
+
+
+def test_nameless_statistics_without_spatial_ones_are_not_adms():
+    part = FeatureStatistics(np.zeros(2), np.eye(2), 5)
+    reference = Reference("fid_stats.npz", None, ReferenceStatistics(part))
+    assert "reference-network" in checks(images(10), reference, "inception")
+
+
+@pytest.mark.parametrize(("theirs", "warned"), [("a", False), ("b", True), (None, False)])
+def test_statistics_made_with_other_weights(theirs, warned):
+    part = FeatureStatistics(np.zeros(2), np.eye(2), 5)
+    statistics = ReferenceStatistics(part, part, "inception", theirs)
+    found = lint_sources(
+        images(10), Reference("r.npz", None, statistics), "inception", weights_sha256="a"
+    )
+    assert ("other weights" in str(found)) == warned
+
+
+@pytest.mark.parametrize(("deviation", "warned"), [(0.05, False), (0.2, True)])
+def test_shares_of_unknown_reference_may_be_as_uneven_as_real_data(deviation, warned):
+    shares = np.where(np.arange(100) % 2, 1 + deviation, 1 - deviation) / 100
+    labels = np.repeat(np.arange(100), np.rint(50_000 * shares).astype(int))
+    source = ArrayImages(np.zeros((len(labels), 1, 1, 3), np.uint8), labels=labels)
+    found = lint_sources(source, Reference("r", images(10)), "inception")
+    assert ("class-balance" in {warning.check for warning in found}) == warned
 
 
 def test_repeated_images_are_counted_and_the_first_is_named():

@@ -82,6 +82,7 @@ def test_every_row_of_the_released_checkpoint_is_found_by_its_own_settings():
         ({}, {"reference": "mine.npz"}, "reference mine.npz instead of adm-imagenet-256"),
         ({}, {"network": "inception-clean"}, "network inception-clean instead of inception"),
         ({}, {"distances": "exact"}, "distances exact instead of adm"),
+        ({}, {"registered_weights": False}, "weights others instead of as registered"),
     ],
 )
 def test_a_near_miss_is_not_compared_and_the_warning_names_the_setting(made, measured, setting):
@@ -125,6 +126,13 @@ def test_two_errors_of_the_difference_and_half_of_the_last_digit_are_allowed(mea
     # 2 sqrt(0.02^2 + 0.02^2) = 0.0566, and 1.42 may stand for anything from 1.415 to 1.425.
     assert math.isclose(value.tolerance, math.sqrt(4 * (0.02**2 + 0.02**2)) + 0.005)
     assert value.inside is inside
+
+
+def test_half_of_the_last_digit_is_that_of_the_number_as_printed():
+    row = closest(manifest(cfg_scale=1.0))
+    values = compare_with_row(row, {"FID": 5.94, "sFID": 5.73}, {"FID": 0.0, "sFID": 0.0})
+    assert [value.tolerance for value in values] == pytest.approx([0.05, 0.005])  # "5.9", "5.73"
+    assert all(value.inside for value in values)
 
 
 def test_metrics_that_one_side_lacks_are_left_out():
