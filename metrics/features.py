@@ -265,7 +265,15 @@ class _Compiled:
         self._size = max(self._size, count)
         filled = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self._size - count))
         filled = filled.contiguous(memory_format=torch.channels_last)
-        pool, spatial, logits = self._run(filled)
+        try:
+            pool, spatial, logits = self._run(filled)
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = (str(error).splitlines() or [""])[0]
+            raise InputError(
+                f"The network cannot be compiled on this machine: {reason} Leave compilation out."
+            ) from error
         return pool[:count], _first(count, spatial), _first(count, logits)
 
 

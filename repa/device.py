@@ -1,5 +1,9 @@
-"""Which device to compute on."""
+"""What to compute on: the device, and the versions of what numbers may depend on."""
 
+import platform
+
+import numpy as np
+import scipy
 import torch
 
 from repa.errors import RepaError
@@ -24,3 +28,14 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise RepaError(f"device {name!r} is not available on this machine.")
     return device
+
+
+def environment() -> dict[str, str]:
+    """Return what the numbers of this installation may depend on."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+    }

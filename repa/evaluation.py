@@ -22,7 +22,7 @@ from metrics import (
     open_reference,
 )
 from metrics.features import Resize
-from metrics.lint import PUBLISHED_COUNT
+from metrics.lint import PUBLISHED_COUNT, LintWarning
 from repa.data import load_digits
 from repa.errors import DataError, UnknownNameError
 from repa.registry import entry_names, fetch, find_entry
@@ -140,6 +140,27 @@ def load_named_network(
     """
     weights_path = weights_path or fetch("networks", name)
     return load_network(name, weights_path, device, resize=resize, compiled=compiled, lazy=True)
+
+
+def has_registered_weights(network: MetricNetwork) -> bool:
+    """Whether a network's weights are those whose hash the registry records, if it records one."""
+    entry = find_entry("networks", network.name.removesuffix("-clean"))
+    return network.weights_sha256.startswith(
+        entry.get("sha256") or entry.get("sha256_prefix") or ""
+    )
+
+
+def lint_weights(network: MetricNetwork) -> list[LintWarning]:
+    """Warn that a network has other weights than the registry's."""
+    if has_registered_weights(network):
+        return []
+    return [
+        LintWarning(
+            "weights",
+            f"the weights of {network.name} are not those that the registry names",
+            "the numbers compare with none but those of the same weights",
+        )
+    ]
 
 
 def baselines(

@@ -6,7 +6,6 @@ are checked where its files and Inception's weights are in the cache; nothing is
 """
 
 import json
-import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy
 import torch
 from scipy.special import softmax
 from torch import Tensor
@@ -114,17 +112,6 @@ def run_self_test(
     yield from _check_precision_recall(recorded)
     for name in load_registry()["samples"]:
         yield from _check_published(name, weights_path, device, progress)
-
-
-def environment() -> dict[str, str]:
-    """Return what the numbers of this installation may depend on."""
-    return {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "scipy": scipy.__version__,
-    }
 
 
 def _load_recorded() -> tuple[dict[str, np.ndarray], dict[str, Any]]:

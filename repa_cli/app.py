@@ -5,6 +5,7 @@ Importing this file, or any command, does not import torch: `repa --help` must a
 
 import os
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -57,6 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     Exit code 2 is for what was typed, 1 for what was found (a file, a download, a full disk), 130
     for an interrupt. Anything else is a bug of ours and keeps its traceback.
     """
+    # A picture that is too large is refused in our own words.
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     try:
         with shown_downloads():
             code: Any = app(arguments, standalone_mode=False)

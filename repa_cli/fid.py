@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -39,6 +39,7 @@ _DISTANCES = ("adm", "exact")
 
 
 def fid(
+    context: typer.Context,
     samples: Annotated[
         Path | None,
         typer.Argument(
@@ -114,6 +115,7 @@ def fid(
     GPUs or processes: torchrun --nproc-per-node N -m -- repa_cli fid ...
     """
     if self_test:
+        _refuse_options_without_effect(context)
         raise typer.Exit(_run_self_test(weights, device, as_json=as_json))
     if samples is None:
         raise typer.BadParameter("is missing: name a file or folder.", param_hint="SAMPLES")
@@ -121,6 +123,7 @@ def fid(
     import metrics
     from metrics.processes import together
     from repa import evaluation, measuring, published
+    from repa.device import environment
     from repa.distributed import joined_world
 
     settings = metrics.MetricSettings(
@@ -137,6 +140,11 @@ def fid(
                 images = metrics.FirstImages(images, num)
             plan = evaluation.plan_evaluation(images, reference, features)
             print_note(f"reference {plan.reference}, network {plan.network}: {plan.reason}.")
+            opened = evaluation.open_named_reference(plan.reference, images.shape)
+            if kid and opened.images is None:
+                raise typer.BadParameter(
+                    f"needs images, and {plan.reference} holds statistics alone", param_hint="--kid"
+                )
             sets = {"samples": images}
             if baselines:
                 sets |= evaluation.baselines(plan.reference, images.shape, images.count)
@@ -144,7 +152,6 @@ def fid(
                     print_note(
                         f"no real training images are known for {plan.reference}: noise only."
                     )
-            opened = evaluation.open_named_reference(plan.reference, images.shape)
             network = evaluation.load_named_network(
                 plan.network,
                 weights,
@@ -152,10 +159,11 @@ def fid(
                 resize=cast("Resize", resize),
                 compiled=compiled,
             )
-            warnings = metrics.lint_sources(
+            warnings = evaluation.lint_weights(network) + metrics.lint_sources(
                 images,
                 opened,
                 network.name,
+                weights_sha256=network.weights_sha256,
                 published_count=evaluation.published_count(plan.reference),
                 num_classes=evaluation.known_num_classes(plan.reference),
             )
@@ -165,6 +173,7 @@ def fid(
                 reference=plan.reference,
                 network=network.name,
                 distances=distances,
+                registered_weights=evaluation.has_registered_weights(network),
             )
             warnings += published.lint_protocol(row)
             _print_warnings(warnings)
@@ -184,13 +193,23 @@ def fid(
             needed=bootstrap is not None,
             warn=print_warning,
         )
-        _print_results(reports, warnings, row, as_json=as_json)
+        how = {
+            "num": num,
+            "batch_size": batch_size,
+            "compiled": compiled,
+            "device": str(network.device),
+            "processes": world.size,
+            "versions": environment(),
+        }
+        _print_results(reports, warnings, row, images.manifest, how, as_json=as_json)
 
 
 def _print_results(
     reports: Mapping[str, "Report"],
     warnings: list["LintWarning"],
     row: "PublishedRow | None",
+    manifest: Mapping[str, Any] | None,
+    how: Mapping[str, Any],
     *,
     as_json: bool,
 ) -> None:
@@ -205,6 +224,8 @@ def _print_results(
     if as_json:
         found = {name: report.to_dict() for name, report in reports.items()}
         found["samples"] |= {
+            "manifest": manifest,
+            "run": how,
             "warnings": [warning.to_dict() for warning in warnings + seen],
             "published": None if row is None else row.to_dict(),
             "compared_with_published": [value.to_dict() for value in compared],
@@ -240,10 +261,18 @@ def _print_published(row: "PublishedRow", values: Iterable["ComparedValue"]) -> 
         typer.echo(f"note: {row.note}")
 
 
+def _refuse_options_without_effect(context: typer.Context) -> None:
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and parameter.name not in ("self_test", "weights", "device", "as_json"):
+            raise typer.BadParameter("has no effect with --self-test", param_hint=parameter.opts[0])
+
+
 def _run_self_test(weights: Path | None, device: str, *, as_json: bool) -> int:
     """Print a certificate; return the exit code, 1 if a value is out of tolerance."""
-    from repa.device import resolve_device
-    from repa.self_test import environment, run_self_test
+    from repa.device import environment, resolve_device
+    from repa.self_test import run_self_test
 
     checks = list(run_self_test(weights, resolve_device(device), progress=progress_bars()))
     failed = sum(check.passed is False for check in checks)

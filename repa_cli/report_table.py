@@ -31,12 +31,16 @@ def print_reports(reports: Mapping[str, "Report"]) -> None:
     settings = first.settings
     typer.echo(f"\nreference  {first.reference}")
     typer.echo(f"network    {first.network} ({first.preprocessing})")
-    typer.echo(
-        f"precision, recall: {settings['num_neighbors']} neighbours, "
-        f"{settings['distances']} distances"
-    )
+    if first.reference_images:
+        typer.echo(
+            f"precision, recall: {settings['num_neighbors']} neighbours, "
+            f"{settings['distances']} distances"
+        )
     if settings["num_resamples"]:
-        typer.echo(f"± standard error, from {settings['num_resamples']} resamples of the samples")
+        typer.echo(
+            f"± standard error, from {settings['num_resamples']} resamples of the samples "
+            "(precision, recall: of their flags; KD: over its subsets of both sides)"
+        )
 
 
 def value_text(value: float, error: float | None) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from repa.errors import OutputExistsError
 from repa_cli.options import (
     Compiled,
     Device,
@@ -67,6 +68,10 @@ def stats(
             images = metrics.open_images(source)
             if world.is_first:
                 measuring.check_new_output(out, overwrite=overwrite)
+                if out.exists() and out.samefile(source):
+                    raise OutputExistsError(
+                        f"{out} holds the images themselves; use another --out."
+                    )
             name = evaluation.network_for(images, features)
             print_note(f"network {name}.")
             network = evaluation.load_named_network(
@@ -95,8 +100,11 @@ def stats(
         result = {
             "reference": str(out),
             "network": network.name,
+            "preprocessing": network.preprocessing,
+            "weights_sha256": network.weights_sha256,
             "images_in_statistics": images.count,
             "images_kept": min(num_images, images.count),
+            "seed": seed,
         }
         if as_json:
             print_json(result)

@@ -1,15 +1,23 @@
 """`repa fid` on small files: what it finds by itself, prints, and refuses in one line."""
 
+import hashlib
 import json
+import struct
+import subprocess
+import sys
 import urllib.error
 import urllib.request
+import zlib
 
 import numpy as np
 import pytest
+import torch
 
 from metrics import Reference, evaluate, load_network, open_images
+from metrics.weights import load_tensors, packaged_lite0_weights
 from repa import evaluation
 from repa.data import load_digits
+from repa.registry import find_entry
 from repa_cli.app import main
 
 COUNT = 24
@@ -178,6 +186,61 @@ def test_a_bad_file_is_one_line_and_exit_code_1(repa, here, kind):
     assert len(errors) == 1
     assert message in errors[0]
     assert "Traceback" not in err
+
+
+def test_json_names_samples_reference_and_weights_by_their_hashes(repa, here):
+    save("samples.npz", digits())
+    save("real.npz", digits(20, "heldout"))
+    network = ("--features", "efficientnet-lite0")
+    code, out, err = repa("samples.npz", "--ref", "real.npz", *network, "--kid", "--json")
+    assert code == 0, err
+    found = json.loads(out)["samples"]
+    for kind, file in (("samples", "samples.npz"), ("reference", "real.npz")):
+        assert found[f"{kind}_sha256"] == hashlib.sha256((here / file).read_bytes()).hexdigest()
+    assert found["weights_sha256"] == find_entry("networks", "efficientnet-lite0")["sha256"]
+    assert found["reference_images"] == found["reference_count"] == len(digits(20, "heldout"))
+    assert found["details"]["KD-lite0"]["mean"] == found["values"]["KD-lite0"]
+    assert found["run"]["batch_size"] == 16 and found["run"]["versions"]["torch"]
+
+
+def test_other_weights_than_the_registrys_are_warned_of(repa, here):
+    save("samples.npz", digits())
+    weights = load_tensors(packaged_lite0_weights())
+    weights["_conv_stem.weight"] *= 1.5
+    torch.save(weights, "other.pth")
+    options = ("--ref", "digits-heldout", "--weights", "other.pth")
+    code, _, err = repa("samples.npz", *options)
+    assert code == 0, err
+    assert "the weights of efficientnet-lite0 are not those that the registry names" in err
+    assert "registry names" not in repa("samples.npz", *options[:2])[2]
+
+
+def test_kid_against_statistics_alone_is_refused(repa, here):
+    save("samples.npz", digits())
+    np.savez("reference.npz", mu=np.zeros(1280), sigma=np.eye(1280))
+    network = ("--features", "efficientnet-lite0")
+    code, out, err = repa("samples.npz", "--ref", "reference.npz", *network, "--kid")
+    assert (code, out) == (2, "") and "holds statistics alone" in err
+    code, out, err = repa("samples.npz", "--ref", "reference.npz", *network)
+    assert code == 0 and "FD-lite0" in out and "precision, recall" not in out
+
+
+@pytest.mark.parametrize("given", [("samples.npz",), ("--num", "5"), ("--kid",)])
+def test_what_has_no_effect_on_the_self_test_is_refused(repa, here, given):
+    code, out, err = repa("--self-test", *given)
+    assert (code, out) == (2, "") and "no effect with --self-test" in err
+
+
+def test_a_picture_of_absurd_size_is_one_line(repa, here):
+    (here / "folder").mkdir()
+    header = b"IHDR" + struct.pack(">II5B", 20_000, 20_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    (here / "folder" / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    done = subprocess.run(
+        [sys.executable, "-m", "repa_cli", "fid", "folder"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("repa: error: folder/a.png") and done.stderr.count("\n") == 1
 
 
 def test_a_missing_file_is_one_line(repa, here):

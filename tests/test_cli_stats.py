@@ -18,6 +18,7 @@ from metrics import (
     open_reference,
     write_reference,
 )
+from repa.registry import find_entry
 from repa_cli.app import main
 
 RANDOM = np.random.default_rng(0)
@@ -66,11 +67,15 @@ def test_the_reference_gives_the_numbers_of_its_images(repa, here):
 def test_the_file_has_adms_arrays_and_scalars_that_say_what_it_is(repa, here):
     code, out, _ = repa(*STATS, "--num-images", 7, "--json")
     assert code == 0
+    entry = find_entry("networks", "efficientnet-lite0")
     assert json.loads(out) == {
         "reference": "ref.npz",
         "network": "efficientnet-lite0",
+        "preprocessing": "bicubic resize to 224, (x - 127) / 128",
+        "weights_sha256": entry["sha256"],
         "images_in_statistics": 30,
         "images_kept": 7,
+        "seed": 0,
     }
     with np.load("ref.npz", allow_pickle=False) as file:
         arrays = dict(file)
@@ -87,6 +92,26 @@ def test_the_file_has_adms_arrays_and_scalars_that_say_what_it_is(repa, here):
     assert arrays["sigma"].shape == (1280, 1280) and arrays["sigma_s"].shape == (1372, 1372)
     assert arrays["arr_0"].shape == (7, 8, 8, 3) and arrays["arr_0"].dtype == np.uint8
     assert (int(arrays["count"]), str(arrays["network"])) == (30, "efficientnet-lite0")
+    assert str(arrays["weights_sha256"]) == entry["sha256"]
+
+
+def test_labels_stay_with_the_images_that_are_kept(tmp_path):
+    labels = np.arange(30)
+    images = ArrayImages(
+        np.repeat(labels.astype(np.uint8), 192).reshape(30, 8, 8, 3), labels=labels
+    )
+    network, _ = counted()
+    write_reference(tmp_path / "ref.npz", images, network, num_images=9)
+    kept = open_reference(tmp_path / "ref.npz").images
+    assert kept.count == 9
+    assert next(kept.batches(9))[:, 0, 0, 0].tolist() == kept.labels.tolist()
+
+
+def test_the_images_themselves_are_not_replaced(repa, here):
+    before = (here / "real.npz").read_bytes()
+    code, out, err = repa("stats", "real.npz", "--out", "./real.npz", "--overwrite")
+    assert (code, out) == (1, "") and "holds the images" in err
+    assert (here / "real.npz").read_bytes() == before
 
 
 def test_network_follows_from_the_manifest_of_the_source(repa, here):
