@@ -1,6 +1,7 @@
 """The feature cache: what is measured once, what is measured again, and what a kill leaves."""
 
 import errno
+import fcntl
 import os
 import shutil
 import signal
@@ -184,6 +185,15 @@ def test_a_damaged_entry_is_made_anew(cache, path, kind):
     assert plain(measure(open_images(path), network, cache=cache)) == wanted
     assert sum(sizes) == 100
     assert names(entry_folder(cache)) == sorted(FILES)
+
+
+def test_folders_change_while_no_other_process_changes_them(cache):
+    cache.folder.mkdir(parents=True)
+    descriptor = os.open(cache.folder, os.O_RDONLY)
+    with cache._alone(), pytest.raises(BlockingIOError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(descriptor)
 
 
 def test_a_damaged_entry_with_a_file_of_others_is_made_anew(cache, path):

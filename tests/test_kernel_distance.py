@@ -45,12 +45,13 @@ def test_equal_distributions_are_at_zero_on_average():
     assert np.min(values) < 0
 
 
-def test_standard_error_is_near_the_spread_over_new_draws_and_not_below():
+@pytest.mark.parametrize(("num_subsets", "subset_size"), [(50, 50), (10, 20)])
+def test_standard_error_is_near_the_spread_over_new_draws_and_not_below(num_subsets, subset_size):
     estimates, errors = [], []
     for seed in range(200):
         rng = np.random.default_rng(seed)
         x, y = rng.standard_normal((400, 3)), rng.standard_normal((400, 3)) + 0.7
-        result = kernel_distance(x, y, num_subsets=50, subset_size=50)
+        result = kernel_distance(x, y, num_subsets=num_subsets, subset_size=subset_size)
         estimates.append(result.mean)
         errors.append(result.standard_error)
     # The spread of 200 values is itself known to 5 %.

@@ -189,6 +189,25 @@ def test_tensors_arrays_and_read_only_memory_maps_give_the_same_flags(tmp_path):
         assert np.array_equal(result.real_in_generated, expected.real_in_generated)
 
 
+def test_distances_that_overflow_float16_are_computed_in_float32():
+    # Norms of 20,000 and products of -20,000 are finite in float16, their distances of 80,000 not.
+    signs = np.array([[1.0], [-1.0]] * 4)
+    features = np.float32(np.sqrt(20_000)) * signs * np.array([[1.0, 0.0]])
+    features += np.arange(8)[:, None] * np.float32(0.01)
+    for neighbors in (3, 7):
+        radii = manifold_radii(features, neighbors, distances="adm")
+        np.testing.assert_array_equal(radii, manifold_radii(features, neighbors))
+    assert radii.min() > 70_000
+
+
+def test_products_that_overflow_float16_give_distances_of_zero_and_no_fallback():
+    # Twice a product of 40,000 is infinite in float16; the evaluator clamps norm - inf at 0 before
+    # it looks for what is not finite.
+    features = np.full((6, 1), 200.0, np.float32) + np.arange(6, dtype=np.float32)[:, None] * 0.125
+    assert manifold_radii(features, 3).min() > 0.01
+    np.testing.assert_array_equal(manifold_radii(features, 3, distances="adm"), 0)
+
+
 @pytest.mark.parametrize("distances", ["exact", "adm"])
 @pytest.mark.parametrize("scale", [1, 100])  # at 100 squares overflow float16
 @pytest.mark.usefixtures("tile")

@@ -82,6 +82,18 @@ def test_kernel_distance_takes_subsets_of_half_of_the_smaller_set(tmp_path):
     assert "KD-x" not in report(tmp_path).values
 
 
+def test_subsets_of_the_kernel_distance_have_at_most_1000_rows():
+    noise = Reference("r", NoiseImages(2100, (8, 8, 3)))
+    found = evaluate(
+        NoiseImages(2100, (8, 8, 3), seed=1),
+        noise,
+        stand_in(),
+        settings=MetricSettings(kernel_distance=True, distances="exact"),
+        batch_size=400,
+    )
+    assert found.details["KD-x"]["subset_size"] == 1000
+
+
 def test_extrapolated_distance_is_that_of_infinitely_many_images(tmp_path):
     noise = NoiseImages(10_000, (8, 8, 3))
     cache, reference = FeatureCache(tmp_path / "cache"), Reference("r", ArrayImages(REAL))
