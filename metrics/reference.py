@@ -240,7 +240,7 @@ def _check_width(
     if statistics.mean.size != dim:
         raise InputError(
             f"{name} holds statistics of {statistics.mean.size} {kind} features; "
-            f"{network} has {dim}: they are another network's."
+            f"{network} has {dim}: they are another network's. Compare with images instead."
         )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._inductor.exc import InductorError
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
@@ -285,3 +286,13 @@ def test_compiled_features_equal_the_others_for_every_batch_size(inception, weig
         wanted, found = inception(images[:count]), compiled(images[:count])
         np.testing.assert_allclose(found.pool, wanted.pool, rtol=0, atol=1e-5)
         np.testing.assert_allclose(found.spatial, wanted.spatial, rtol=0, atol=1e-5)
+
+
+def test_a_machine_that_cannot_compile_says_so_in_one_line(monkeypatch):
+    def fail(*arguments, **options):
+        raise InductorError(RuntimeError("No working C++ compiler found"), None)
+
+    monkeypatch.setattr(torch, "compile", lambda *arguments, **options: fail)
+    network = load_network("efficientnet-lite0", compiled=True)
+    with pytest.raises(InputError, match=r"cannot be compiled .*No working C\+\+ compiler"):
+        network(np.zeros((2, 8, 8, 3), np.uint8))
