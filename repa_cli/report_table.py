@@ -37,9 +37,10 @@ def print_reports(reports: Mapping[str, "Report"]) -> None:
             f"{settings['distances']} distances"
         )
     if settings["num_resamples"]:
+        others = "; precision, recall: of their flags" if first.reference_images else ""
+        others += "; kernel distance: over its subsets" if settings["kernel_distance"] else ""
         typer.echo(
-            f"± standard error, from {settings['num_resamples']} resamples of the samples "
-            "(precision, recall: of their flags; KD: over its subsets of both sides)"
+            f"± standard error, from {settings['num_resamples']} resamples of the samples{others}"
         )
 
 
