@@ -5,7 +5,7 @@ given their weights; nothing here downloads.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +159,7 @@ def _inception(
         weights_sha256=file_sha256(weights_path),
         preprocessing=f"{'clean-fid' if clean else 'TensorFlow 1'} resize to 299, (x - 128) / 128",
         resize=_clean_resize(INPUT_SIZE) if clean else resize_like_tensorflow,
-        outputs=prepared(lambda: Inception(load_tensors(weights_path))),
+        outputs=prepared(lambda: _loaded(Inception, weights_path)),
         device=device,
     )
 
@@ -180,7 +180,7 @@ def _efficientnet_lite0(
         weights_sha256=file_sha256(weights_path),
         preprocessing=f"{'clean-fid' if clean else 'bicubic'} resize to 224, (x - 127) / 128",
         resize=_clean_resize(INPUT_SIZE) if clean else resize_bicubic,
-        outputs=prepared(lambda: EfficientNetLite0(load_tensors(weights_path))),
+        outputs=prepared(lambda: _loaded(EfficientNetLite0, weights_path)),
         device=device,
     )
 
@@ -205,12 +205,21 @@ def _dinov2(
         weights_sha256=file_sha256(weights_path),
         preprocessing=f"{'clean-fid' if clean else 'EDM2'} resize to 224, ImageNet normalisation",
         resize=_clean_resize(INPUT_SIZE) if clean else resize_without_clamp,
-        outputs=prepared(lambda: DinoV2(load_tensors(weights_path))),
+        outputs=prepared(lambda: _loaded(DinoV2, weights_path)),
         device=device,
     )
 
 
 _BUILDERS = {"inception": _inception, "efficientnet-lite0": _efficientnet_lite0, "dinov2": _dinov2}
+
+
+def _loaded(network: Callable[[Mapping[str, Tensor]], nn.Module], path: Path) -> nn.Module:
+    """Build a network from a file, which the error names if its tensors are not the network's."""
+    tensors = load_tensors(path)
+    try:
+        return network(tensors)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _labels(distance: str, suffix: str) -> MetricLabels:

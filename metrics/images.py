@@ -136,8 +136,14 @@ class FileImages:
         return self.entry.rows(batch_size, start, stop)
 
     def sha256(self, progress: Steps | None = None) -> str:
-        """Return the hash of the file; progress counts bytes."""
-        return file_sha256(self.entry.path, progress)
+        """Return the hash of the file; progress counts bytes.
+
+        Raises:
+            InputError: The data of the images is damaged.
+        """
+        content = file_sha256(self.entry.path, progress)
+        self.entry.check()
+        return content
 
 
 def _open_npz_images(path: Path) -> FileImages:
@@ -160,8 +166,9 @@ def _check_form(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
     """Say what is wrong with an array that should be uint8 (N, H, W, 3), and how to mend it."""
     if dtype != np.uint8:
         raise InputError(
-            f"{name} is {dtype}; images must be uint8 from 0 to 255. Convert values in [0, 1] by "
-            "numpy.rint(255 * images).astype('uint8'), after removing any NaN."
+            f"{name} is {dtype}; images must be uint8 from 0 to 255. After removing any NaN, "
+            "convert x by numpy.rint(x).clip(0, 255).astype('uint8'), where x is 255 * images for "
+            "values in [0, 1], 127.5 * images + 127.5 for [-1, 1], images for 0 to 255."
         )
     if len(shape) == 4 and shape[3] != 3 and shape[1] == 3:
         raise InputError(

@@ -109,5 +109,6 @@ def _extractor(weights: Mapping[str, Tensor]) -> FeatureExtractorInceptionV3:
             "inception", ["2048"], feature_extractor_weights_path=copy
         )
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"These are not torch-fidelity's InceptionV3 weights: {reason}") from error
+        raise InputError(
+            "These are not torch-fidelity's InceptionV3 weights: names or shapes differ."
+        ) from error

@@ -123,6 +123,7 @@ def _from_cache(
 
 def _in_memory(extraction: Extraction, score: RunningInceptionScore) -> Measurement:
     images, network = extraction.images, extraction.network
+    content = images.sha256(steps_of(extraction.progress, f"hash of {images.name}"))
     pool_features = np.empty((images.count, network.pool_dim), np.float32)
     filled = 0
 
@@ -145,5 +146,5 @@ def _in_memory(extraction: Extraction, score: RunningInceptionScore) -> Measurem
         pool_features=pool_features,
         inception_score=score.finish() if network.num_classes else None,
         findings=sums.findings(),
-        content_sha256=images.sha256(steps_of(extraction.progress, f"hash of {images.name}")),
+        content_sha256=content,
     )

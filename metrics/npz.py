@@ -89,6 +89,18 @@ class ArrayEntry:
             _fill(stream, array)
         return array
 
+    def check(self) -> None:
+        """Read the whole array once, in pieces, and compare it with its checksum, if it has one.
+
+        Raises:
+            InputError: The data is damaged.
+        """
+        if self.member is None:
+            return
+        with _damage_as_input_error(self.path, _DATA_DAMAGE), self._open(0) as stream:
+            while stream.read(_PIECE):
+                pass
+
     def rows(self, chunk_size: int, start: int, stop: int) -> Iterator[np.ndarray]:
         """Yield rows `start` to `stop` in arrays of at most `chunk_size` rows.
 
@@ -159,7 +171,7 @@ def _check_beginning(path: Path) -> None:
     if not beginning:
         raise InputError(f"{path} is empty.")
     if beginning not in (_ARCHIVE, _EMPTY_ARCHIVE):
-        raise InputError(f"{path} is no NPZ file, and no NPY file or folder of images either.")
+        raise InputError(f"{path} is no NPZ file; name an NPZ or NPY file, or a folder of images.")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is an NPZ file that is cut short: its end is missing.")
 
@@ -219,7 +231,7 @@ def _checked(entry: ArrayEntry, size: int) -> ArrayEntry:
     if declared != size:
         raise InputError(
             f"{entry} declares shape {entry.shape} and type {entry.dtype}, {declared} bytes, "
-            f"but holds {size}; the file is cut short or damaged."
+            f"but holds {size}; the file is {'cut short' if size < declared else 'damaged'}."
         )
     return entry
 

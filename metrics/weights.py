@@ -46,8 +46,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is not a readable weights file: {reason}") from error
+        raise InputError(
+            f"{path} is not a readable weights file: neither safetensors nor of torch.save, or "
+            "damaged."
+        ) from error
     if not isinstance(weights, dict) or not all(map(torch.is_tensor, weights.values())):
         raise InputError(f"{path} is not a weights file: it holds no dict of tensors.")
     return weights

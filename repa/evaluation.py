@@ -28,6 +28,8 @@ from repa.errors import DataError, UnknownNameError
 from repa.registry import entry_names, fetch, find_entry
 
 _BUILT_IN = {"digits": load_digits}
+_LARGEST_BUILT_IN = 256
+"""Pixels of a side: built-in data is made in the size of the images to judge, in memory."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,13 @@ def plan_evaluation(
     dataset = (samples.manifest or {}).get("dataset")
     known = find_entry("datasets", dataset) if dataset in entry_names("datasets") else None
     if reference is not None:
-        if reference not in entry_names("references") and not Path(reference).exists():
+        known_name = reference in entry_names("references")
+        if not known_name and not (reference and Path(reference).exists()):
             raise _unknown_reference(reference)
         chosen, reason = reference, "as asked"
+        stated = _stated_network(reference)
+        if network is None and stated is not None:
+            network, reason = stated, "as asked; the network is that of the reference's statistics"
     elif known is not None:
         chosen, reason = known["reference"], f"the manifest's data set is {dataset}"
     else:
@@ -193,12 +199,40 @@ def baselines(
 def _built_in_images(
     name: str, dataset: str, split: str, shape: tuple[int, int, int] | None
 ) -> ArrayImages:
-    if shape is None or shape[0] != shape[1]:
+    if shape is None or shape[0] != shape[1] or shape[0] > _LARGEST_BUILT_IN:
         size = f"{shape[0]} x {shape[1]}" if shape else "several sizes"
-        raise DataError(f"{name} compares with square images of one size, not with {size}.")
+        raise DataError(
+            f"{name} compares with square images of one size, {_LARGEST_BUILT_IN} pixels at most, "
+            f"not with {size}."
+        )
     load: Callable[..., Any] = _BUILT_IN[dataset]
     images, labels = load(split, shape[0])
     return ArrayImages(images, name=name, labels=labels)
+
+
+def _stated_network(reference: str) -> str | None:
+    """Return the network that a file of statistics names, if the reference is such a file."""
+    if reference in entry_names("references") or not Path(reference).is_file():
+        return None
+    statistics = open_reference(reference).statistics
+    stated = None if statistics is None else statistics.network
+    return None if stated is None else stated.removesuffix("-clean")
+
+
+def check_stated_network(reference: Reference, network: str, resize: Resize) -> None:
+    """Refuse, before weights are looked for, statistics of another network or resize.
+
+    Raises:
+        DataError: They are; the message says which options fit.
+    """
+    stated = None if reference.statistics is None else reference.statistics.network
+    wanted = f"{network}-clean" if resize == "clean" else network
+    if stated not in (None, wanted):
+        base, clean = stated.removesuffix("-clean"), stated.endswith("-clean")
+        raise DataError(
+            f"{reference.name} holds statistics of {stated}, not of {wanted}; use --features {base}"
+            f"{' --resize clean' if clean else ''}, or another reference."
+        )
 
 
 def _unknown_reference(name: str) -> UnknownNameError:

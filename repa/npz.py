@@ -287,8 +287,8 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
 
 def check_folder(path: Path) -> None:
     """Make the folder of an output, and raise OSError if no file can be made in it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repa.errors import RepaError
+from repa.errors import RepaError, UnknownNameError
 from repa_cli import cache, export, fid, sample, stats, train
 from repa_cli.downloads import shown_downloads
 from repa_cli.output import print_error
@@ -75,6 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
         # The reader of our output (`head`, say) has left: that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except UnknownNameError as error:
+        _fail(str(error), code=2)
     except (RepaError, OSError) as error:
         _fail(_text(error), code=1)
     except ValueError as error:
@@ -92,8 +94,9 @@ def _is_input_error(error: ValueError) -> bool:
 
 
 def _text(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}."
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else "an output: "
+        return f"{where}{error.strerror}."
     return str(error) or type(error).__name__
 
 

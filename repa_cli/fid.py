@@ -92,7 +92,7 @@ def fid(
         bool,
         typer.Option(
             "--fd-infinity",
-            help="Fréchet distance extrapolated to infinitely many samples as well.",
+            help="Fréchet distance extrapolated to infinitely many samples as well; takes 10,000.",
         ),
     ] = False,
     batch_size: MetricBatchSize = 16,
@@ -152,6 +152,7 @@ def fid(
                     print_note(
                         f"no real training images are known for {plan.reference}: noise only."
                     )
+            evaluation.check_stated_network(opened, plan.network, cast("Resize", resize))
             network = evaluation.load_named_network(
                 plan.network,
                 weights,

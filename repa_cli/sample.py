@@ -160,7 +160,7 @@ def sample(
         result = _run(config, grid, steps_given=_is_given(context, "steps"))
     except SettingError as error:
         option = _OPTIONS.get(error.field, "--" + error.field.replace("_", "-"))
-        message = str(error).replace(error.field, option, 1)
+        message = str(error).removeprefix(f"{error.field} ")
         raise typer.BadParameter(message, param_hint=option) from error
     if result and as_json:
         print_json(result)

@@ -131,12 +131,17 @@ def train(
     given = {name: value for name, value in locals().items() if value is not None}
     from repa.config import TrainConfig
     from repa.device import resolve_device
+    from repa.errors import OutputExistsError
     from repa.run_folder import read_run_config
     from repa.train import Interrupted, Reporting
     from repa.train import train as run
 
     folder = out or Path("runs") / (preset or _DEFAULT)
     stored = read_run_config(folder) if resume and preset is None else None
+    if resume and preset is None and stored is None:
+        raise OutputExistsError(
+            f"{folder} holds no run to go on with; see --out, or name a --preset to start one."
+        )
     changes = {name: given[name] for name in TrainConfig.__annotations__ if name in given}
     config = replace(stored or PRESETS[preset or _DEFAULT], **changes)
 

@@ -1,6 +1,7 @@
 """`repa fid` on small files: what it finds by itself, prints, and refuses in one line."""
 
 import hashlib
+import io
 import json
 import struct
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from metrics import Reference, evaluate, load_network, open_images
+from metrics import MetricNetwork, Reference, evaluate, load_network, open_images
 from metrics.weights import load_tensors, packaged_lite0_weights
 from repa import evaluation
 from repa.data import load_digits
@@ -21,6 +22,7 @@ from repa.registry import find_entry
 from repa_cli.app import main
 
 COUNT = 24
+LITE0 = "efficientnet-lite0"
 
 
 @pytest.fixture
@@ -57,6 +59,12 @@ def repa(capsys):
 
 def digits(count=COUNT, split="train"):
     return load_digits(split, 16)[0][100 : 100 + count]
+
+
+def npz_bytes():
+    with io.BytesIO() as file:
+        np.savez(file, digits())
+        return file.getvalue()
 
 
 def save(path, images, **arrays):
@@ -243,6 +251,65 @@ def test_a_picture_of_absurd_size_is_one_line(repa, here):
     assert done.stderr.startswith("repa: error: folder/a.png") and done.stderr.count("\n") == 1
 
 
+def test_statistics_bring_their_network_and_refuse_others_before_weights_are_sought(repa, here):
+    save("samples.npz", digits())
+    parts = {"mu": np.zeros(1280), "sigma": np.eye(1280), "network": "efficientnet-lite0"}
+    np.savez("reference.npz", **parts)
+    code, out, err = repa("samples.npz", "--ref", "reference.npz")
+    assert code == 0 and "FD-lite0" in out
+    assert "network efficientnet-lite0: as asked; the network is that of the reference" in err
+    for other in (("--features", "inception"), ("--resize", "clean")):
+        code, out, err = repa("samples.npz", "--ref", "reference.npz", *other)
+        assert (code, out) == (1, "")
+        assert "holds statistics of efficientnet-lite0" in err
+        assert "use --features efficientnet-lite0, or another" in err
+    np.savez("clean.npz", **parts | {"network": "efficientnet-lite0-clean"})
+    code, _, err = repa("samples.npz", "--ref", "clean.npz")
+    assert code == 1 and "use --features efficientnet-lite0 --resize clean, or another" in err
+    assert repa("samples.npz", "--ref", "clean.npz", "--resize", "clean")[0] == 0
+
+
+def test_damage_inside_the_file_is_found_before_any_image_is_measured(repa, here, monkeypatch):
+    def fail(*arguments):
+        raise AssertionError("an image was measured")
+
+    monkeypatch.setattr(MetricNetwork, "__call__", fail)
+    for write in (np.savez, np.savez_compressed):
+        for option in ((), ("--no-cache",)):
+            write("bad.npz", digits())
+            content = bytearray((here / "bad.npz").read_bytes())
+            content[len(content) // 2] ^= 1
+            (here / "bad.npz").write_bytes(content)
+            code, out, err = repa("bad.npz", "--ref", "bad.npz", "--features", LITE0, *option)
+            assert (code, out) == (1, "") and "error: bad.npz is not a readable NPZ" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("text.pth", lambda path: path.write_text("hello"), "is not a readable weights file"),
+        ("empty.pth", lambda path: path.write_bytes(b""), "is not a readable weights file"),
+        ("images.pth", lambda path: path.write_bytes(npz_bytes()), "is not a readable weights"),
+        ("other.pth", lambda path: torch.save({"a": torch.zeros(1)}, path), "These are not"),
+    ],
+)
+@pytest.mark.parametrize("network", ["efficientnet-lite0", "inception"])
+def test_wrong_weights_are_one_short_line(repa, here, name, write, message, network):
+    save("samples.npz", digits())
+    write(here / name)
+    options = ("--ref", "samples.npz", "--features", network, "--weights", name)
+    code, out, err = repa("samples.npz", *options)
+    (line,) = (line for line in err.splitlines() if line.startswith("repa: error:"))
+    assert (code, out) == (1, "")
+    assert line.startswith(f"repa: error: {name}") and message in line and len(line) < 200
+
+
+def test_built_in_references_are_not_enlarged_without_bound(repa, here):
+    save("large.npz", np.zeros((5, 257, 257, 3), np.uint8))
+    code, out, err = repa("large.npz", "--ref", "digits-heldout")
+    assert (code, out) == (1, "") and "256 pixels at most, not with 257 x 257" in err
+
+
 def test_a_missing_file_is_one_line(repa, here):
     code, out, err = repa("none.npz")
     assert (code, out) == (1, "")
@@ -262,7 +329,7 @@ def test_statistics_of_another_network_are_refused(repa, here):
     [
         (("--features", "inceptoin"), 2, "did you mean 'inception'"),
         (("--distances", "exakt"), 2, "did you mean 'exact'"),
-        (("--ref", "digits-heldoud"), 1, "did you mean 'digits-heldout'"),
+        (("--ref", "digits-heldoud"), 2, "did you mean 'digits-heldout'"),
         (("--weights", "none.pth"), 2, "none.pth"),
         (("--num", "1"), 2, "--num"),
         (("--num", "99", "--ref", "digits-heldout"), 1, "99 were asked for"),

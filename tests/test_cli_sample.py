@@ -166,7 +166,7 @@ def test_published_command_without_network_says_which_file_to_put_where(repa, he
         (["--labels", "1,x"], ["--labels", "'1,x' is not a list of classes"]),
         (["--labels", "0,5"], ["--labels", "label 5 is none of the 5 classes"]),
         (["--quantizer", "rond"], ["--quantizer", "did you mean 'round'"]),
-        (["--interval", "0.7,0"], ["--interval must be LOW,HIGH with 0 <= LOW", "got 0.7,0"]),
+        (["--interval", "0.7,0"], ["--interval: must be LOW,HIGH with 0 <= LOW", "got 0.7,0"]),
         (["--interval", "0,1.5"], ["--interval", "0 <= LOW <= HIGH <= 1, got 0,1.5"]),
         (["--interval", "-0.1,1"], ["--interval", "0 <= LOW <= HIGH <= 1"]),
         (["--interval", "a,b"], ["--interval", "'a,b' is not LOW,HIGH"]),

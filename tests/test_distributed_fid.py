@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from stand_in import counted, stand_in
 
 from metrics import (
@@ -100,22 +101,22 @@ def test_shares_are_contiguous_whole_batches_that_cover_all_images(count, size):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Samples and reference, and samples with damage that only who reads to the end can see."""
+    """Samples and reference, and a folder with damage that only who decodes to the end can see."""
     folder = tmp_path_factory.mktemp("files")
     np.savez(folder / "samples.npz", SAMPLES)
     np.savez_compressed(folder / "real.npz", REAL)
     many = RANDOM.integers(0, 256, (600, 8, 8, 3), dtype=np.uint8)
-    np.savez_compressed(folder / "damaged.npz", many)
-    content = bytearray((folder / "damaged.npz").read_bytes())
-    content[content.find(b"PK\1\2") - 30] ^= 1
-    (folder / "damaged.npz").write_bytes(content)
+    (folder / "damaged").mkdir()
+    for number, image in enumerate(many):
+        Image.fromarray(image).save(folder / "damaged" / f"{number:03}.png")
+    os.truncate(folder / "damaged" / "590.png", 150)
     return folder
 
 
 @pytest.fixture(scope="module")
 def three(files):
     """What each of three processes finds of the good and of the damaged samples."""
-    names = ("three", "real.npz", "samples.npz", "damaged.npz")
+    names = ("three", "real.npz", "samples.npz", "damaged")
     outcomes = run_world(
         3, "-c", EVALUATE, Path(__file__).parent, *(files / name for name in names)
     )
@@ -158,7 +159,7 @@ def test_every_process_measures_its_own_share_alone(three):
 def test_an_error_at_one_process_is_raised_at_all(files, three):
     errors = [outcomes[1] for outcomes, _ in three]
     assert errors[0] == errors[1] == errors[2]
-    assert errors[0].startswith("InputError") and "damaged.npz" in errors[0]
+    assert errors[0].startswith("InputError") and "590.png" in errors[0]
     assert len(FeatureCache(files / "three").entries()) == 2
 
 

@@ -263,7 +263,7 @@ def test_progress_is_told_after_every_batch():
         progress=lambda *arguments: told.append(arguments),
     )
     batches = [("array", 4, 10), ("array", 8, 10), ("array", 10, 10)]
-    assert told == [*batches, ("hash of array", 50, 50)]
+    assert told == [("hash of array", 50, 50), *batches]
 
 
 def test_progress_of_everything_that_takes_long_goes_to_its_end(tmp_path):

@@ -373,6 +373,10 @@ def test_command_trains_resumes_and_refuses_to_overwrite(tmp_path):
     resumed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
     assert "step-0000003" in resumed.stdout
+    nothing = [*CLI, "--out", "rnu", "--resume"]
+    refused = subprocess.run(nothing, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1 and "rnu holds no run to go on with" in refused.stderr
+    assert not (tmp_path / "rnu").exists()
     typo = run("--step", "3", "--resume")
     assert typo.returncode == 2
     assert typo.stderr.count("\n") == 1
