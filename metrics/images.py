@@ -136,13 +136,13 @@ class FileImages:
         return self.entry.rows(batch_size, start, stop)
 
     def sha256(self, progress: Steps | None = None) -> str:
-        """Return the hash of the file; progress counts bytes.
+        """Return the hash of the file, whose images are checked; progress counts bytes of both.
 
         Raises:
             InputError: The data of the images is damaged.
         """
         content = file_sha256(self.entry.path, progress)
-        self.entry.check()
+        self.entry.check(progress)
         return content
 
 

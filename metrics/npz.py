@@ -22,6 +22,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from metrics.errors import InputError
+from metrics.progress import Steps
 
 # Deflate codes at most 258 bytes in 2 bits, so no honest entry expands by more than about 1032.
 _MAX_INFLATION = 1032
@@ -89,8 +90,11 @@ class ArrayEntry:
             _fill(stream, array)
         return array
 
-    def check(self) -> None:
+    def check(self, progress: Steps | None = None) -> None:
         """Read the whole array once, in pieces, and compare it with its checksum, if it has one.
+
+        Args:
+            progress: Called with the bytes read.
 
         Raises:
             InputError: The data is damaged.
@@ -98,8 +102,11 @@ class ArrayEntry:
         if self.member is None:
             return
         with _damage_as_input_error(self.path, _DATA_DAMAGE), self._open(0) as stream:
-            while stream.read(_PIECE):
-                pass
+            done, total = 0, math.prod(self.shape) * self.dtype.itemsize
+            while piece := stream.read(_PIECE):
+                done += len(piece)
+                if progress is not None:
+                    progress(done, total)
 
     def rows(self, chunk_size: int, start: int, stop: int) -> Iterator[np.ndarray]:
         """Yield rows `start` to `stop` in arrays of at most `chunk_size` rows.

@@ -81,7 +81,7 @@ def with_cache(
         work: Is given the same folder at every process; fails with a `CacheError` at all or none.
         kept: Whether the cache is this machine's; otherwise nothing is read from it or kept in it.
         needed: Whether there must be one all the same, because features are read again. It is then
-            a temporary folder; several processes always need one.
+            a temporary folder, beside what is kept; several processes always need one.
         warn: Is told why this machine's is not used, though it was to be.
 
     Returns:
