@@ -3,6 +3,7 @@
 Importing this file, or any command, does not import torch: `repa --help` must answer at once.
 """
 
+import errno
 import os
 import sys
 import warnings
@@ -95,8 +96,10 @@ def _is_input_error(error: ValueError) -> bool:
 
 def _text(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else "an output: "
-        return f"{where}{error.strerror}."
+        where = error.filename
+        if where is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = "an output could not be written"
+        return f"{error.strerror}." if where is None else f"{where}: {error.strerror}."
     return str(error) or type(error).__name__
 
 

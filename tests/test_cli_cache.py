@@ -3,8 +3,11 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections import namedtuple
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,6 +170,20 @@ def test_a_temporary_cache_is_removed(repa, here, monkeypatch):
     occupied(here, None)
     measured(repa, "--bootstrap", 2)
     assert list((here / "temporary").iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_results_that_find_no_room_are_one_line(here):
+    with Path("/dev/full").open("w") as full_file:
+        done = subprocess.run(
+            [sys.executable, "-m", "repa_cli", "cache"],
+            stdout=full_file,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "repa: error: an output could not be written: No space left on device.\n"
 
 
 def test_standard_errors_and_references_do_without_the_cache_too(repa, here):
