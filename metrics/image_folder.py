@@ -3,6 +3,7 @@
 import hashlib
 import json
 import operator
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from metrics.progress import Steps
 _LABELS = "dataset.json"
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 _FORMATS = ("PNG", "JPEG", "WEBP")
+_TAIL = 64  # bytes that are searched for a picture's end
 # What Pillow raises on damage; the bomb warning comes as an error where warnings are errors.
 _UNREADABLE = (
     Image.UnidentifiedImageError,
@@ -90,8 +92,8 @@ def open_folder(folder: Path) -> FolderImages:
     `{"labels": [["00000/img00000000.png", 7], ...]}`, or null for none.
 
     Raises:
-        InputError: There are none, the header of one is damaged or says more than 8 bits a channel,
-            or `dataset.json` is unreadable or leaves one out.
+        InputError: There are none, one is cut short, has a damaged header or more than 8 bits a
+            channel, or `dataset.json` is unreadable or leaves one out.
     """
     paths = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
     ordered = sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
@@ -123,9 +125,23 @@ def _read_labels(folder: Path, paths: list[Path]) -> Int64[np.ndarray, " count"]
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """Return height and width from the file's header alone."""
+    """Return height and width from the header; a file that seems cut short is decoded as well."""
     with _open_picture(path) as picture:
-        return picture.height, picture.width
+        size = picture.height, picture.width
+    if not _has_its_end(path):
+        _decode(path)
+    return size
+
+
+def _has_its_end(path: Path) -> bool:
+    """Whether a picture ends as its format says, so that it is not cut short."""
+    with path.open("rb") as stream:
+        head, length = stream.read(8), stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, length - _TAIL))
+        tail = stream.read()
+    if head.startswith(b"RIFF"):  # WebP
+        return int.from_bytes(head[4:], "little") + 8 <= length
+    return (b"IEND" if head.startswith(b"\x89PNG") else b"\xff\xd9") in tail
 
 
 def _decode(path: Path) -> UInt8[np.ndarray, "height width 3"]:

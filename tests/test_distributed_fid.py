@@ -109,7 +109,9 @@ def files(tmp_path_factory):
     (folder / "damaged").mkdir()
     for number, image in enumerate(many):
         Image.fromarray(image).save(folder / "damaged" / f"{number:03}.png")
-    os.truncate(folder / "damaged" / "590.png", 150)
+    content = bytearray((folder / "damaged" / "590.png").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "damaged" / "590.png").write_bytes(content)
     return folder
 
 

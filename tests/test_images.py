@@ -298,6 +298,30 @@ def test_damage_that_only_a_decoder_s_library_sees_names_the_file(tmp_path):
         open_images(tmp_path)
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_a_picture_that_is_cut_short_is_found_before_any_is_read(tmp_path, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for number in range(3):
+        Image.fromarray(noise).save(tmp_path / f"{number}.{suffix}")
+    open_images(tmp_path)
+    whole = (tmp_path / f"1.{suffix}").read_bytes()
+    for share in (0.3, 0.9):
+        (tmp_path / f"1.{suffix}").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(InputError, match=rf"1\.{suffix}"):
+            open_images(tmp_path)
+
+
+def test_pictures_with_bytes_after_their_end_or_without_a_mark_are_read(tmp_path):
+    image = Image.new("RGB", (8, 8), (9, 9, 9))
+    image.save(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("ab") as file:
+        file.write(bytes(1000))
+    image.save(tmp_path / "b.jpg")
+    content = (tmp_path / "b.jpg").read_bytes()
+    (tmp_path / "b.jpg").write_bytes(content[:-2] + bytes(100))  # no end-of-image mark
+    assert len(pixels(open_images(tmp_path))) == 2
+
+
 def test_batches_of_large_pictures_are_smaller(tmp_path, monkeypatch):
     for number in range(6):
         Image.new("L", (8, 8)).save(tmp_path / f"{number}.png")  # 192 bytes as RGB
