@@ -25,7 +25,7 @@ from metrics.features import Resize
 from metrics.lint import PUBLISHED_COUNT, LintWarning
 from repa.data import load_digits
 from repa.errors import DataError, UnknownNameError
-from repa.registry import entry_names, fetch, find_entry
+from repa.registry import entry_names, fetch, find_entry, reference_name
 
 _BUILT_IN = {"digits": load_digits}
 _LARGEST_BUILT_IN = 256
@@ -92,8 +92,9 @@ def published_count(reference: str) -> int | None:
 
 def known_num_classes(reference: str) -> int | None:
     """Return how many classes a reference in the registry has, None where that is not known."""
-    known = reference in entry_names("references")
-    return find_entry("references", reference).get("num_classes") if known else None
+    name = reference_name(reference)
+    known = name in entry_names("references")
+    return find_entry("references", name).get("num_classes") if known else None
 
 
 def network_for(images: ImageSource, network: str | None = None) -> NetworkName:

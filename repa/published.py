@@ -8,11 +8,10 @@ which settings differ.
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from metrics.lint import LintWarning
-from repa.registry import Entry, find_entry, load_registry
+from repa.registry import Entry, find_entry, load_registry, reference_name
 
 METRIC_LABELS = {
     "fid": "FID",
@@ -121,7 +120,7 @@ def closest_published_row(
     here = {
         **made,
         "num_images": num_images,
-        "reference": _reference_name(reference),
+        "reference": reference_name(reference),
         "network": network,
         "distances": distances,
         "weights": _weights(registered=registered_weights),
@@ -200,13 +199,6 @@ def _compared_row(name: str, entry: Entry, here: Mapping[str, Any]) -> Published
 
 def _weights(*, registered: bool) -> str:
     return "as registered" if registered else "others"
-
-
-def _reference_name(reference: str) -> str:
-    """Return the name in the registry of a reference given by its path, if its file has one."""
-    file = Path(reference).name
-    entries: dict[str, Entry] = load_registry()["references"]
-    return next((name for name, e in entries.items() if e.get("file") == file), reference)
 
 
 def _compared_value(

@@ -57,6 +57,13 @@ def find_entry(section: str, name: str) -> Entry:
     return entries[name]
 
 
+def reference_name(reference: str) -> str:
+    """Return the name of a reference that is given by its path, if its file is a registered one."""
+    file = Path(reference).name
+    entries: dict[str, Entry] = load_registry()["references"]
+    return next((name for name, e in entries.items() if e.get("file") == file), reference)
+
+
 def cache_dir() -> Path:
     """Return the folder of downloads: $REPA_CACHE, or ~/.cache/repa."""
     folder = os.environ.get("REPA_CACHE")

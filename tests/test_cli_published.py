@@ -300,9 +300,11 @@ def test_what_the_files_say_is_warned_of_before_what_the_pixels_tell(repa):
     assert places == sorted(places)
 
 
-def test_three_of_a_thousand_classes_are_an_imbalance(repa):
+def test_three_of_a_thousand_classes_are_an_imbalance(repa, here):
     save(classes=np.arange(COUNT) % 3)  # balanced among those that occur
     reason = reasons(measured(repa))["class-balance"]
+    save_reference(here / REFERENCE)
+    assert reasons(measured(repa, "--ref", here / REFERENCE))["class-balance"] == reason
     assert "1000 classes" in reason and "3 occur" in reason
     assert f"warning: {reason}" in repa()[1]
 
