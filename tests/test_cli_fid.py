@@ -276,9 +276,10 @@ def test_damage_inside_the_file_is_found_before_any_image_is_measured(repa, here
     monkeypatch.setattr(MetricNetwork, "__call__", fail)
     for write in (np.savez, np.savez_compressed):
         for option in ((), ("--no-cache",)):
-            write("bad.npz", digits())
+            # beyond the 64 KB in which a header is looked for
+            write("bad.npz", np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8))
             content = bytearray((here / "bad.npz").read_bytes())
-            content[len(content) // 2] ^= 1
+            content[len(content) * 3 // 4] ^= 1
             (here / "bad.npz").write_bytes(content)
             code, out, err = repa("bad.npz", "--ref", "bad.npz", "--features", LITE0, *option)
             assert (code, out) == (1, "") and "error: bad.npz is not a readable NPZ" in err
