@@ -87,13 +87,15 @@ def measure(
     processes = processes or SingleProcess()
     extraction = Extraction(images, network, batch_size, progress)
     score = RunningInceptionScore(split_size)
+    content = None
     if cache is not None and cache.read_only:
-        cache = cache if cache.find(cache.key(images, network, progress)) else None
+        key = cache.key(images, network, progress)
+        cache, content = (cache if cache.find(key) else None), key.content
     if cache is not None:
         return _from_cache(extraction, score, cache, processes)
     if processes.size > 1:
         raise ValueError(f"{processes.size} processes need a cache in common, to meet in.")
-    return _in_memory(extraction, score)
+    return _in_memory(extraction, score, content)
 
 
 def _from_cache(
@@ -121,9 +123,11 @@ def _from_cache(
     )
 
 
-def _in_memory(extraction: Extraction, score: RunningInceptionScore) -> Measurement:
+def _in_memory(
+    extraction: Extraction, score: RunningInceptionScore, content: str | None
+) -> Measurement:
     images, network = extraction.images, extraction.network
-    content = images.sha256(steps_of(extraction.progress, f"hash of {images.name}"))
+    content = content or images.sha256(steps_of(extraction.progress, f"hash of {images.name}"))
     pool_features = np.empty((images.count, network.pool_dim), np.float32)
     filled = 0
 

@@ -16,6 +16,7 @@ from repa_cli.options import (
     MetricWeights,
     NoCache,
     choice,
+    is_given,
 )
 from repa_cli.output import (
     print_json,
@@ -28,7 +29,7 @@ from repa_cli.output import (
 from repa_cli.report_table import print_reports
 
 if TYPE_CHECKING:
-    from metrics import Report
+    from metrics import ImageSource, MetricNetwork, Reference, Report
     from metrics.features import Resize
     from metrics.lint import LintWarning
     from metrics.precision_recall import Distances
@@ -122,7 +123,7 @@ def fid(
 
     import metrics
     from metrics.processes import together
-    from repa import evaluation, measuring, published
+    from repa import evaluation, measuring
     from repa.device import environment
     from repa.distributed import joined_world
 
@@ -145,13 +146,7 @@ def fid(
                 raise typer.BadParameter(
                     f"needs images, and {plan.reference} holds statistics alone", param_hint="--kid"
                 )
-            sets = {"samples": images}
-            if baselines:
-                sets |= evaluation.baselines(plan.reference, images.shape, images.count)
-                if "real" not in sets:
-                    print_note(
-                        f"no real training images are known for {plan.reference}: noise only."
-                    )
+            sets = {"samples": images} | (_baselines(plan.reference, images) if baselines else {})
             evaluation.check_stated_network(opened, plan.network, cast("Resize", resize))
             network = evaluation.load_named_network(
                 plan.network,
@@ -160,23 +155,7 @@ def fid(
                 resize=cast("Resize", resize),
                 compiled=compiled,
             )
-            warnings = evaluation.lint_weights(network) + metrics.lint_sources(
-                images,
-                opened,
-                network.name,
-                weights_sha256=network.weights_sha256,
-                published_count=evaluation.published_count(plan.reference),
-                num_classes=evaluation.known_num_classes(plan.reference),
-            )
-            row = published.closest_published_row(
-                images.manifest,
-                num_images=images.count,
-                reference=plan.reference,
-                network=network.name,
-                distances=distances,
-                registered_weights=evaluation.has_registered_weights(network),
-            )
-            warnings += published.lint_protocol(row)
+            warnings, row = _protocol(images, opened, plan.reference, network, distances)
             _print_warnings(warnings)
         reports = measuring.with_cache(
             processes,
@@ -203,6 +182,45 @@ def fid(
             "versions": environment(),
         }
         _print_results(reports, warnings, row, images.manifest, how, as_json=as_json)
+
+
+def _baselines(reference: str, images: "ImageSource") -> "dict[str, ImageSource]":
+    from repa import evaluation
+
+    sets = evaluation.baselines(reference, images.shape, images.count)
+    if "real" not in sets:
+        print_note(f"no real training images are known for {reference}: noise only.")
+    return sets
+
+
+def _protocol(
+    images: "ImageSource",
+    opened: "Reference",
+    reference: str,
+    network: "MetricNetwork",
+    distances: str,
+) -> "tuple[list[LintWarning], PublishedRow | None]":
+    """Find what the files and settings tell before any image is read, and the row to compare."""
+    import metrics
+    from repa import evaluation, published
+
+    row = published.closest_published_row(
+        images.manifest,
+        num_images=images.count,
+        reference=reference,
+        network=network.name,
+        distances=distances,
+        registered_weights=evaluation.has_registered_weights(network),
+    )
+    sources = metrics.lint_sources(
+        images,
+        opened,
+        network.name,
+        weights_sha256=network.weights_sha256,
+        published_count=evaluation.published_count(reference),
+        num_classes=evaluation.known_num_classes(reference),
+    )
+    return [*evaluation.lint_weights(network), *sources, *published.lint_protocol(row)], row
 
 
 def _print_results(
@@ -264,9 +282,8 @@ def _print_published(row: "PublishedRow", values: Iterable["ComparedValue"]) -> 
 
 def _refuse_options_without_effect(context: typer.Context) -> None:
     for parameter in context.command.params:
-        source = context.get_parameter_source(parameter.name or "")
-        given = source is not None and source.name == "COMMANDLINE"
-        if given and parameter.name not in ("self_test", "weights", "device", "as_json"):
+        name = parameter.name or ""
+        if is_given(context, name) and name not in ("self_test", "weights", "device", "as_json"):
             raise typer.BadParameter("has no effect with --self-test", param_hint=parameter.opts[0])
 
 

@@ -25,6 +25,12 @@ def choice(kind: str, known: Iterable[str]) -> Callable[[str], str]:
     return parse
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter was typed, rather than left at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _device(value: str) -> str:
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
         raise typer.BadParameter(f"unknown device {value!r}: use auto, cpu, cuda, cuda:1 or mps")

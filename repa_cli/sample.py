@@ -9,7 +9,7 @@ import typer
 from repa.errors import SettingError, UnknownNameError
 from repa.registry import default_checkpoint, entry_names
 from repa.sample_config import SOLVERS, SampleConfig
-from repa_cli.options import Device, Json, Overwrite, choice
+from repa_cli.options import Device, Json, Overwrite, choice, is_given
 from repa_cli.output import print_json, print_note, print_table, progress_bar
 
 _OPTIONS = {
@@ -157,7 +157,7 @@ def sample(
             quantizer=quantizer,  # pyright: ignore[reportArgumentType]
             tf32=tf32,
         )
-        result = _run(config, grid, steps_given=_is_given(context, "steps"))
+        result = _run(config, grid, steps_given=is_given(context, "steps"))
     except SettingError as error:
         option = _OPTIONS.get(error.field, "--" + error.field.replace("_", "-"))
         message = str(error).removeprefix(f"{error.field} ")
@@ -184,11 +184,6 @@ class _Progress:
             self.bar.n = self.bar.initial = self.bar.last_print_n = done
         self.made, self.seconds = done - self._first, now - self._started
         self.bar.update(done - self.bar.n)
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _run(config: SampleConfig, grid: Path | None, *, steps_given: bool) -> dict[str, Any]:

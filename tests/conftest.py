@@ -56,3 +56,17 @@ def golden_sit() -> Callable[[str], torch.nn.Module]:
         return model.eval()
 
     return build
+
+
+@pytest.fixture
+def repa(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
+    """Run the command: `code, out, err = repa("fid", "samples.npz")`."""
+    from repa_cli.app import main
+
+    def run(*arguments: object) -> tuple[object, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        output = capsys.readouterr()
+        return caught.value.code, output.out, output.err
+
+    return run

@@ -15,7 +15,6 @@ import pytest
 from metrics import CacheError, FeatureCache
 from metrics.efficientnet import EfficientNetLite0
 from metrics.extraction import Extraction
-from repa_cli.app import main
 
 RANDOM = np.random.default_rng(0)
 
@@ -28,19 +27,6 @@ def here(tmp_path, monkeypatch):
     np.savez("samples.npz", RANDOM.integers(0, 200, (10, 8, 8, 3), dtype=np.uint8))
     np.savez("real.npz", RANDOM.integers(50, 256, (12, 8, 8, 3), dtype=np.uint8))
     return tmp_path
-
-
-@pytest.fixture
-def repa(capsys):
-    """Run the command: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        return caught.value.code, output.out, output.err
-
-    return run
 
 
 FID = ("fid", "samples.npz", "--ref", "real.npz", "--features", "efficientnet-lite0", "--json")

@@ -1,5 +1,6 @@
 """`repa fid` on small files: what it finds by itself, prints, and refuses in one line."""
 
+import functools
 import hashlib
 import io
 import json
@@ -19,7 +20,6 @@ from metrics.weights import load_tensors, packaged_lite0_weights
 from repa import evaluation
 from repa.data import load_digits
 from repa.registry import find_entry
-from repa_cli.app import main
 
 COUNT = 24
 LITE0 = "efficientnet-lite0"
@@ -45,16 +45,9 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def repa(capsys):
-    """Run the command: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main(["fid", *(str(argument) for argument in arguments)])
-        output = capsys.readouterr()
-        return caught.value.code, output.out, output.err
-
-    return run
+def repa(repa):
+    """Run `repa fid`: exit code, stdout, stderr."""
+    return functools.partial(repa, "fid")
 
 
 def digits(count=COUNT, split="train"):

@@ -17,7 +17,6 @@ from metrics import ArrayImages, MetricLabels, measure
 from metrics.statistics import ReferenceStatistics
 from repa import evaluation
 from repa.registry import find_entry, load_registry
-from repa_cli.app import main
 
 COUNT = 60
 SAMPLES, REAL = np.random.default_rng(0).integers(0, 256, (2, COUNT, 8, 8, 3), dtype=np.uint8)
@@ -99,15 +98,13 @@ def asked(monkeypatch):
 
 
 @pytest.fixture
-def repa(capsys, here, asked):
-    """Run the command: stdout, stderr."""
+def repa(repa, here, asked):
+    """Run `repa fid samples.npz`: stdout, stderr."""
 
     def run(*options):
-        with pytest.raises(SystemExit) as caught:
-            main(["fid", "samples.npz", *(str(option) for option in options)])
-        output = capsys.readouterr()
-        assert caught.value.code == 0, output.err
-        return output.out, output.err
+        code, out, err = repa("fid", "samples.npz", *options)
+        assert code == 0, err
+        return out, err
 
     return run
 

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from repa import SIT_SIZES, SiT
 from repa.autoencoder import images_from_pixels, load_autoencoder
 from repa.checkpoints import load_model
-from repa_cli.app import main
 from samplers import classifier_free_velocity, initial_noise, sample_ode
 
 
@@ -36,19 +35,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("REPA_CACHE", str(tmp_path / "cache"))
     save_checkpoint(tmp_path / "tiny.safetensors")
     return tmp_path
-
-
-@pytest.fixture
-def repa(capsys):
-    """Run the command: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        return caught.value.code, output.out, output.err
-
-    return run
 
 
 TINY = ("sample", "--model", "tiny.safetensors", "--num", 12, "--steps", 3, "--device", "cpu")

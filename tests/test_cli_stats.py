@@ -19,7 +19,6 @@ from metrics import (
     write_reference,
 )
 from repa.registry import find_entry
-from repa_cli.app import main
 
 RANDOM = np.random.default_rng(0)
 SAMPLES = RANDOM.integers(0, 200, (10, 8, 8, 3), dtype=np.uint8)
@@ -34,19 +33,6 @@ def here(tmp_path, monkeypatch):
     np.savez("samples.npz", SAMPLES)
     np.savez("real.npz", REAL)
     return tmp_path
-
-
-@pytest.fixture
-def repa(capsys):
-    """Run the command: exit code, stdout, stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        output = capsys.readouterr()
-        return caught.value.code, output.out, output.err
-
-    return run
 
 
 STATS = ("stats", "real.npz", "--out", "ref.npz", "--features", "efficientnet-lite0")

@@ -364,6 +364,17 @@ def test_a_read_only_cache_is_read_and_not_written(cache, path):
     assert content == {file: file.read_bytes() for file in files}
 
 
+def test_images_are_hashed_once_where_no_hash_can_be_kept(path, tmp_path, monkeypatch):
+    hashed = []
+    original = FileImages.sha256
+    monkeypatch.setattr(FileImages, "sha256", lambda *args: hashed.append(1) or original(*args))
+    (tmp_path / "file").write_text("no folder")
+    cache = FeatureCache(tmp_path / "file" / "features", read_only=True)
+    found = measure(open_images(path), stand_in(), cache=cache)
+    assert len(hashed) == 1
+    assert found.content_sha256 == original(open_images(path))
+
+
 def test_with_a_cache_no_features_are_kept_in_memory(tmp_path):
     peaks = []
     for count in (512, 4096):

@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from stand_in import CLASSES, POOL_DIM, SPATIAL_DIM, stand_in
 
 from metrics import (
     ArrayImages,
@@ -15,7 +16,6 @@ from metrics import (
     FirstImages,
     InputError,
     MetricLabels,
-    MetricNetwork,
     MetricSettings,
     NoiseImages,
     Reference,
@@ -33,7 +33,6 @@ from metrics import (
 from metrics.prefetch import prefetch
 
 SIDE = 4
-POOL_DIM, SPATIAL_DIM, CLASSES = 6, 9, 5
 _RANDOM = np.random.default_rng(7)
 _MIX = torch.tensor(_RANDOM.normal(size=(SIDE * SIDE * 3, POOL_DIM)), dtype=torch.float32)
 
@@ -47,26 +46,15 @@ EXACT = MetricSettings(distances="exact")
 
 
 def network(name="arithmetic", **changes):
-    fields = {
-        "name": name,
-        "labels": MetricLabels(
-            frechet="FD-a",
-            kernel="KD-a",
-            spatial_frechet="sFD-a",
-            inception_score="IS-a",
-            precision="P-a",
-            recall="R-a",
-        ),
-        "pool_dim": POOL_DIM,
-        "spatial_dim": SPATIAL_DIM,
-        "num_classes": CLASSES,
-        "weights_sha256": "0" * 64,
-        "preprocessing": "none",
-        "resize": lambda images: images.permute(0, 3, 1, 2).float(),
-        "outputs": outputs,
-        "device": torch.device("cpu"),
-    }
-    return MetricNetwork(**fields | changes)
+    labels = MetricLabels(
+        frechet="FD-a",
+        kernel="KD-a",
+        spatial_frechet="sFD-a",
+        inception_score="IS-a",
+        precision="P-a",
+        recall="R-a",
+    )
+    return stand_in(name, **{"labels": labels, "outputs": outputs} | changes)
 
 
 def images(count, seed, low=0, high=256):
