@@ -11,8 +11,8 @@ import numpy as np
 from scipy.linalg import sqrtm
 from timing import print_machine, print_ratio, seconds
 
-from metrics.frechet import frechet_distance
-from metrics.statistics import FeatureStatistics
+from metrics.formulas.frechet import frechet_distance
+from metrics.formulas.statistics import FeatureStatistics
 
 
 def features(rng, count, dim):

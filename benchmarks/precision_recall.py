@@ -1,4 +1,4 @@
-"""Time `metrics.precision_recall` at ADM's size against plain blocked torch, side by side.
+"""Time `metrics.formulas.precision_recall` at ADM's size against plain blocked torch, side by side.
 
 Claims, at 10,000 x 10,000 x 2048 on 2 cores: 7.5 s with exact distances, and ADM's float16
 arithmetic in at most 1.3 times that. Recorded earlier on another 2-core machine, and so no baseline
@@ -10,7 +10,7 @@ import argparse
 import torch
 from timing import print_machine, print_ratio, seconds
 
-from metrics.precision_recall import precision_recall
+from metrics.formulas.precision_recall import precision_recall
 
 
 def plain_radii(features, block, kept=4):

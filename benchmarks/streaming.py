@@ -20,7 +20,7 @@ import torch
 from timing import print_machine
 
 import metrics
-from metrics.feature_cache import FeatureCache
+from metrics.extraction.feature_cache import FeatureCache
 
 GOAL = 1.5e9
 POOL, SPATIAL, CLASSES = 2048, 2023, 1008

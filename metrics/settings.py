@@ -1,9 +1,14 @@
-"""What a comparison computes and how: everything that moves a number except the images."""
+"""What a comparison computes and how: everything that moves a number but the images. No torch."""
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
-from metrics.precision_recall import Distances
+NetworkName = Literal["inception", "efficientnet-lite0", "dinov2"]
+Resize = Literal["default", "clean"]
+Distances = Literal["adm", "exact"]
+
+DEFAULT_BATCH_SIZE = 16
+"""Images for a network at once; moves nothing but the last digits."""
 
 
 @dataclass(frozen=True, kw_only=True)

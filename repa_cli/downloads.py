@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from repa.download import reporting_downloads
+from repa_base.downloads import reporting_downloads
 from repa_cli.output import print_note
 
 

@@ -26,7 +26,7 @@ def export(
     Reads every dialect that `repa sample` reads. Of a training run, the latest EMA weights are
     taken. The file describes its network, so it loads without other settings.
     """
-    from repa.export import export_weights
+    from repa.checkpoints.export import export_weights
     from repa.registry import file_sha256
 
     path = export_weights(source, out, half=half, projectors=projectors, overwrite=overwrite)

@@ -30,11 +30,10 @@ from repa_cli.report_table import print_reports
 
 if TYPE_CHECKING:
     from metrics import ImageSource, MetricNetwork, Reference, Report
-    from metrics.features import Resize
-    from metrics.lint import LintWarning
-    from metrics.precision_recall import Distances
-    from repa.published import ComparedValue, PublishedRow
-    from repa.self_test import Check
+    from metrics.report.lint import LintWarning
+    from metrics.settings import Distances, Resize
+    from repa.evaluation.self_test import Check
+    from repa.registry.published import ComparedValue, PublishedRow
 
 _DISTANCES = ("adm", "exact")
 
@@ -122,10 +121,10 @@ def fid(
         raise typer.BadParameter("is missing: name a file or folder.", param_hint="SAMPLES")
 
     import metrics
-    from metrics.processes import together
-    from repa import evaluation, measuring
-    from repa.device import environment
-    from repa.distributed import joined_world
+    from repa.evaluation import cached as measuring
+    from repa.evaluation import plan as evaluation
+    from repa_base.device import environment
+    from repa_base.processes import joined_processes, together
 
     settings = metrics.MetricSettings(
         distances=cast("Distances", distances),
@@ -133,8 +132,8 @@ def fid(
         extrapolated=fd_infinity,
         num_resamples=bootstrap or 0,
     )
-    with joined_world() as world, printing_at_first(world):
-        processes = measuring.WorldProcesses(world)
+    with joined_processes() as world, printing_at_first(world):
+        processes = world
         with together(processes):
             images = metrics.open_images(samples)
             if num is not None:
@@ -185,7 +184,7 @@ def fid(
 
 
 def _baselines(reference: str, images: "ImageSource") -> "dict[str, ImageSource]":
-    from repa import evaluation
+    from repa.evaluation import plan as evaluation
 
     sets = evaluation.baselines(reference, images.shape, images.count)
     if "real" not in sets:
@@ -202,7 +201,8 @@ def _protocol(
 ) -> "tuple[list[LintWarning], PublishedRow | None]":
     """Find what the files and settings tell before any image is read, and the row to compare."""
     import metrics
-    from repa import evaluation, published
+    from repa.evaluation import plan as evaluation
+    from repa.registry import published
 
     row = published.closest_published_row(
         images.manifest,
@@ -234,7 +234,7 @@ def _print_results(
 ) -> None:
     """Print what the pixels told, then the numbers, and the published ones beside them."""
     from metrics import lint_images
-    from repa.published import compare_with_row
+    from repa.registry.published import compare_with_row
 
     samples = reports["samples"]
     seen = lint_images(samples.findings)
@@ -289,8 +289,8 @@ def _refuse_options_without_effect(context: typer.Context) -> None:
 
 def _run_self_test(weights: Path | None, device: str, *, as_json: bool) -> int:
     """Print a certificate; return the exit code, 1 if a value is out of tolerance."""
-    from repa.device import environment, resolve_device
-    from repa.self_test import run_self_test
+    from repa.evaluation.self_test import run_self_test
+    from repa_base.device import environment, resolve_device
 
     checks = list(run_self_test(weights, resolve_device(device), progress=progress_bars()))
     failed = sum(check.passed is False for check in checks)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from repa.errors import RepaError
 
 if TYPE_CHECKING:
-    from repa.distributed import World
+    from repa_base.processes import Processes
 
 _MANY = 1_000_000
 """Numbers of a bar above this are shortened: 3.2G."""
@@ -70,11 +70,11 @@ def progress_bar(total: int, unit: str, description: str, delay: float = 0.0) ->
     )
 
 
-def progress_bars() -> Callable[[str, int, int], None]:
+def progress_bars() -> Callable[[str, float, int], None]:
     """Return a function that keeps one bar for each name; the name says what is counted."""
     bars = {}
 
-    def show(name: str, done: int, total: int) -> None:
+    def show(name: str, done: float, total: int) -> None:
         if name not in bars:
             bars[name] = progress_bar(total, "", name, delay=1.0)
         bars[name].update(done - bars[name].n)
@@ -85,7 +85,7 @@ def progress_bars() -> Callable[[str, int, int], None]:
 
 
 @contextmanager
-def printing_at_first(world: "World") -> Iterator[None]:
+def printing_at_first(world: "Processes") -> Iterator[None]:
     """Let only the first of several processes print, for work whose errors all of them meet."""
     if world.is_first:
         yield

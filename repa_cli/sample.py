@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from repa.errors import SettingError, UnknownNameError
+from repa.generation.settings import SOLVERS, SampleConfig
 from repa.registry import default_checkpoint, entry_names
-from repa.sample_config import SOLVERS, SampleConfig
 from repa_cli.options import Device, Json, Overwrite, choice, is_given
 from repa_cli.output import print_json, print_note, print_table, progress_bar
 
@@ -188,11 +188,11 @@ class _Progress:
 
 def _run(config: SampleConfig, grid: Path | None, *, steps_given: bool) -> dict[str, Any]:
     """Generate and draw; return what to report, which is nothing for the ranks after the first."""
-    from repa.distributed import world_from_environment
-    from repa.generate import generate
-    from repa.sample_sheet import check_sheet, save_sheet
+    from repa.generation.generate import generate
+    from repa.sheets.sample_sheet import check_sheet, save_sheet
+    from repa_base.processes import started_processes
 
-    world = world_from_environment()
+    world = started_processes()
     if grid is not None and world.is_first:
         check_sheet(grid, taken=config.overwrite or config.out.exists())
     if config.adaptive and steps_given and world.is_first:

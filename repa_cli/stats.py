@@ -26,7 +26,7 @@ from repa_cli.output import (
 )
 
 if TYPE_CHECKING:
-    from metrics.features import Resize
+    from metrics.settings import Resize
 
 
 def stats(
@@ -58,16 +58,17 @@ def stats(
     --nproc-per-node N -m -- repa_cli stats ...
     """
     import metrics
-    from metrics.processes import together
-    from repa import evaluation, measuring
-    from repa.distributed import joined_world
+    from repa.evaluation import cached as measuring
+    from repa.evaluation import plan as evaluation
+    from repa_base.files import check_output
+    from repa_base.processes import joined_processes, together
 
-    with joined_world() as world, printing_at_first(world):
-        processes = measuring.WorldProcesses(world)
+    with joined_processes() as world, printing_at_first(world):
+        processes = world
         with together(processes):
             images = metrics.open_images(source)
             if world.is_first:
-                measuring.check_new_output(out, overwrite=overwrite)
+                check_output(out, overwrite=overwrite)
                 if out.exists() and out.samefile(source):
                     raise OutputExistsError(
                         f"{out} holds the images themselves; use another --out."

@@ -6,9 +6,10 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from repa.config import DATASETS, ENCODERS, PRESETS, PathType, Precision, Weighting
+from repa.training.settings import DATASETS, ENCODERS, PRESETS, Precision, Weighting
 from repa_cli.options import Device, Json, choice
 from repa_cli.output import print_json, print_note, print_table, progress_bar
+from samplers.names import InterpolantName
 
 _DEFAULT = "digits"
 
@@ -69,7 +70,7 @@ def train(
     ] = None,
     path_type: Annotated[
         str | None,
-        _setting("--path", "Interpolant.", parser=choice("path", get_args(PathType))),
+        _setting("--path", "Interpolant.", parser=choice("path", get_args(InterpolantName))),
     ] = None,
     weighting: Annotated[
         str | None,
@@ -129,12 +130,12 @@ def train(
     """
     # Before any other local is bound: what was typed, by the names of TrainConfig.
     given = {name: value for name, value in locals().items() if value is not None}
-    from repa.config import TrainConfig
-    from repa.device import resolve_device
     from repa.errors import OutputExistsError
-    from repa.run_folder import read_run_config
-    from repa.train import Interrupted, Reporting
-    from repa.train import train as run
+    from repa.training.loop import Interrupted, Reporting
+    from repa.training.loop import train as run
+    from repa.training.run_folder import read_run_config
+    from repa.training.settings import TrainConfig
+    from repa_base.device import resolve_device
 
     folder = out or Path("runs") / (preset or _DEFAULT)
     stored = read_run_config(folder) if resume and preset is None else None

@@ -7,11 +7,12 @@ velocity and its score belong together; it knows no network and takes no steps.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import pi
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from samplers.names import InterpolantName
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,6 @@ class CosineInterpolant(Interpolant):
         alpha, sigma = torch.cos(t * pi / 2), torch.sin(t * pi / 2)
         return Coefficients(alpha, sigma, d_alpha=-pi / 2 * sigma, d_sigma=pi / 2 * alpha)
 
-
-InterpolantName = Literal["linear", "cosine"]
 
 INTERPOLANTS: dict[InterpolantName, Interpolant] = {
     "linear": LinearInterpolant(),

@@ -15,18 +15,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torchdiffeq import odeint
 
+from samplers.names import ADAMS_METHODS, ADAPTIVE_METHODS, ODE_METHODS
 from samplers.schedule import GuidanceInterval, ode_times
 from samplers.velocity import Float64VelocityFn, VelocityFn, float64_velocity
-
-ADAMS_METHODS = ("explicit_adams", "implicit_adams")
-
-FIXED_STEP_METHODS = ("euler", "heun", "midpoint", "heun2", "heun3", "rk4", *ADAMS_METHODS)
-"""Methods that take num_steps equal steps; "heun" ends with an Euler step, "heun2" does not."""
-
-ADAPTIVE_METHODS = ("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri8")
-"""Methods that choose their steps to meet rtol and atol."""
-
-ODE_METHODS = FIXED_STEP_METHODS + ADAPTIVE_METHODS
 
 
 @torch.no_grad()

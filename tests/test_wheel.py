@@ -20,12 +20,12 @@ def wheel(tmp_path_factory):
     return next(out.glob("*.whl"))
 
 
-def test_wheel_holds_the_four_packages_and_the_files_they_read(wheel):
+def test_wheel_holds_the_packages_and_the_files_they_read(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    read = {"checkpoints.json", "weights/digits.safetensors", "recorded/self_test.npz"}
+    read = {"checkpoints.json", "weights/digits.safetensors", "evaluation/recorded/self_test.npz"}
     assert {f"repa/{name}" for name in read} <= names
     tops = {name.split("/")[0] for name in names if "dist-info" not in name}
-    assert tops == {"repa", "repa_cli", "samplers", "metrics"}
+    assert tops == {"repa", "repa_base", "repa_cli", "samplers", "metrics"}
 
 
 def test_installed_wheel_samples_digits_from_another_folder(wheel, tmp_path):

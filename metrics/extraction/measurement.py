@@ -1,0 +1,155 @@
+"""A set of images as comparisons need it: statistics, Inception Score, and features.
+
+Without a cache, memory is a few batches, the running sums, and the pooled features that precision
+and recall need: 8 KB an image for Inception. With one, all features are on disk.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32
+
+from metrics.extraction.feature_cache import FeatureCache
+from metrics.extraction.image_pass import Extraction, stored_features
+from metrics.formulas.inception_score import RunningInceptionScore
+from metrics.formulas.statistics import FeatureStatistics
+from metrics.images.inspection import ImageFindings
+from metrics.images.source import ImageSource
+from metrics.networks.network import Features, MetricNetwork
+from metrics.settings import DEFAULT_BATCH_SIZE
+from repa_base.processes import Processes, SingleProcess
+from repa_base.progress import Progress, steps_of
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """What comparisons need to know of a set of images; None where it is not known.
+
+    Attributes:
+        name: Where the images come from.
+        count: How many images were measured; None for statistics of an unknown number.
+        network: Name of the network that measured them.
+        pool: Statistics of the pooled features.
+        spatial: Statistics of the spatial features.
+        pool_features: Pooled features, in the order of the images; from a cache, a memory map.
+        inception_score: Of the class probabilities.
+        findings: What the pixels told.
+        spatial_features: Spatial features likewise, but only from a cache.
+        probabilities: Class probabilities likewise, but only from a cache.
+        of_images: Whether the statistics are of these images, rather than of others, from a file.
+        content_sha256: Hash of the images, or of the file.
+    """
+
+    name: str
+    count: int | None
+    network: str
+    pool: FeatureStatistics
+    spatial: FeatureStatistics | None = None
+    pool_features: Float32[np.ndarray, "images pool_dim"] | None = None
+    inception_score: float | None = None
+    findings: ImageFindings | None = None
+    spatial_features: Float32[np.ndarray, "images spatial_dim"] | None = None
+    probabilities: Float32[np.ndarray, "images classes"] | None = None
+    of_images: bool = True
+    content_sha256: str | None = None
+
+
+def measure(
+    images: ImageSource,
+    network: MetricNetwork,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    split_size: int = 5000,
+    cache: FeatureCache | None = None,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Measure images in one pass, or in none if the cache knows them.
+
+    Args:
+        images: At least 2.
+        network: What measures them.
+        batch_size: Images for the network at once.
+        split_size: Images in a split of the Inception Score.
+        cache: Where features are looked for and kept; kept in memory if it is read-only.
+        processes: Those that share the work, each calling this function; they need a folder in
+            common for the cache, where their features meet.
+        progress: Called after every batch, with this process's share of the images, and while a
+            cache's hash of them is computed.
+
+    Returns:
+        The same at every process.
+
+    Raises:
+        InputError: There are fewer than 2 images, or they are damaged.
+        CacheError: The cache cannot be written.
+        ValueError: `batch_size` or `split_size` is below 1, or several processes have no cache.
+    """
+    processes = processes or SingleProcess()
+    extraction = Extraction(images, network, batch_size, progress)
+    score = RunningInceptionScore(split_size)
+    content = None
+    if cache is not None and cache.read_only:
+        key = cache.key(images, network, progress)
+        cache, content = (cache if cache.find(key) else None), key.content
+    if cache is not None:
+        return _from_cache(extraction, score, cache, processes)
+    if processes.size > 1:
+        raise ValueError(f"{processes.size} processes need a cache in common, to meet in.")
+    return _in_memory(extraction, score, content)
+
+
+def _from_cache(
+    extraction: Extraction,
+    score: RunningInceptionScore,
+    cache: FeatureCache,
+    processes: Processes,
+) -> Measurement:
+    stored = stored_features(extraction, cache, processes)
+    files = stored.files
+    if files.probabilities is not None:
+        score.update(files.probabilities)
+    return Measurement(
+        name=extraction.images.name,
+        count=extraction.images.count,
+        network=extraction.network.name,
+        pool=stored.statistics.pool,
+        spatial=stored.statistics.spatial,
+        pool_features=files.pool,
+        inception_score=None if files.probabilities is None else score.finish(),
+        findings=stored.findings,
+        spatial_features=files.spatial,
+        probabilities=files.probabilities,
+        content_sha256=stored.content_sha256,
+    )
+
+
+def _in_memory(
+    extraction: Extraction, score: RunningInceptionScore, content: str | None
+) -> Measurement:
+    images, network = extraction.images, extraction.network
+    content = content or images.sha256(steps_of(extraction.progress, f"hash of {images.name}"))
+    pool_features = np.empty((images.count, network.pool_dim), np.float32)
+    filled = 0
+
+    def keep(features: Features) -> None:
+        nonlocal filled
+        end = filled + len(features.pool)
+        pool_features[filled:end] = features.pool
+        filled = end
+        if features.probabilities is not None:
+            score.update(features.probabilities)
+
+    sums = extraction.run(range(images.count), keep)
+    statistics = sums.statistics(network)
+    return Measurement(
+        name=images.name,
+        count=images.count,
+        network=network.name,
+        pool=statistics.pool,
+        spatial=statistics.spatial,
+        pool_features=pool_features,
+        inception_score=score.finish() if network.num_classes else None,
+        findings=sums.findings(),
+        content_sha256=content,
+    )

@@ -1,0 +1,149 @@
+"""What passes by on the way to the network is looked at: repeated images, one colour, value range.
+
+The images are read once, for the metrics; `InspectedImages` looks over the shoulder of whoever
+reads. What the findings mean for the numbers is `metrics.report.lint`'s to say.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from metrics.images.source import ImageBatch, ImageSource
+from repa_base.progress import Steps
+
+_DIGEST_BYTES = 16
+
+
+@dataclass(frozen=True)
+class ImageFindings:
+    """What the pixels of a set of images tell.
+
+    Attributes:
+        count: Images seen.
+        num_duplicates: How many of them equal an earlier one in every pixel.
+        first_duplicate: Index of the first such image and of the one that it equals.
+        num_constant: How many have one colour throughout.
+        first_constant: Index of the first of these.
+        value_range: Least and greatest value of all images, within 0 and 255.
+    """
+
+    count: int
+    num_duplicates: int
+    first_duplicate: tuple[int, int] | None
+    num_constant: int
+    first_constant: int | None
+    value_range: tuple[int, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "ImageFindings":
+        """Take back what `to_dict` gave, also after JSON has made lists of the tuples."""
+        plain: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+        return cls(**plain)
+
+
+class ImageInspector:
+    """Looks at images as they pass by, in any order; 16 bytes an image are kept.
+
+    Instances can be pickled, so that processes can send theirs and `merge` them. Images that pass
+    twice count once.
+    """
+
+    def __init__(self) -> None:
+        self._digests: dict[int, bytes] = {}
+        self._constant: set[int] = set()
+        self._low, self._high = 255, 0
+
+    def update(self, images: ImageBatch, start: int) -> None:
+        """Look at images `start`, `start` + 1, ... of the set."""
+        lows = images.min(axis=(1, 2))
+        highs = images.max(axis=(1, 2))
+        self._low = min(self._low, int(lows.min()))
+        self._high = max(self._high, int(highs.max()))
+        constant = np.flatnonzero((lows == highs).all(axis=1))
+        self._constant.update(int(index) + start for index in constant)
+        for index, image in enumerate(images, start):
+            digest = hashlib.blake2b(str(image.shape).encode(), digest_size=_DIGEST_BYTES)
+            digest.update(np.ascontiguousarray(image).data)
+            self._digests[index] = digest.digest()
+
+    def merge(self, other: "ImageInspector") -> None:
+        """Add the images that `other` has seen."""
+        self._digests |= other._digests
+        self._constant |= other._constant
+        self._low, self._high = min(self._low, other._low), max(self._high, other._high)
+
+    def finish(self) -> ImageFindings | None:
+        """Return what was found, or None if no image passed."""
+        if not self._digests:
+            return None
+        first_seen: dict[bytes, int] = {}
+        repeats = []
+        for index in sorted(self._digests):
+            earlier = first_seen.setdefault(self._digests[index], index)
+            if earlier != index:
+                repeats.append((index, earlier))
+        return ImageFindings(
+            count=len(self._digests),
+            num_duplicates=len(repeats),
+            first_duplicate=repeats[0] if repeats else None,
+            num_constant=len(self._constant),
+            first_constant=min(self._constant, default=None),
+            value_range=(self._low, self._high),
+        )
+
+
+@dataclass(frozen=True)
+class InspectedImages:
+    """A source whose images are looked at as they are read, by the thread that reads them."""
+
+    images: ImageSource
+    inspector: ImageInspector = field(default_factory=ImageInspector)
+
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self.images.name
+
+    @property
+    def count(self) -> int:
+        """The source's."""
+        return self.images.count
+
+    @property
+    def shape(self) -> tuple[int, int, int] | None:
+        """The source's."""
+        return self.images.shape
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " count"] | None:
+        """The source's."""
+        return self.images.labels
+
+    @property
+    def manifest(self) -> Mapping[str, Any] | None:
+        """The source's."""
+        return self.images.manifest
+
+    def batches(
+        self, batch_size: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[ImageBatch]:
+        """Yield images `start` to `stop`."""
+        for batch in self.images.batches(batch_size, start, stop):
+            self.inspector.update(batch, start)
+            start += len(batch)
+            yield batch
+
+    def sha256(self, progress: Steps | None = None) -> str:
+        """Return the source's hash."""
+        return self.images.sha256(progress)

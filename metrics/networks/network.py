@@ -1,0 +1,288 @@
+"""Metric networks: uint8 images to pooled features, spatial features and class probabilities.
+
+All arithmetic is float32, on a GPU too (TensorFloat-32 is off while a network runs). Networks are
+given their weights; nothing here downloads.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from metrics.errors import InputError
+from metrics.networks.weights import load_tensors, packaged_lite0_weights
+from metrics.settings import NetworkName, Resize
+from repa_base.checksums import file_sha256
+from repa_base.device import float32_precision
+
+_PixelFn = Callable[[UInt8[Tensor, "batch height width 3"]], Float[Tensor, "batch 3 size size"]]
+_OutputFn = Callable[
+    [Float[Tensor, "batch 3 size size"]], tuple[Tensor, Tensor | None, Tensor | None]
+]
+_PrepareFn = Callable[[Callable[[], nn.Module]], _OutputFn]
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a metric network makes of a batch of images; None where it has no such output.
+
+    Attributes:
+        pool: Pooled features, for the Fréchet distance, precision and recall.
+        spatial: Features that keep positions, for the spatial Fréchet distance.
+        probabilities: Softmax over the classes, for the Inception Score.
+    """
+
+    pool: Float32[np.ndarray, "batch pool_dim"]
+    spatial: Float32[np.ndarray, "batch spatial_dim"] | None
+    probabilities: Float32[np.ndarray, "batch classes"] | None
+
+
+@dataclass(frozen=True)
+class MetricLabels:
+    """What the numbers of a network are called: only Inception's Fréchet distance is FID."""
+
+    frechet: str
+    kernel: str
+    spatial_frechet: str
+    inception_score: str
+    precision: str
+    recall: str
+
+
+@dataclass(frozen=True, eq=False)
+class MetricNetwork:
+    """A network to measure with.
+
+    Attributes:
+        name: Name that statistics made with it carry; numbers of different names do not compare.
+        labels: What its numbers are called.
+        pool_dim: Width of the pooled features.
+        spatial_dim: Width of the spatial features, 0 if it has none.
+        num_classes: Number of classes, 0 if it has none.
+        weights_sha256: SHA-256 of the weights file.
+        preprocessing: What happens to the pixels, in words.
+        resize: uint8 images (B, H, W, 3) to float32 pixels (B, 3, size, size) in [0, 255].
+        outputs: Those pixels to pooled features, spatial features and logits.
+        device: Where it runs.
+    """
+
+    name: str
+    labels: MetricLabels
+    pool_dim: int
+    spatial_dim: int
+    num_classes: int
+    weights_sha256: str
+    preprocessing: str
+    resize: _PixelFn
+    outputs: _OutputFn
+    device: torch.device
+
+    def __call__(self, images: UInt8[np.ndarray, "batch height width 3"]) -> Features:
+        """Measure a batch of images; another batch size may change the last digits.
+
+        Returns:
+            Features on the CPU.
+        """
+        with torch.no_grad(), float32_precision(tf32=False):
+            pixels = self.resize(torch.tensor(images, device=self.device))
+            pool, spatial, logits = self.outputs(pixels.to(self.device))
+            probabilities = None if logits is None else logits.softmax(dim=1)
+        return Features(
+            pool=pool.cpu().numpy(),
+            spatial=None if spatial is None else spatial.cpu().numpy(),
+            probabilities=None if probabilities is None else probabilities.cpu().numpy(),
+        )
+
+
+def load_network(
+    name: NetworkName,
+    weights_path: Path | None = None,
+    device: str | torch.device = "cpu",
+    *,
+    resize: Resize = "default",
+    compiled: bool = False,
+    lazy: bool = False,
+) -> MetricNetwork:
+    """Load a metric network.
+
+    Args:
+        name: `inception` is ADM's, the network of FID. `efficientnet-lite0` comes by pip. `dinov2`
+            is ViT-L/14, the network of FD-DINOv2, preprocessed as by EDM2.
+        weights_path: Weights file. `inception` requires torch-fidelity's
+            weights-inception-2015-12-05-6726825d.pth, `dinov2` facebookresearch's
+            dinov2_vitl14_pretrain.pth; `efficientnet-lite0` takes its package's by itself.
+        device: Where it runs.
+        resize: `default` is the network's own; `clean` is clean-fid's (Pillow's antialiased bicubic
+            on float channels), which makes numbers of another kind.
+        compiled: Compile for the batch size of the first call, which then takes half a minute.
+        lazy: Read the weights at the first images, which may never come where features are cached.
+
+    Raises:
+        InputError: The weights are missing, unreadable or another network's.
+        ValueError: No such network or resize.
+    """
+    if name not in get_args(NetworkName):
+        raise ValueError(f"name must be one of {get_args(NetworkName)}, got {name!r}.")
+    if resize not in get_args(Resize):
+        raise ValueError(f"resize must be one of {get_args(Resize)}, got {resize!r}.")
+    device = torch.device(device)
+    prepared = functools.partial(_prepared, device, compiled, lazy)
+    return _BUILDERS[name](weights_path, device, resize, prepared)
+
+
+def _inception(
+    weights_path: Path | None, device: torch.device, resize: Resize, prepared: _PrepareFn
+) -> MetricNetwork:
+    from metrics.networks.inception import INPUT_SIZE, Inception, resize_like_tensorflow
+
+    if weights_path is None:
+        raise InputError(
+            "inception needs its weights, weights-inception-2015-12-05-6726825d.pth of "
+            "torch-fidelity; give their path."
+        )
+    clean = resize == "clean"
+    return MetricNetwork(
+        name="inception-clean" if clean else "inception",
+        labels=_labels("FID", "-clean" if clean else ""),
+        pool_dim=2048,
+        spatial_dim=2023,
+        num_classes=1008,
+        weights_sha256=file_sha256(weights_path),
+        preprocessing=f"{'clean-fid' if clean else 'TensorFlow 1'} resize to 299, (x - 128) / 128",
+        resize=_clean_resize(INPUT_SIZE) if clean else resize_like_tensorflow,
+        outputs=prepared(lambda: _loaded(Inception, weights_path)),
+        device=device,
+    )
+
+
+def _efficientnet_lite0(
+    weights_path: Path | None, device: torch.device, resize: Resize, prepared: _PrepareFn
+) -> MetricNetwork:
+    from metrics.networks.efficientnet import INPUT_SIZE, EfficientNetLite0, resize_bicubic
+
+    weights_path = weights_path or packaged_lite0_weights()
+    clean = resize == "clean"
+    return MetricNetwork(
+        name="efficientnet-lite0-clean" if clean else "efficientnet-lite0",
+        labels=_labels("FD", "-lite0-clean" if clean else "-lite0"),
+        pool_dim=1280,
+        spatial_dim=1372,
+        num_classes=1000,
+        weights_sha256=file_sha256(weights_path),
+        preprocessing=f"{'clean-fid' if clean else 'bicubic'} resize to 224, (x - 127) / 128",
+        resize=_clean_resize(INPUT_SIZE) if clean else resize_bicubic,
+        outputs=prepared(lambda: _loaded(EfficientNetLite0, weights_path)),
+        device=device,
+    )
+
+
+def _dinov2(
+    weights_path: Path | None, device: torch.device, resize: Resize, prepared: _PrepareFn
+) -> MetricNetwork:
+    from metrics.networks.dinov2 import INPUT_SIZE, DinoV2, resize_without_clamp
+
+    if weights_path is None:
+        raise InputError(
+            "dinov2 needs its weights, dinov2_vitl14_pretrain.pth of facebookresearch/dinov2; "
+            "give their path."
+        )
+    clean = resize == "clean"
+    return MetricNetwork(
+        name="dinov2-clean" if clean else "dinov2",
+        labels=_labels("FD", "-DINOv2-clean" if clean else "-DINOv2"),
+        pool_dim=1024,
+        spatial_dim=0,
+        num_classes=0,
+        weights_sha256=file_sha256(weights_path),
+        preprocessing=f"{'clean-fid' if clean else 'EDM2'} resize to 224, ImageNet normalisation",
+        resize=_clean_resize(INPUT_SIZE) if clean else resize_without_clamp,
+        outputs=prepared(lambda: _loaded(DinoV2, weights_path)),
+        device=device,
+    )
+
+
+_BUILDERS = {"inception": _inception, "efficientnet-lite0": _efficientnet_lite0, "dinov2": _dinov2}
+
+
+def _loaded(network: Callable[[Mapping[str, Tensor]], nn.Module], path: Path) -> nn.Module:
+    """Build a network from a file, which the error names if its tensors are not the network's."""
+    tensors = load_tensors(path)
+    try:
+        return network(tensors)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _labels(distance: str, suffix: str) -> MetricLabels:
+    kernel = distance.replace("F", "K")
+    names = (distance, kernel, f"s{distance}", "IS", "Precision", "Recall")
+    return MetricLabels(*(name + suffix for name in names))
+
+
+def _clean_resize(size: int) -> _PixelFn:
+    from cleanfid.resize import make_resizer
+
+    resize_one = make_resizer(
+        "PIL", quantize_after=False, filter="bicubic", output_size=(size, size)
+    )
+
+    def resize(images: Tensor) -> Tensor:
+        pixels = np.stack([resize_one(image) for image in images.cpu().numpy()])
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+    return resize
+
+
+def _prepared(
+    device: torch.device, compiled: bool, lazy: bool, make: Callable[[], nn.Module]
+) -> _OutputFn:
+    def prepare() -> _OutputFn:
+        module = make().to(device)
+        return _Compiled(module) if compiled else module
+
+    return _Lazy(prepare) if lazy else prepare()
+
+
+class _Lazy:
+    """A network that is made at its first call."""
+
+    def __init__(self, make: Callable[[], _OutputFn]) -> None:
+        self._made = functools.cache(make)
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        return self._made()(pixels)
+
+
+class _Compiled:
+    """A module compiled for one batch size; shorter batches are filled up, and cut again."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._run = torch.compile(module, options={"freezing": True})
+        self._size = 0
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        count = len(pixels)
+        self._size = max(self._size, count)
+        filled = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self._size - count))
+        filled = filled.contiguous(memory_format=torch.channels_last)
+        try:
+            pool, spatial, logits = self._run(filled)
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = (str(error).splitlines() or [""])[0]
+            raise InputError(
+                f"The network cannot be compiled on this machine: {reason} Leave compilation out."
+            ) from error
+        return pool[:count], _first(count, spatial), _first(count, logits)
+
+
+def _first(count: int, rows: Tensor | None) -> Tensor | None:
+    return None if rows is None else rows[:count]

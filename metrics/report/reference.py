@@ -1,0 +1,245 @@
+"""What images are compared with: images, or statistics in ADM's file form, or both.
+
+An ADM reference file is easily misread. FID and sFID use its `mu, sigma, mu_s, sigma_s`, taken over
+the whole training set; precision and recall use the images in its `arr_0`, a few thousand of them.
+"""
+
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from metrics.errors import InputError
+from metrics.extraction.feature_cache import FeatureCache
+from metrics.extraction.measurement import Measurement, measure
+from metrics.formulas.statistics import FeatureStatistics, ReferenceStatistics
+from metrics.images.arrays import open_images
+from metrics.images.npz import ArrayEntry, open_npz
+from metrics.images.source import ImageBatch, ImageSource
+from metrics.networks.network import MetricNetwork
+from metrics.settings import DEFAULT_BATCH_SIZE
+from repa_base.checksums import file_sha256
+from repa_base.files import replacing
+from repa_base.processes import Processes, SingleProcess, at_first
+from repa_base.progress import Progress, steps_of
+
+_STATISTICS = ("mu", "sigma", "mu_s", "sigma_s", "count", "network", "weights_sha256")
+_BATCH = 64  # images written at once
+_MAX_BYTES = 1 << 30  # of one array of statistics: features of width 11,000
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What images are compared with; at least one of the two parts is there.
+
+    Attributes:
+        name: Where it comes from.
+        images: Real images: for precision and recall, and for everything if there are no
+            statistics.
+        statistics: For the Fréchet distances; None to take them from the images.
+        file: The file that holds them, where one does.
+    """
+
+    name: str
+    images: ImageSource | None = None
+    statistics: ReferenceStatistics | None = None
+    file: Path | None = None
+
+
+def open_reference(source: str | Path | np.ndarray) -> Reference:
+    """Open an ADM reference file, or whatever `open_images` opens.
+
+    Raises:
+        InputError: The source is neither, or is damaged.
+        FileNotFoundError: There is no such file or folder.
+    """
+    if isinstance(source, np.ndarray) or not _is_npz(Path(source)):
+        images = open_images(source)
+        return Reference(images.name, images)
+    path = Path(source)
+    entries = open_npz(path)
+    if not any(name in entries for name in _STATISTICS[:4]):
+        return Reference(str(path), open_images(path))
+    arrays = {name: _read(entries[name]) for name in _STATISTICS if name in entries}
+    try:
+        statistics = ReferenceStatistics.from_arrays(arrays)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path}: {error}") from error
+    return Reference(str(path), open_images(path) if "arr_0" in entries else None, statistics, path)
+
+
+def measure_reference(
+    reference: Reference,
+    network: MetricNetwork,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    cache: FeatureCache | None = None,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Measure a reference: its statistics as they stand, or else those of its images.
+
+    The options are those of `measure`.
+
+    Raises:
+        InputError: The statistics are another network's, or the images cannot be measured.
+    """
+    check_reference(reference, network)
+    images, statistics = reference.images, reference.statistics
+    seen = None
+    if images is not None:
+        seen = measure(
+            images,
+            network,
+            batch_size=batch_size,
+            cache=cache,
+            processes=processes,
+            progress=progress,
+        )
+    if statistics is None:
+        if seen is None:
+            raise ValueError(f"The reference {reference.name} has neither images nor statistics.")
+        return seen
+    return Measurement(
+        name=reference.name,
+        count=statistics.pool.count,
+        network=network.name,
+        pool=statistics.pool,
+        spatial=statistics.spatial,
+        pool_features=None if seen is None else seen.pool_features,
+        of_images=False,
+        content_sha256=seen.content_sha256 if seen else _file_hash(reference, progress),
+    )
+
+
+def _file_hash(reference: Reference, progress: Progress | None) -> str | None:
+    if reference.file is None:
+        return None
+    return file_sha256(reference.file, steps_of(progress, f"hash of {reference.name}"))
+
+
+def check_reference(reference: Reference, network: MetricNetwork) -> None:
+    """Check, before any work, that a reference's statistics are those of the network.
+
+    Raises:
+        InputError: They carry another network's name, or are of another width.
+    """
+    statistics = reference.statistics
+    if statistics is None:
+        return
+    if statistics.network not in (None, network.name):
+        raise InputError(
+            f"{reference.name} holds statistics of {statistics.network}; "
+            f"they do not compare with those of {network.name}."
+        )
+    _check_width(reference.name, "pooled", statistics.pool, network.name, network.pool_dim)
+    if statistics.spatial is not None:
+        _check_width(
+            reference.name, "spatial", statistics.spatial, network.name, network.spatial_dim
+        )
+
+
+def write_reference(
+    path: Path,
+    images: ImageSource,
+    network: MetricNetwork,
+    *,
+    num_images: int = 10_000,
+    seed: int = 0,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    cache: FeatureCache | None = None,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Measure images and write a reference file that ADM's evaluator and `open_reference` read.
+
+    `mu, sigma, mu_s, sigma_s` are of all images, `arr_0` holds some of them, chosen at random and
+    in their order, and `arr_1` their labels, if there are any; `count`, `network` and
+    `weights_sha256` say what the statistics are of. The file appears whole or
+    not at all; the images go to it one batch at a time.
+
+    Args:
+        path: The file, replaced if it is there.
+        images: Real images of one size.
+        network: What measures them.
+        num_images: Images for `arr_0`, all if there are not more.
+        seed: Of the choice.
+        batch_size: Images for the network at once.
+        cache: Like the two that follow, as for `measure`.
+        processes: Those that share the measuring; the first one writes.
+        progress: Called after every batch.
+
+    Raises:
+        InputError: The images differ in size, or are damaged.
+        OSError: The file cannot be written, or (CacheError) the cache.
+        ValueError: `num_images` or `batch_size` is below 1, or several processes have no cache.
+    """
+    if num_images < 1:
+        raise ValueError(f"num_images must be at least 1, got {num_images}.")
+    if images.shape is None:
+        raise InputError(f"{images.name} holds images of several sizes; a reference has one.")
+    processes = processes or SingleProcess()
+    measured = measure(
+        images,
+        network,
+        batch_size=batch_size,
+        cache=cache,
+        processes=processes,
+        progress=progress,
+    )
+    kept = min(num_images, images.count)
+    chosen = np.random.default_rng(seed).permutation(images.count) < kept
+    weights = network.weights_sha256 or None
+    statistics = ReferenceStatistics(measured.pool, measured.spatial, measured.network, weights)
+    at_first(processes, lambda: _write(path, statistics, images, chosen))
+
+
+def _write(
+    path: Path,
+    statistics: ReferenceStatistics,
+    images: ImageSource,
+    chosen: Bool[np.ndarray, " count"],
+) -> None:
+    with replacing(path) as part, part.open("xb") as file, zipfile.ZipFile(file, "w") as archive:
+        for key, array in statistics.to_arrays().items():
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+        with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+            shape = (int(chosen.sum()), *(images.shape or ()))
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(member, header)
+            for batch in _chosen_images(images, chosen):
+                member.write(batch.tobytes())
+        if images.labels is not None:
+            with archive.open("arr_1.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, images.labels[chosen])
+
+
+def _chosen_images(images: ImageSource, chosen: Bool[np.ndarray, " count"]) -> Iterator[ImageBatch]:
+    done = 0
+    for batch in images.batches(_BATCH):
+        yield batch[chosen[done : done + len(batch)]]
+        done += len(batch)
+
+
+def _check_width(
+    name: str, kind: str, statistics: FeatureStatistics, network: str, dim: int
+) -> None:
+    if statistics.mean.size != dim:
+        raise InputError(
+            f"{name} holds statistics of {statistics.mean.size} {kind} features; "
+            f"{network} has {dim}: they are another network's. Compare with images instead."
+        )
+
+
+def _is_npz(path: Path) -> bool:
+    return not path.is_dir() and path.suffix.lower() != ".npy"
+
+
+def _read(entry: ArrayEntry) -> np.ndarray:
+    if entry.row_bytes * (entry.shape[0] if entry.shape else 1) > _MAX_BYTES:
+        raise InputError(f"{entry} has shape {entry.shape}: these are no statistics.")
+    return entry.read()

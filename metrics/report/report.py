@@ -1,0 +1,213 @@
+"""The numbers of sets of images against a reference, with what they were made from."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from metrics.errors import InputError
+from metrics.extraction.feature_cache import FeatureCache
+from metrics.extraction.measurement import Measurement, measure
+from metrics.images.inspection import ImageFindings
+from metrics.images.source import ImageSource
+from metrics.networks.network import MetricNetwork
+from metrics.report.reference import Reference, check_reference, measure_reference
+from metrics.report.scores import EXTRAPOLATION_START, scores
+from metrics.settings import DEFAULT_BATCH_SIZE, MetricSettings
+from repa_base.processes import Processes, SingleProcess, at_first
+from repa_base.progress import Progress
+
+_DEFAULTS = MetricSettings()
+
+
+@dataclass(frozen=True)
+class Report:
+    """Metrics of a set of images.
+
+    Attributes:
+        samples: Where the images come from.
+        num_samples: How many they are.
+        reference: Where the reference comes from.
+        values: Metrics by their labels, in the order of published tables.
+        compared_with: For each label, what it was computed from on the reference's side.
+        network: Name of the metric network.
+        preprocessing: What it does to the pixels.
+        weights_sha256: Its weights.
+        settings: Everything else that moves a number: the `MetricSettings` as plain values.
+        standard_errors: Of the values, by their labels, where they were asked for.
+        findings: What the pixels told.
+        samples_sha256: Hash of the images.
+        reference_sha256: Hash of the reference's images, or of its file.
+        reference_count: Images behind the reference's mean and covariance; None if it does not say.
+        reference_images: Images of the reference that were measured here.
+        details: What else was found with a value, by its label.
+    """
+
+    samples: str
+    num_samples: int
+    reference: str
+    values: Mapping[str, float]
+    compared_with: Mapping[str, str]
+    network: str
+    preprocessing: str
+    weights_sha256: str
+    settings: Mapping[str, Any]
+    standard_errors: Mapping[str, float] = field(default_factory=dict)
+    findings: ImageFindings | None = None
+    samples_sha256: str | None = None
+    reference_sha256: str | None = None
+    reference_count: int | None = None
+    reference_images: int = 0
+    details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def evaluate(
+    samples: ImageSource,
+    reference: Reference,
+    network: MetricNetwork,
+    *,
+    settings: MetricSettings = _DEFAULTS,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    cache: FeatureCache | None = None,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure images and a reference, and compare them.
+
+    Args:
+        samples: Generated images.
+        reference: What they are compared with.
+        network: What measures them.
+        settings: What is computed and how.
+        batch_size: Images for the network at once; moves nothing but the last digits.
+        cache: Where features are looked for and kept; standard errors need one.
+        processes: Those that share the work, each calling this function; they need a cache.
+        progress: Called after every batch, and during what takes long.
+
+    Returns:
+        The same at every process.
+
+    Raises:
+        InputError: A source is damaged or too small, or the reference is another network's; found
+            before any image is measured where the sources tell.
+        CacheError: The cache cannot be written.
+        ValueError: `batch_size` is below 1, or there is no cache where one is needed.
+    """
+    reports = evaluate_sets(
+        {"samples": samples},
+        reference,
+        network,
+        settings=settings,
+        batch_size=batch_size,
+        cache=cache,
+        processes=processes,
+        progress=progress,
+    )
+    return reports["samples"]
+
+
+def evaluate_sets(
+    sets: Mapping[str, ImageSource],
+    reference: Reference,
+    network: MetricNetwork,
+    *,
+    settings: MetricSettings = _DEFAULTS,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    cache: FeatureCache | None = None,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Report]:
+    """Compare several named sets of images with one reference, which is measured once.
+
+    Arguments and errors are those of `evaluate`.
+    """
+    if settings.num_resamples and cache is None:
+        raise ValueError("Standard errors need a cache of features.")
+    check_reference(reference, network)
+    _check_counts(sets, reference, settings)
+    processes = processes or SingleProcess()
+    shared: dict[str, Any] = {
+        "batch_size": batch_size,
+        "cache": cache,
+        "processes": processes,
+        "progress": progress,
+    }
+    real = measure_reference(reference, network, **shared)
+    reports = {}
+    for name, images in sets.items():
+        measured = measure(images, network, split_size=settings.split_size, **shared)
+        reports[name] = at_first(
+            processes,
+            lambda measured=measured: compare(
+                measured, real, network, settings=settings, progress=progress
+            ),
+        )
+    return reports
+
+
+def compare(
+    samples: Measurement,
+    reference: Measurement,
+    network: MetricNetwork,
+    *,
+    settings: MetricSettings = _DEFAULTS,
+    progress: Progress | None = None,
+) -> Report:
+    """Compare measurements made by `network`; what one of them lacks is left out of the report.
+
+    Args:
+        samples: The generated images.
+        reference: What they are compared with.
+        network: What measured them.
+        settings: What is computed and how; the split size is only noted, the score is in `samples`.
+        progress: Called during what takes long.
+
+    Raises:
+        InputError: The measurements are another network's, or too small.
+        ValueError: Standard errors are asked for and `samples` does not hold all features.
+    """
+    for measurement in (samples, reference):
+        if measurement.network != network.name:
+            raise InputError(
+                f"{measurement.name} was measured by {measurement.network}, not {network.name}."
+            )
+    found = list(scores(samples, reference, network, settings, progress))
+    return Report(
+        samples=samples.name,
+        num_samples=samples.count or 0,
+        reference=reference.name,
+        values={score.label: score.value for score in found},
+        compared_with={score.label: score.compared_with for score in found},
+        network=network.name,
+        preprocessing=network.preprocessing,
+        weights_sha256=network.weights_sha256,
+        settings=asdict(settings),
+        standard_errors={score.label: score.error for score in found if score.error is not None},
+        findings=samples.findings,
+        samples_sha256=samples.content_sha256,
+        reference_sha256=reference.content_sha256,
+        reference_count=reference.count,
+        reference_images=0 if reference.pool_features is None else len(reference.pool_features),
+        details={score.label: score.details for score in found if score.details},
+    )
+
+
+def _check_counts(
+    sets: Mapping[str, ImageSource], reference: Reference, settings: MetricSettings
+) -> None:
+    if reference.images is not None:
+        for images in (reference.images, *sets.values()):
+            if images.count <= settings.num_neighbors:
+                raise InputError(
+                    f"{images.name}: precision and recall with {settings.num_neighbors} neighbours "
+                    f"need at least {settings.num_neighbors + 1} images, got {images.count}."
+                )
+    for images in sets.values() if settings.extrapolated else ():
+        if images.count < 2 * EXTRAPOLATION_START:
+            raise InputError(
+                f"{images.name}: to extrapolate the Fréchet distance takes at least "
+                f"{2 * EXTRAPOLATION_START} images, got {images.count}."
+            )

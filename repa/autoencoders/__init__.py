@@ -1,0 +1,1 @@
+"""Latent spaces, the autoencoder that decodes them, and pixels to the uint8 that is measured."""

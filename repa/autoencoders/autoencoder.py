@@ -1,0 +1,187 @@
+"""The autoencoder of latent models: moments to latents, latents to pixels.
+
+The only home of the latents' scale of 0.18215. Networks run in float32.
+"""
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repa.errors import (
+    CheckpointFormatError,
+    CheckpointMismatchError,
+    DownloadError,
+    UnknownNameError,
+)
+from repa.registry import cache_dir, entry_names, file_sha256, find_entry
+
+LATENT_SCALE = 0.18215
+"""Latents are the autoencoder's times this, so that they have a standard deviation near 1."""
+
+_CHUNK_IMAGES = 8
+_CONFIG = "config.json"
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """Decodes latents; `network` is diffusers' AutoencoderKL, in evaluation mode."""
+
+    network: Any
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, *, chunk_images: int = _CHUNK_IMAGES) -> Tensor:
+        """Turn latents into pixels.
+
+        Args:
+            latents: (B, C, h, w) in the model's space, which is the autoencoder's times 0.18215.
+            chunk_images: Images decoded at a time, which bounds the memory.
+
+        Returns:
+            float32 (B, 3, H, W), about [-1, 1], not clamped.
+        """
+        chunks = latents.float().split(chunk_images)
+        return torch.cat([self.network.decode(chunk / LATENT_SCALE).sample for chunk in chunks])
+
+
+def latents_from_moments(moments: Tensor, noise: Tensor) -> Tensor:
+    """Draw latents from an encoded image's distribution.
+
+    Args:
+        moments: (B, 2 C, h, w): mean, then standard deviation (not its logarithm).
+        noise: Standard normal (B, C, h, w).
+
+    Returns:
+        (B, C, h, w) in the model's space.
+
+    Source:
+        REPA train.py, sample_posterior.
+    """
+    mean, deviation = moments.chunk(2, dim=1)
+    return (mean + deviation * noise) * LATENT_SCALE
+
+
+@dataclass(frozen=True)
+class AutoencoderFiles:
+    """An autoencoder's files on this machine, its network not yet loaded.
+
+    Attributes:
+        name: Name in the registry, or the folder's own name.
+        folder: What diffusers' save_pretrained writes.
+    """
+
+    name: str
+    folder: Path
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the weights in hexadecimal."""
+        return file_sha256(self.folder / _WEIGHTS)
+
+    @property
+    def downsampling(self) -> int:
+        """An image's side over its latents' side.
+
+        Raises:
+            CheckpointFormatError: The folder describes no AutoencoderKL.
+        """
+        path = self.folder / _CONFIG
+        try:
+            return 2 ** (len(json.loads(path.read_text())["block_out_channels"]) - 1)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointFormatError(f"{path}: describes no AutoencoderKL: {error}") from error
+
+    def load(self, device: torch.device | str = "cpu") -> Autoencoder:
+        """Load the network.
+
+        Raises:
+            CheckpointFormatError: The folder holds no AutoencoderKL.
+            CheckpointMismatchError: Tensors are missing.
+        """
+        # Takes seconds, and pixel-space models do without.
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+        from diffusers.utils import logging
+
+        logging.set_verbosity_error()  # its advice is for trainers
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # diffusers' own deprecations
+                loaded: Any = AutoencoderKL.from_pretrained(
+                    str(self.folder),
+                    local_files_only=True,
+                    low_cpu_mem_usage=False,
+                    output_loading_info=True,
+                    torch_dtype=torch.float32,
+                    use_safetensors=True,
+                )
+        except Exception as error:  # a stranger's files fail in many ways
+            raise CheckpointFormatError(
+                f"{self.folder}: holds no AutoencoderKL: {_first_line(error)}"
+            ) from error
+        network, report = loaded
+        # diffusers gives tensors that are not in the file random values without an error.
+        if missing := report["missing_keys"]:
+            raise CheckpointMismatchError(
+                f"{self.folder / _WEIGHTS}: lacks {len(missing)} tensors of an AutoencoderKL, "
+                f"{missing[0]} for one."
+            )
+        return Autoencoder(network.to(device).requires_grad_(False).eval())
+
+
+def load_autoencoder(name_or_path: str, device: torch.device | str = "cpu") -> Autoencoder:
+    """Find an AutoencoderKL and load it; raises as `find_autoencoder` and its `load` do."""
+    return find_autoencoder(name_or_path).load(device)
+
+
+def find_autoencoder(name_or_path: str) -> AutoencoderFiles:
+    """Find an AutoencoderKL by its name in the registry or by a folder that diffusers wrote.
+
+    Args:
+        name_or_path: A registered name is looked for in the cache folder (where it can be put by
+            hand), in Hugging Face's cache, and on the network, at the registry's revision or the
+            newest one when that is null. What is found is not verified: no hash is recorded.
+
+    Raises:
+        UnknownNameError: Neither a name nor a folder.
+        DownloadError: It is not on this machine and could not be downloaded.
+    """
+    known = entry_names("autoencoders")
+    if name_or_path in known:
+        entry = find_entry("autoencoders", name_or_path)
+        return AutoencoderFiles(
+            name_or_path, _fetch(name_or_path, entry["hugging_face"], entry["revision"])
+        )
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        raise UnknownNameError("autoencoder", name_or_path, known)
+    if not (folder / _WEIGHTS).exists():
+        raise CheckpointFormatError(f"{folder}: holds no AutoencoderKL: {_WEIGHTS} is missing.")
+    return AutoencoderFiles(folder.resolve().name, folder)
+
+
+def _fetch(name: str, identifier: str, revision: str | None) -> Path:
+    """Return the folder of an autoencoder of Hugging Face, downloaded if need be."""
+    by_hand = cache_dir() / "autoencoders" / name
+    if all((by_hand / file).exists() for file in (_CONFIG, _WEIGHTS)):
+        return by_hand
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(identifier, revision=revision, allow_patterns=[_CONFIG, _WEIGHTS])
+        )
+    except Exception as error:  # the hub's client and its transport have errors of their own
+        raise DownloadError(
+            f"cannot download the autoencoder {name} ({_first_line(error)}); download {_CONFIG} "
+            f"and {_WEIGHTS} from https://huggingface.co/{identifier}/tree/{revision or 'main'} "
+            f"and put them into {by_hand}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

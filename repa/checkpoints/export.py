@@ -1,0 +1,72 @@
+"""Write a checkpoint of any dialect as one small safetensors file for sampling."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from repa.checkpoints.reading import read_checkpoint
+from repa.errors import OutputExistsError
+from repa_base.files import check_output, replacing
+
+
+def export_weights(
+    source: str | Path,
+    out: Path,
+    *,
+    half: bool = False,
+    projectors: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write the weights that sampling needs, with a description of their network.
+
+    Args:
+        source: Name in the registry, checkpoint file, or folder of a training run.
+        out: File to write, ending in .safetensors.
+        half: Store float16, half the size; weights are rounded to 11 significant bits.
+        projectors: Keep the projectors, which only training needs.
+        overwrite: Whether an existing file may be replaced.
+
+    Returns:
+        `out`.
+
+    Raises:
+        OutputExistsError: `out` exists, or does not end in .safetensors.
+        RepaError: The checkpoint cannot be read, see `repa.checkpoints.reading.load_model`.
+    """
+    if out.suffix != ".safetensors":
+        raise OutputExistsError(f"{out}: the output's name must end in .safetensors.")
+    check_output(out, overwrite=overwrite, option="name")
+    checkpoint = read_checkpoint(source)
+    checkpoint.build()  # what does not load strictly is not worth writing
+    settings = checkpoint.settings
+    tensors = {
+        name: tensor.to(torch.float16 if half else torch.float32)
+        for name, tensor in checkpoint.tensors.items()
+        if projectors or not name.startswith("projectors.")
+    }
+    model = settings.model if projectors else {**settings.model, "target_dims": []}
+    description = {
+        "format": 1,
+        "model": model,
+        "path_type": settings.path_type,
+        "dataset": settings.dataset,
+        "autoencoder": settings.autoencoder,
+    }
+    with replacing(out) as partial:
+        write_weights(partial, tensors, description)
+    return out
+
+
+def write_weights(
+    path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]
+) -> None:
+    """Write a SiT's tensors with a JSON description that `repa.checkpoints.load_model` reads."""
+    # One key alone: safetensors writes several in an order that changes from run to run.
+    metadata = {"repa": json.dumps(dict(description))}
+    contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, path, metadata=metadata)

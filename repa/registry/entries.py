@@ -1,0 +1,142 @@
+"""The registry, checkpoints.json: what has a name, where its file is, and how to get it.
+
+Sections: checkpoints, autoencoders, encoders, networks (that measure), references, samples (other
+people's published image files), datasets, published (rows of papers). A file comes from our own
+package, from an installed package, or by download into the cache folder. Does not import torch,
+and does not know what the files hold.
+"""
+
+import functools
+import json
+import os
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from repa.errors import ChecksumError, DownloadError, MissingPackageError, UnknownNameError
+from repa_base.checksums import file_sha256
+from repa_base.downloads import download
+
+Entry = dict[str, Any]
+
+
+@functools.cache
+def load_registry() -> dict[str, Any]:
+    """Read checkpoints.json: in the package `repa` of an installed wheel, else in the checkout."""
+    package = own_file(".")
+    path = package / "checkpoints.json"
+    if not path.exists():
+        path = package.parent / "checkpoints.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def own_file(relative: str) -> Path:
+    """Return the path of a file that is part of the package `repa`."""
+    return Path(str(resources.files("repa"))) / relative
+
+
+def default_checkpoint() -> str:
+    """Return the name of the checkpoint that is used when none is named."""
+    return load_registry()["default_checkpoint"]
+
+
+def entry_names(section: str) -> list[str]:
+    """Return the names in a section such as "checkpoints"."""
+    return list(load_registry()[section])
+
+
+def find_entry(section: str, name: str) -> Entry:
+    """Return an entry of the registry.
+
+    Args:
+        section: "checkpoints", "autoencoders", "encoders", "networks", "references", "samples",
+            "datasets" or "published".
+        name: Name in that section.
+
+    Raises:
+        UnknownNameError: No such name; the message holds the closest one.
+    """
+    entries = load_registry()[section]
+    if name not in entries:
+        raise UnknownNameError(section.removesuffix("s"), name, entries)
+    return entries[name]
+
+
+def reference_name(reference: str) -> str:
+    """Return the name of a reference that is given by its path, if its file is a registered one."""
+    file = Path(reference).name
+    entries: dict[str, Entry] = load_registry()["references"]
+    return next((name for name, e in entries.items() if e.get("file") == file), reference)
+
+
+def cache_dir() -> Path:
+    """Return the folder of downloads: $REPA_CACHE, or ~/.cache/repa."""
+    folder = os.environ.get("REPA_CACHE")
+    return Path(folder).expanduser() if folder else Path.home() / ".cache" / "repa"
+
+
+def fetch(section: str, name: str) -> Path:
+    """Return the path of an entry's file, downloaded into the cache folder if need be.
+
+    Safe with several processes: one downloads, the others wait. A file that was put into the cache
+    by hand is used like a downloaded one; size and hash are checked wherever they are known.
+
+    Args:
+        section: As in `find_entry`.
+        name: Name in that section.
+
+    Raises:
+        UnknownNameError: No such name.
+        DownloadError: The entry has no file, or the download failed; the message names the file,
+            the address and where to put it by hand.
+        MissingPackageError: The package that holds the file is not installed.
+        ChecksumError: The file is not the recorded one.
+    """
+    entry = find_entry(section, name)
+    if "package_file" in entry:
+        path = own_file(entry["package_file"])
+        if not path.exists():
+            raise DownloadError(
+                f"{name!r} is part of the package, but {path} is missing: reinstall."
+            )
+    elif "package" in entry:
+        path = _package_file(name, entry["package"], entry["file"])
+    elif entry.get("url") and entry.get("file"):
+        path = cache_dir() / section / entry["file"]
+        if not path.exists():
+            download(entry["url"], path, check=functools.partial(check_file, entry=entry))
+    else:
+        raise DownloadError(f"{section.removesuffix('s')} {name!r} has no file to fetch.")
+    check_file(path, entry=entry)
+    return path
+
+
+def check_file(path: Path, *, entry: Entry) -> None:
+    """Compare a file with the size, hash or beginning of a hash that an entry records, if any.
+
+    Raises:
+        ChecksumError: They differ.
+    """
+    size = path.stat().st_size
+    if entry.get("size") not in (None, size):
+        raise ChecksumError(
+            f"{path}: has {size} bytes instead of {entry['size']}; remove it and try again."
+        )
+    expected = entry.get("sha256") or entry.get("sha256_prefix")
+    if expected and not file_sha256(path).startswith(expected):
+        raise ChecksumError(
+            f"{path}: its SHA-256 is {file_sha256(path)}, the registry says {expected}; remove it "
+            "and try again."
+        )
+
+
+def _package_file(name: str, package: str, relative: str) -> Path:
+    try:
+        path = Path(str(metadata.distribution(package).locate_file(relative)))
+    except metadata.PackageNotFoundError:
+        path = None
+    if path is None or not path.exists():
+        raise MissingPackageError(
+            f"{name!r} comes with a package of its own: python -m pip install {package}"
+        )
+    return path

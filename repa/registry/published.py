@@ -1,0 +1,213 @@
+"""Published rows beside measured numbers: which row a set of images repeats, and how near it is.
+
+The rows are the section "published" of checkpoints.json. A row is comparable only if every setting
+of its protocol is the one that the images and the measurement had; otherwise the closest row says
+which settings differ.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from metrics.report.lint import LintWarning
+from repa.registry.entries import Entry, find_entry, load_registry, reference_name
+
+METRIC_LABELS = {
+    "fid": "FID",
+    "sfid": "sFID",
+    "inception_score": "IS",
+    "precision": "Precision",
+    "recall": "Recall",
+}
+_DECIMALS = {"fid": 2, "sfid": 2, "inception_score": 1, "precision": 2, "recall": 2}
+"""Of published numbers, unless the row says otherwise under "decimals"."""
+# Both numbers come from a finite sample, so the error of their difference is sqrt(2) times one's.
+_ERRORS_ALLOWED = 2 * math.sqrt(2)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that is not the published one."""
+
+    setting: str
+    published: Any
+    here: Any
+
+    def __str__(self) -> str:
+        return f"{self.setting} {self.here} instead of {self.published}"
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """The published row that is closest to a set of images and its measurement.
+
+    Attributes:
+        name: Name in the registry.
+        metrics: Published values by the labels that our reports use; unknown ones are left out.
+        source: Paper and table.
+        note: What else is known about it, such as another value elsewhere.
+        differences: Settings that differ; none if the row is comparable.
+        decimals: Digits after the point that the paper prints, by the same labels.
+    """
+
+    name: str
+    metrics: Mapping[str, float]
+    source: str
+    note: str | None
+    differences: tuple[Difference, ...]
+    decimals: Mapping[str, int]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether every setting is the published one."""
+        return not self.differences
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ComparedValue:
+    """A measured value beside the published one.
+
+    Attributes:
+        label: Name of the metric.
+        published: As printed in the paper.
+        measured: Ours.
+        difference: Measured minus published.
+        tolerance: What chance and the rounding of the published number explain; None without a
+            standard error.
+        inside: Whether the difference is within the tolerance; None without a standard error.
+    """
+
+    label: str
+    published: float
+    measured: float
+    difference: float
+    tolerance: float | None
+    inside: bool | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def closest_published_row(
+    manifest: Mapping[str, Any] | None,
+    *,
+    num_images: int,
+    reference: str,
+    network: str,
+    distances: str,
+    registered_weights: bool = True,
+) -> PublishedRow | None:
+    """Find the published row of the manifest's checkpoint with the fewest differing settings.
+
+    Args:
+        manifest: How the images were made, as `repa sample` writes it; None if unknown.
+        num_images: How many of them are measured.
+        reference: Name or path of the reference.
+        network: Name of the metric network.
+        distances: Arithmetic of precision and recall.
+        registered_weights: Whether the network has the weights that the registry names.
+
+    Returns:
+        The row, or None if nothing is published about the checkpoint.
+    """
+    made = manifest or {}
+    here = {
+        **made,
+        "num_images": num_images,
+        "reference": reference_name(reference),
+        "network": network,
+        "distances": distances,
+        "weights": _weights(registered=registered_weights),
+    }
+    rows = [
+        _compared_row(name, entry, here)
+        for name, entry in load_registry()["published"].items()
+        if entry["checkpoint"] is not None and entry["checkpoint"] == made.get("model")
+    ]
+    return min(rows, key=lambda row: len(row.differences), default=None)
+
+
+def compare_with_row(
+    row: PublishedRow | None,
+    values: Mapping[str, float],
+    standard_errors: Mapping[str, float] | None = None,
+) -> list[ComparedValue]:
+    """Set measured values beside those of a comparable row.
+
+    Args:
+        row: From `closest_published_row`; None if nothing is published.
+        values: Measured values by label.
+        standard_errors: Of the measured values, where they are known; the published value, whose
+            error nobody gives, is taken to have the same.
+
+    Returns:
+        One line a metric that both have; none if the row is not comparable.
+    """
+    if row is None or not row.comparable:
+        return []
+    errors = standard_errors or {}
+    return [
+        _compared_value(row, label, values[label], errors.get(label))
+        for label in row.metrics
+        if label in values
+    ]
+
+
+def lint_protocol(row: PublishedRow | None) -> list[LintWarning]:
+    """Warn that the closest published row was made by another protocol."""
+    if row is None or row.comparable:
+        return []
+    listed = ", ".join(map(str, row.differences))
+    numbers = ", ".join(f"{label} {value:g}" for label, value in row.metrics.items())
+    return [
+        LintWarning(
+            "published-protocol",
+            f"the closest published row ({row.name}, {row.source}) has other settings: {listed}",
+            f"its numbers ({numbers}) are not to be compared with these",
+        )
+    ]
+
+
+def _compared_row(name: str, entry: Entry, here: Mapping[str, Any]) -> PublishedRow:
+    dataset = find_entry("datasets", entry["dataset"])
+    published = {
+        **entry["settings"],
+        "reference": dataset["reference"],
+        "network": dataset["network"],
+        "distances": "adm",
+        "weights": _weights(registered=True),
+    }
+    if published["cfg_scale"] == here.get("cfg_scale") == 1:
+        del published["guidance_interval"]  # guidance is off, wherever
+    differences = tuple(
+        Difference(setting, value, here.get(setting))
+        for setting, value in published.items()
+        if here.get(setting) != value
+    )
+    metrics = {
+        METRIC_LABELS[key]: value for key, value in entry["metrics"].items() if value is not None
+    }
+    digits = {METRIC_LABELS[key]: d for key, d in (_DECIMALS | entry.get("decimals", {})).items()}
+    return PublishedRow(name, metrics, entry["source"], entry.get("note"), differences, digits)
+
+
+def _weights(*, registered: bool) -> str:
+    return "as registered" if registered else "others"
+
+
+def _compared_value(
+    row: PublishedRow, label: str, measured: float, standard_error: float | None
+) -> ComparedValue:
+    published = row.metrics[label]
+    difference = measured - published
+    tolerance = None
+    if standard_error is not None:
+        tolerance = _ERRORS_ALLOWED * standard_error + 0.5 * 10.0 ** -row.decimals[label]
+    inside = None if tolerance is None else abs(difference) <= tolerance
+    return ComparedValue(label, published, measured, difference, tolerance, inside)

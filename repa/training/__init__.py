@@ -1,0 +1,4 @@
+"""Training: settings, losses, the loop, its state and its folder.
+
+`settings` does not import torch.
+"""

@@ -1,0 +1,187 @@
+"""State of a training run: network, moving average and optimizer, saved whole or not at all.
+
+A checkpoint is a folder `step-0001000` of safetensors files (`model`, `ema`, `optimizer`) and
+`state.json`. It is written under another name and renamed, so a folder of that name is complete.
+Nothing in it is executed when it is read. All random draws of the loop are keyed by the step, so
+there is no generator state to save.
+"""
+
+import copy
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from repa.checkpoints.export import write_weights
+from repa.errors import (
+    CheckpointFormatError,
+    CheckpointMismatchError,
+    RepaError,
+    UnknownNameError,
+)
+from repa.models.sit import SIT_SIZES, SiT
+from repa.training.settings import TrainConfig
+from repa_base.files import replacing
+
+_STEP_FOLDER = re.compile(r"step-(\d{7,})")
+
+
+@dataclass
+class TrainState:
+    """What one step of training turns into the next."""
+
+    model: SiT
+    ema: SiT
+    optimizer: torch.optim.AdamW
+    step: int
+
+    @classmethod
+    def create(
+        cls,
+        config: TrainConfig,
+        settings: Mapping[str, Any],
+        device: torch.device | str,
+    ) -> "TrainState":
+        """Build the state before the first step; initial weights depend on the seed alone.
+
+        Args:
+            config: Settings of the run.
+            settings: Keyword arguments of `SiT`, see `model_settings`.
+            device: Where the state lives.
+
+        Raises:
+            RepaError: The settings make no network.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            model = build_model(config, settings)
+        model.to(device)
+        ema = copy.deepcopy(model).requires_grad_(False).eval()
+        optimizer = torch.optim.AdamW(
+            [p for p in model.parameters() if p.requires_grad],
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+        )
+        return cls(model.train(), ema, optimizer, step=0)
+
+    def update_ema(self, decay: float) -> None:
+        """Move the average by one step: ema = decay * ema + (1 - decay) * model."""
+        average = get_ema_multi_avg_fn(decay)
+        average(list(self.ema.parameters()), list(self.model.parameters()), 0)
+
+    def save(self, folder: Path, config: TrainConfig, description: Mapping[str, Any]) -> Path:
+        """Write `folder/step-N` at once; return its path.
+
+        Args:
+            folder: Holds all checkpoints of the run.
+            config: Settings of the run, written beside the tensors.
+            description: What the weights are, for whoever loads them (see `describe`).
+        """
+        target = folder / f"step-{self.step:07d}"
+        with replacing(target) as partial:
+            partial.mkdir()
+            for name, model in (("model", self.model), ("ema", self.ema)):
+                what = {**description, "weights": name, "step": self.step}
+                write_weights(partial / f"{name}.safetensors", model.state_dict(), what)
+            save_file(self._optimizer_tensors(), partial / "optimizer.safetensors")
+            state = {"format": 1, "step": self.step, "config": asdict(config)}
+            (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+        return target
+
+    def load(self, checkpoint: Path) -> None:
+        """Read a checkpoint folder written by `save` into this state.
+
+        Raises:
+            CheckpointFormatError: A file is missing or damaged.
+            CheckpointMismatchError: The tensors are not those of this model.
+        """
+        try:
+            step = json.loads((checkpoint / "state.json").read_text())["step"]
+            for name, model in (("model", self.model), ("ema", self.ema)):
+                model.load_state_dict(load_file(checkpoint / f"{name}.safetensors"))
+            tensors = load_file(checkpoint / "optimizer.safetensors")
+            moments = {
+                name: {
+                    key: tensors[f"{key}/{name}"].to("cpu" if key == "step" else parameter.device)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+                for name, parameter in self._trained()
+            }
+        except RuntimeError as error:
+            raise CheckpointMismatchError(f"{checkpoint}: {error}") from error
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
+            raise CheckpointFormatError(
+                f"{checkpoint}: cannot be resumed from ({error}); remove it to resume from the "
+                "checkpoint before it."
+            ) from error
+        for name, parameter in self._trained():
+            self.optimizer.state[parameter] = moments[name]
+        self.step = step
+
+    def _trained(self) -> list[tuple[str, Tensor]]:
+        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        return {
+            f"{key}/{name}": value
+            for name, parameter in self._trained()
+            for key, value in self.optimizer.state[parameter].items()
+        }
+
+
+def build_model(config: TrainConfig, settings: Mapping[str, Any]) -> SiT:
+    """Build the network of a run from PyTorch's random state.
+
+    Raises:
+        RepaError: The settings make no network.
+    """
+    try:
+        # The loop drops labels itself, by draws that are keyed by the step.
+        return SiT(**settings, label_dropout=0.0)
+    except ValueError as error:
+        raise RepaError(f"{config.model} does not fit these settings: {error}") from error
+
+
+def model_settings(
+    config: TrainConfig,
+    *,
+    input_size: int,
+    in_channels: int,
+    num_classes: int,
+    target_dims: list[int],
+) -> dict[str, Any]:
+    """Return the keyword arguments of `SiT` that a run's settings and data ask for.
+
+    Raises:
+        UnknownNameError: No size has the model's name.
+    """
+    if config.model not in SIT_SIZES:
+        raise UnknownNameError("model", config.model, SIT_SIZES)
+    return {
+        "input_size": input_size,
+        "in_channels": in_channels,
+        "num_classes": num_classes,
+        **SIT_SIZES[config.model],
+        "encoder_depth": config.encoder_depth,
+        "target_dims": target_dims,
+        "projector_dim": config.projector_dim,
+        "qk_norm": config.qk_norm,
+    }
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the complete checkpoint of the highest step in a folder, or None."""
+    found = [
+        (int(match[1]), path)
+        for path in folder.glob("step-*")
+        if (match := _STEP_FOLDER.fullmatch(path.name))
+    ]
+    return max(found)[1] if found else None

@@ -1,0 +1,70 @@
+"""What to compute on: the device, and the versions of what numbers may depend on."""
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+
+import numpy as np
+import scipy
+import torch
+
+from repa_base.errors import RepaError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the named device; `auto` is a GPU when there is one, else the CPU.
+
+    Raises:
+        RepaError: No such device, or it is not available here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RepaError(f"unknown device {name!r}: use auto, cpu, cuda, cuda:1 or mps.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RepaError(
+            f"device {name!r} is not available: PyTorch sees {torch.cuda.device_count()} GPUs."
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise RepaError(f"device {name!r} is not available on this machine.")
+    return device
+
+
+@contextmanager
+def float32_precision(*, tf32: bool) -> Iterator[None]:
+    """Allow or forbid TensorFloat-32, on GPUs, in matrix products and in convolutions.
+
+    Both switches are PyTorch's own and hold for the whole process; they are put back afterwards. A
+    CPU computes in full float32 either way.
+    """
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = tf32  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def toolkit_version() -> str:
+    """Return the version of this toolkit, "unknown" if it is not installed."""
+    try:
+        return metadata.version("repa-toolkit")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def environment() -> dict[str, str]:
+    """Return what the numbers of this installation may depend on."""
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+    }

@@ -1,0 +1,189 @@
+"""Several processes on one task: who I am among them, and values that travel between them.
+
+torchrun starts them and says in the environment who is who; without it there is one. Every process
+calls the same functions in the same order. Nothing here is global: who needs the others is handed
+a `Processes`.
+"""
+
+import os
+import pickle
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import distributed
+
+from repa_base.device import resolve_device
+from repa_base.errors import RepaError
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=7)
+"""How long processes wait for each other: shares of a long sampling run may end hours apart."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that work together; alone, it has no others to wait for.
+
+    Attributes:
+        rank: Which of them this is, from 0.
+        size: How many there are.
+        local_rank: Which of those on this machine.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that prints and finishes."""
+        return self.rank == 0
+
+    def share(self, value: T | None) -> T:
+        """Return the first process's value at every process; the others' values are ignored."""
+        box: list[Any] = [value]
+        if self.size > 1:
+            distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: T) -> Iterable[T]:
+        """Return the values by rank at the first process, received one at a time; else none."""
+        if self.rank == 0:
+            return self._received(value)
+        distributed.send_object_list([value], dst=0)
+        return ()
+
+    def barrier(self) -> None:
+        """Wait until every process is here.
+
+        Raises:
+            RepaError: One of them has ended, so that it will never come.
+        """
+        if self.size == 1:
+            return
+        try:
+            distributed.barrier()
+        except RuntimeError as error:
+            raise RepaError("another process ended early; its own message says why.") from error
+
+    def device(self, name: str) -> torch.device:
+        """Return the named device; of several GPUs, `auto` and `cuda` give each process its own.
+
+        Raises:
+            RepaError: See `repa_base.device.resolve_device`.
+        """
+        device = resolve_device(name)
+        if device.type == "cuda" and device.index is None and self.size > 1:
+            return resolve_device(f"cuda:{self.local_rank}")
+        return device
+
+    def _received(self, own: T) -> Iterator[T]:
+        yield own
+        for rank in range(1, self.size):
+            box: list[Any] = [None]
+            distributed.recv_object_list(box, src=rank)
+            yield box[0]
+
+
+def SingleProcess() -> Processes:  # noqa: N802 (the name stands in notebooks, where it was a class)
+    """Return a process that has no others beside it."""
+    return Processes()
+
+
+@contextmanager
+def joined_processes(backend: str = "gloo", patience: timedelta = PATIENCE) -> Iterator[Processes]:
+    """Connect to the processes that torchrun started, if it did, for the length of the block.
+
+    Args:
+        backend: PyTorch's name of the connection. gloo is for waiting and for values that travel
+            by the CPU, and needs no GPU.
+        patience: How long to wait for the others. A process group that exists already is used
+            and left as it is, with its own backend and patience.
+    """
+    processes = started_processes()
+    if processes.size == 1 or distributed.is_initialized():
+        yield processes
+        return
+    distributed.init_process_group(backend, timeout=patience)
+    try:
+        yield processes
+    finally:
+        distributed.destroy_process_group()
+
+
+def started_processes() -> Processes:
+    """Return what torchrun set, without connecting; a process alone if it set nothing."""
+    names = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    return Processes(*(int(os.environ.get(name, default)) for name, default in names))
+
+
+def own_rows(processes: Processes, count: int, batch_size: int) -> range:
+    """Return this process's share of `count` images: contiguous, in whole batches.
+
+    The batches are those of a single process, because a network's last digits depend on them.
+    """
+    batches = -(-count // batch_size)
+    first, end = (batches * rank // processes.size for rank in (processes.rank, processes.rank + 1))
+    return range(first * batch_size, min(end * batch_size, count))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error on its way to other processes; one that cannot be pickled arrives as its text."""
+
+    error: Exception
+
+    def __reduce__(self) -> tuple[type["Failure"], tuple[Exception]]:
+        try:
+            pickle.loads(pickle.dumps(self.error))
+        except Exception:
+            return Failure, (RuntimeError(f"{type(self.error).__name__}: {self.error}"),)
+        return Failure, (self.error,)
+
+
+def attempt(work: Callable[[], T]) -> T | Failure:
+    """Return what the work returns, or the error that it met, to be sent to other processes."""
+    try:
+        return work()
+    except Exception as error:
+        return Failure(error)
+
+
+def at_first(processes: Processes, work: Callable[[], T]) -> T:
+    """Do the work at the first process; return its value, or raise its error, at all of them."""
+    outcome = processes.share(attempt(work) if processes.rank == 0 else None)
+    if isinstance(outcome, Failure):
+        raise outcome.error
+    return outcome  # pyright: ignore[reportReturnType]
+
+
+@contextmanager
+def together(processes: Processes) -> Iterator[None]:
+    """Let no process go on behind the block unless all do; raise the first error at each of them.
+
+    It is for what may fail at one process and not at another: its files, its GPU.
+    """
+    failure = None
+    try:
+        yield
+    except Exception as error:
+        failure = Failure(error)
+    failures = processes.gather(failure)
+    at_first(processes, lambda: list(all_values(failures)))
+
+
+def all_values(outcomes: Iterable[T | Failure]) -> Iterator[T]:
+    """Yield the values of attempts; take them all before the first error, if any, is raised."""
+    failure = None
+    for outcome in outcomes:
+        if isinstance(outcome, Failure):
+            failure = failure or outcome
+        elif failure is None:
+            yield outcome
+    if failure is not None:
+        raise failure.error

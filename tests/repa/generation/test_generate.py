@@ -1,0 +1,430 @@
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from repa import SiT
+from repa.autoencoders.pixels import images_from_pixels
+from repa.checkpoints import Checkpoint, load_model
+from repa.errors import NonFiniteError, OutputExistsError, RepaError, SettingError
+from repa.generation.generate import generate
+from repa.generation.sample_file import NpzWriter, read_manifest
+from repa.generation.settings import SampleConfig
+from repa_base.processes import Processes
+from samplers import (
+    INTERPOLANTS,
+    classifier_free_velocity,
+    draw_labels,
+    initial_noise,
+    sample_ode,
+    sample_sde,
+    step_noise,
+)
+
+generate_module = sys.modules["repa.generation.generate"]
+
+MODEL = {
+    "input_size": 8,
+    "patch_size": 4,
+    "in_channels": 3,
+    "hidden_size": 24,
+    "depth": 1,
+    "num_heads": 3,
+    "num_classes": 5,
+    "encoder_depth": 1,
+    "target_dims": [],
+}
+NUM_IMAGES = 20
+
+
+def save_checkpoint(path, *, nan_label=None, path_type="linear", **changes):
+    torch.manual_seed(0)
+    settings = {**MODEL, **changes}
+    model = SiT(**settings)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    if nan_label is not None:
+        model.y_embedder.embedding_table.weight.data[nan_label] = torch.nan
+    description = {"format": 1, "model": settings, "path_type": path_type, "dataset": "digits"}
+    save_file(model.state_dict(), path, metadata={"repa": json.dumps(description)})
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+
+
+@pytest.fixture
+def settings(checkpoint, tmp_path):
+    """Keyword arguments of a small run; the output is in a folder of the test's own."""
+    return {
+        "model": str(checkpoint),
+        "num_images": NUM_IMAGES,
+        "num_steps": 4,
+        "batch_size": 7,
+        "device": "cpu",
+        "out": tmp_path / "samples.npz",
+    }
+
+
+def run(settings, **changes):
+    return generate(SampleConfig(**{**settings, **changes})).path
+
+
+def read(path):
+    with np.load(path) as file:
+        return file["arr_0"], file["arr_1"]
+
+
+@pytest.mark.parametrize("path_type", ["linear", "cosine"])
+@pytest.mark.parametrize("solver", ["sde", "heun", "rk4", "dopri5"])
+def test_images_are_the_samplers_applied_to_noise_and_label_of_their_index(
+    settings, tmp_path, solver, path_type
+):
+    model_path = save_checkpoint(tmp_path / "x.safetensors", path_type=path_type)
+    changes = {"model": str(model_path), "solver": solver, "batch_size": 3, "num_images": 3}
+    images, labels = read(
+        run(settings, seed=9, cfg_scale=2.5, guidance_interval=(0.2, 0.8), **changes)
+    )
+    model = load_model(model_path).model
+    assert torch.equal(torch.from_numpy(labels), draw_labels(9, range(3), 5))
+    velocity = classifier_free_velocity(model, torch.from_numpy(labels), 5, 2.5)
+    noise, interval = initial_noise(9, range(3), (3, 8, 8)), (0.2, 0.8)
+    if solver == "sde":
+        state = sample_sde(
+            velocity,
+            noise,
+            num_steps=4,
+            interpolant=INTERPOLANTS[path_type],
+            guidance_interval=interval,
+            normal=lambda step: step_noise(9, range(3), step, (3, 8, 8)),
+        )
+    else:
+        num_steps = None if solver == "dopri5" else 4
+        state = sample_ode(
+            velocity, noise, num_steps=num_steps, method=solver, guidance_interval=interval
+        )
+    assert np.array_equal(images, images_from_pixels(state.float()).numpy())
+
+
+def test_images_do_not_depend_on_the_batch_size(settings, tmp_path):
+    reference, labels = read(run(settings, batch_size=1))
+    for batch_size in (7, 64):
+        path = run(settings, batch_size=batch_size, out=tmp_path / f"{batch_size}.npz")
+        images, same_labels = read(path)
+        assert np.array_equal(labels, same_labels)
+        assert np.abs(images.astype(int) - reference).max() <= 1
+    assert len(np.unique(reference.reshape(NUM_IMAGES, -1), axis=0)) == NUM_IMAGES
+
+
+def test_seed_changes_noise_and_labels(settings, tmp_path):
+    images, labels = read(run(settings))
+    others, other_labels = read(run(settings, seed=1, out=tmp_path / "other.npz"))
+    assert not np.array_equal(labels, other_labels) and not np.array_equal(images, others)
+
+
+KILLED_RUN = """
+import os, signal, sys
+from pathlib import Path
+from repa.generation.generate import generate
+from repa.generation.settings import SampleConfig
+
+def kill(done, total):
+    if done > 10:  # in the middle of the second batch of 7
+        os.kill(os.getpid(), signal.SIGKILL)
+
+generate(SampleConfig(model=sys.argv[1], num_images=20, num_steps=4, batch_size=7, device="cpu",
+                      out=Path(sys.argv[2])), progress=kill)
+"""
+
+
+def test_killed_run_goes_on_and_ends_with_the_bytes_of_an_uninterrupted_one(settings, tmp_path):
+    expected = run(settings, out=tmp_path / "whole.npz").read_bytes()
+    arguments = [sys.executable, "-c", KILLED_RUN, settings["model"], str(settings["out"])]
+    assert subprocess.run(arguments, check=False).returncode == -signal.SIGKILL
+    assert not settings["out"].exists()
+    progress = []
+    generate(SampleConfig(**settings), progress=lambda done, total: progress.append((done, total)))
+    assert progress[0] == (7, NUM_IMAGES) and progress[-1] == (NUM_IMAGES, NUM_IMAGES)
+    assert settings["out"].read_bytes() == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["samples.npz", "whole.npz"]
+
+
+def test_interrupted_run_may_go_on_with_another_batch_size(settings, tmp_path):
+    whole, labels = read(run(settings, out=tmp_path / "whole.npz"))
+
+    def interrupt(done, total):
+        if done >= 14:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(SampleConfig(**settings), progress=interrupt)
+    images, same_labels = read(run(settings, batch_size=4))
+    assert np.array_equal(labels, same_labels)
+    assert np.abs(images.astype(int) - whole).max() <= 1
+
+
+RANK = """
+import sys
+from pathlib import Path
+from repa.generation.generate import generate
+from repa.generation.settings import SampleConfig
+
+totals = set()
+file = generate(SampleConfig(model=sys.argv[1], num_images=20, num_steps=4, batch_size=7,
+                             device="cpu", out=Path(sys.argv[2])),
+                progress=lambda done, total: totals.add(total))
+assert file.path.exists(), "every process returns when the file is complete"
+assert not file.was_finished
+assert totals == {int(sys.argv[3])}, "every process has its share"
+"""
+
+
+def test_two_processes_give_the_bytes_of_one(settings, tmp_path):
+    expected = run(settings, out=tmp_path / "one.npz").read_bytes()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, settings["model"], str(settings["out"]), share],
+            env={**world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank, share in enumerate(("13", "7"))
+    ]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    assert settings["out"].read_bytes() == expected
+
+
+def test_waiting_for_a_process_that_has_ended_is_one_line(monkeypatch):
+    def fail():
+        raise RuntimeError("Connection closed by peer\nand a stack of C++")
+
+    monkeypatch.setattr(torch.distributed, "barrier", fail)
+    with pytest.raises(RepaError, match=r"^another process ended early"):
+        Processes(rank=1, size=2).barrier()
+    Processes(rank=0, size=1).barrier()
+
+
+def test_checkpoint_that_is_replaced_during_the_run_does_not_disturb_it(settings, tmp_path):
+    expected = run(settings, out=tmp_path / "whole.npz").read_bytes()
+    model = tmp_path / "tiny.safetensors"
+    model.write_bytes(Path(settings["model"]).read_bytes())
+
+    def replace(done, total):
+        if done > 10:
+            save_checkpoint(model, num_classes=6)
+
+    generate(SampleConfig(**{**settings, "model": str(model)}), progress=replace)
+    assert settings["out"].read_bytes() == expected
+
+
+def test_finished_run_is_repeated_without_loading_a_network(settings, monkeypatch):
+    before = run(settings).read_bytes()
+
+    def fail(*arguments):
+        raise AssertionError("a network was built")
+
+    monkeypatch.setattr(Checkpoint, "build", fail)
+    progress = []
+    again = generate(SampleConfig(**settings), progress=lambda *values: progress.append(values))
+    assert again.was_finished and again.path == settings["out"]
+    assert progress == [(NUM_IMAGES, NUM_IMAGES)]
+    assert settings["out"].read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"seed": 1}, {"cfg_scale": 1.0}, {"num_steps": 5}, {"num_images": 21}, {"labels": "balanced"}],
+)
+def test_output_of_other_settings_is_replaced_only_on_request(settings, changes):
+    before = run(settings).read_bytes()
+    with pytest.raises(OutputExistsError, match=f"other settings .*{next(iter(changes))}"):
+        run(settings, **changes)
+    assert settings["out"].read_bytes() == before
+    assert run(settings, overwrite=True, **changes).read_bytes() != before
+
+
+def test_output_is_checked_before_the_checkpoint_is_read(settings, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise AssertionError("the checkpoint was read")
+
+    monkeypatch.setattr(generate_module, "read_checkpoint", fail)
+    (tmp_path / "samples.npz").write_bytes(b"precious")
+    with pytest.raises(OutputExistsError, match="not made by this command"):
+        run(settings)
+    with pytest.raises(OSError, match="precious"):
+        (tmp_path / "precious").write_bytes(b"")
+        run(settings, out=tmp_path / "precious" / "x.npz")
+
+
+def test_labels_are_balanced_or_go_round_a_list(settings, tmp_path):
+    _, labels = read(run(settings, labels="balanced"))
+    assert labels.tolist() == [i % 5 for i in range(NUM_IMAGES)]
+    _, labels = read(run(settings, labels=(4, 0, 0), out=tmp_path / "list.npz"))
+    assert labels.tolist() == [[4, 0, 0][i % 3] for i in range(NUM_IMAGES)]
+
+
+def test_label_that_is_no_class_is_refused_before_anything_is_written(settings, tmp_path):
+    with pytest.raises(SettingError, match="label 5 is none of the 5 classes of tiny"):
+        run(settings, labels=(0, 5))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_image_that_is_nan_is_named_and_the_batches_before_it_are_kept(settings, tmp_path):
+    broken = save_checkpoint(tmp_path / "nan.safetensors", nan_label=3)
+    changes = {"model": str(broken), "labels": (0, 1, 2, 3), "batch_size": 2}
+    with pytest.raises(NonFiniteError, match="image 3 has NaN or infinite pixels"):
+        run(settings, **changes)
+    assert not settings["out"].exists()
+    progress = (tmp_path / "samples.npz.progress").read_bytes().partition(b"\n")[2]
+    assert progress == b"\1\1" + bytes(NUM_IMAGES - 2)
+
+
+def test_manifest_holds_every_setting_and_no_path_or_time(settings, checkpoint, tmp_path):
+    path = run(settings, guidance_interval=(0.1, 0.6), quantizer="round", labels=(1, 2))
+    manifest = read_manifest(path)
+    assert manifest["versions"].keys() == {"torch", "numpy", "python"}
+    known = {key: manifest[key] for key in manifest.keys() - {"versions", "toolkit"}}
+    assert known == {
+        "format": 1,
+        "model": "tiny.safetensors",
+        "checkpoint_sha256": load_model(checkpoint).sha256,
+        "dataset": "digits",
+        "path_type": "linear",
+        "solver": "sde",
+        "num_steps": 4,
+        "cfg_scale": 1.8,
+        "guidance_interval": [0.1, 0.6],
+        "seed": 0,
+        "labels": [1, 2],
+        "num_images": NUM_IMAGES,
+        "image_size": 8,
+        "autoencoder": None,
+        "autoencoder_sha256": None,
+        "quantizer": "round",
+        "batch_size": None,
+        "dtype": "float32",
+        "tf32": False,
+    }
+    first = path.read_bytes()
+    assert str(tmp_path).encode() not in first
+    assert run(settings, guidance_interval=(0.1, 0.6), quantizer="round", labels=(1, 2),
+               out=tmp_path / "again.npz").read_bytes() == first  # fmt: skip
+
+
+def test_manifest_of_an_adaptive_solver_holds_the_batch_size_and_no_steps(settings):
+    manifest = read_manifest(run(settings, solver="bosh3"))
+    assert (manifest["batch_size"], manifest["num_steps"]) == (7, None)
+
+
+def test_manifest_holds_the_tolerances_that_an_adaptive_solver_was_given(
+    settings, tmp_path, monkeypatch
+):
+    strict = run(settings, solver="bosh3", num_images=3)
+    assert (read_manifest(strict)["rtol"], read_manifest(strict)["atol"]) == (1e-5, 1e-5)
+    monkeypatch.setattr(generate_module, "_TOLERANCES", {"rtol": 0.5, "atol": 0.4})
+    loose = run(settings, solver="bosh3", num_images=3, out=tmp_path / "loose.npz")
+    assert (read_manifest(loose)["rtol"], read_manifest(loose)["atol"]) == (0.5, 0.4)
+    assert not np.array_equal(read(strict)[0], read(loose)[0])
+    fixed = read_manifest(run(settings, out=tmp_path / "fixed.npz"))
+    assert not {"rtol", "atol"} & fixed.keys()
+
+
+def test_run_whose_images_are_all_there_but_not_its_headers_was_not_finished(settings, monkeypatch):
+    with monkeypatch.context() as patch:
+
+        def interrupt(self):
+            raise KeyboardInterrupt
+
+        patch.setattr(NpzWriter, "finish", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(settings)
+    assert not generate(SampleConfig(**settings)).was_finished
+    assert generate(SampleConfig(**settings)).was_finished
+
+
+def test_progress_rises_at_every_step_up_to_the_number_of_images(settings):
+    seen = []
+    generate(SampleConfig(**settings), progress=lambda done, total: seen.append((done, total)))
+    done = [value for value, _ in seen]
+    assert done == sorted(done) and (done[0], done[-1]) == (0, NUM_IMAGES)
+    assert {total for _, total in seen} == {NUM_IMAGES}
+    # Three batches of four steps, one call after each batch, one at the start.
+    assert len(seen) == 3 * 4 + 3 + 1
+
+
+def test_memory_does_not_grow_with_the_number_of_images(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sys.modules["repa.generation.sample_file"], "_CHUNK_BYTES", 4096
+    )  # smaller than either file
+
+    def peak(num_images):
+        tracemalloc.start()
+        changes = {"num_steps": 1, "solver": "euler", "cfg_scale": 1.0, "batch_size": 100}
+        run(settings, num_images=num_images, out=tmp_path / f"{num_images}.npz", **changes)
+        _, highest = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return highest
+
+    peak(100)  # imports and caches
+    small, large = peak(200), peak(3000)  # 40 and 600 kB
+    assert large < small + 100_000, (small, large)
+
+
+def test_latents_need_an_autoencoder_and_pixels_take_none(settings, tmp_path):
+    latent = save_checkpoint(tmp_path / "latent.safetensors", in_channels=4)
+    with pytest.raises(SettingError, match=r"latent\.safetensors makes latents: name one"):
+        run(settings, model=str(latent))
+    with pytest.raises(SettingError, match=r"tiny\.safetensors makes pixels, not latents"):
+        run(settings, autoencoder="sd-vae-ft-ema")
+
+
+def test_tf32_is_allowed_on_a_gpu_alone_and_only_during_the_run():
+    precision = torch.get_float32_matmul_precision
+    before = precision()
+    for device, tf32, expected in (
+        ("cpu", True, before),
+        ("cuda", True, "high"),
+        ("cuda", False, "highest"),
+    ):
+        with generate_module._matmul_precision(torch.device(device), tf32=tf32):
+            assert precision() == expected
+        assert precision() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_images": 0}, "num_images must be at least 1, got 0"),
+        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"seed": -1}, r"seed must be from 0 to 2\*\*63 - 1, got -1"),
+        ({"cfg_scale": 0.5}, "cfg_scale must be at least 1, got 0.5"),
+        ({"cfg_scale": float("nan")}, "cfg_scale must be at least 1, got nan"),
+        ({"cfg_scale": float("inf")}, "cfg_scale must be at least 1, got inf"),
+        ({"guidance_interval": (0.7, 0.0)}, "0 <= LOW <= HIGH <= 1, got 0.7,0"),
+        ({"guidance_interval": (0.0, 1.1)}, "0 <= LOW <= HIGH <= 1, got 0,1.1"),
+        ({"guidance_interval": (float("nan"), 1.0)}, "0 <= LOW <= HIGH <= 1, got nan,1"),
+        ({"solver": "heum"}, "unknown solver 'heum'; did you mean 'heun'"),
+        ({"quantizer": "truncat"}, "unknown quantizer 'truncat'; did you mean 'truncate'"),
+        ({"labels": "balancd"}, "unknown labels 'balancd'; did you mean 'balanced'"),
+        ({"labels": ()}, "labels must be one or more classes"),
+        ({"labels": (0, -1)}, "labels must be one or more classes"),
+    ],
+)
+def test_setting_out_of_range_is_an_error_that_names_it(changes, message):
+    with pytest.raises(SettingError, match=message) as caught:
+        SampleConfig(**changes)
+    assert caught.value.field == next(iter(changes))

@@ -1,0 +1,239 @@
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from repa import SIT_SIZES, SiT
+from repa.autoencoders.autoencoder import load_autoencoder
+from repa.autoencoders.pixels import images_from_pixels
+from repa.checkpoints import load_model
+from samplers import classifier_free_velocity, initial_noise, sample_ode
+
+
+def save_checkpoint(path, **changes):
+    torch.manual_seed(0)
+    sizes = {"input_size": 8, "in_channels": 3, "num_classes": 5, "encoder_depth": 1}
+    settings = {**SIT_SIZES["SiT-Pico/4"], **sizes, "target_dims": [], **changes}
+    model = SiT(**settings)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    description = {"format": 1, "model": settings, "path_type": "linear", "dataset": "digits"}
+    save_file(model.state_dict(), path, metadata={"repa": json.dumps(description)})
+    return path
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder that holds tiny.safetensors, with an empty cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REPA_CACHE", str(tmp_path / "cache"))
+    save_checkpoint(tmp_path / "tiny.safetensors")
+    return tmp_path
+
+
+TINY = ("sample", "--model", "tiny.safetensors", "--num", 12, "--steps", 3, "--device", "cpu")
+
+
+def test_command_writes_images_labels_manifest_and_contact_sheet(repa, here):
+    code, out, err = repa(*TINY, "--labels", "balanced", "--grid", "sheet.png")
+    assert (code, err) == (0, "")
+    assert "samples.npz" in out and "images/s" in out
+    with np.load("samples.npz", allow_pickle=False) as file:
+        assert sorted(file.files) == ["arr_0", "arr_1", "manifest"]
+        assert file["arr_0"].shape == (12, 8, 8, 3) and file["arr_0"].dtype == np.uint8
+        assert file["arr_1"].tolist() == [i % 5 for i in range(12)]
+        images, manifest = file["arr_0"], json.loads(str(file["manifest"]))
+    assert (manifest["cfg_scale"], manifest["guidance_interval"]) == (1.8, [0, 0.7])
+    with Image.open("sheet.png") as sheet:
+        pixels = np.asarray(sheet)
+    # The first cell is the first image of class 0, eight times enlarged, below its caption.
+    assert np.array_equal(pixels[18:82:8, 4:68:8], images[0])
+    assert np.array_equal(pixels[18:82:8, 72:136:8], images[5])
+
+
+def test_repeated_command_says_that_it_is_finished_and_changes_nothing(repa, here):
+    arguments = (*TINY, "--grid", "sheet.png")
+    repa(*arguments)
+    before = {path.name: path.read_bytes() for path in here.glob("*.[np]*")}
+    code, out, err = repa(*arguments)
+    assert (code, err) == (0, "repa: samples.npz was finished before, with the same settings.\n")
+    assert "samples.npz" in out
+    assert before == {path.name: path.read_bytes() for path in here.glob("*.[np]*")}
+
+
+def test_run_that_only_lacked_its_last_touch_is_not_called_finished_before(repa, here, monkeypatch):
+    def interrupt(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("repa.generation.sample_file.NpzWriter.finish", interrupt)
+        assert repa(*TINY)[0] == 130
+    code, out, err = repa(*TINY)
+    assert (code, err) == (0, "") and "samples.npz" in out
+
+
+def test_steps_that_an_adaptive_solver_ignores_are_noted_when_they_were_asked_for(repa, here):
+    code, _, err = repa(*TINY, "--solver", "dopri5")
+    assert (code, err) == (0, "repa: --steps is ignored: dopri5 chooses its own steps.\n")
+    without = [argument for argument in TINY if argument not in ("--steps", 3)]
+    for arguments in ((*without, "--solver", "dopri5"), (*TINY, "--solver", "heun")):
+        code, _, err = repa(*arguments, "--overwrite")
+        assert code == 0 and "--steps" not in err
+
+
+def test_json_goes_to_stdout_alone(repa, here):
+    code, out, _ = repa(*TINY, "--json", "--out", "a/b.npz")
+    result = json.loads(out)
+    assert (
+        code == 0
+        and result["file"] == "a/b.npz"
+        and result["images"] == 12
+        and result["images/s"] > 0
+    )
+
+
+def test_latent_checkpoint_is_decoded_by_the_autoencoder(repa, here):
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    torch.manual_seed(0)
+    network = AutoencoderKL(
+        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=2,
+    )
+    network.save_pretrained(here / "vae")
+    save_checkpoint(here / "latent.safetensors", in_channels=4, input_size=4)
+    options = ("--autoencoder", "vae", "--labels", "3", "--cfg", 1, "--solver", "euler")
+    code, _, err = repa(
+        "sample", "--model", "latent.safetensors", "--num", 3, "--steps", 2, *options
+    )
+    assert (code, err) == (0, "")
+    with np.load("samples.npz") as file:
+        images, manifest = file["arr_0"], json.loads(str(file["manifest"]))
+    assert (manifest["autoencoder"], manifest["image_size"]) == ("vae", 8)
+    model = load_model("latent.safetensors").model
+    velocity = classifier_free_velocity(model, torch.full((3,), 3), 5, 1.0)
+    latents = sample_ode(
+        velocity, initial_noise(0, range(3), (4, 4, 4)), num_steps=2, method="euler"
+    )
+    pixels = load_autoencoder("vae").decode(latents)
+    assert np.array_equal(images, images_from_pixels(pixels).numpy())
+
+
+def test_published_command_without_network_says_which_file_to_put_where(repa, here, monkeypatch):
+    def fail(*arguments, **options):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setattr(urllib.request, "urlopen", fail)
+    code, out, err = repa("sample", "--steps", 250, "--cfg", 1.8, "--interval", "0,0.7")
+    assert (code, out) == (1, "")
+    assert err.startswith("repa: error: cannot download sit-xl-2-repa-256.pt from https://")
+    assert err.endswith(f"put it at {here / 'cache/checkpoints/sit-xl-2-repa-256.pt'}\n")
+    assert err.count("\n") == 1
+    assert not list(here.glob("samples*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--model", "digit"], ["--model", "file or folder 'digit'; did you mean 'digits'"]),
+        (["--solver", "heum"], ["--solver", "unknown solver 'heum'; did you mean 'heun'"]),
+        (["--labels", "balancd"], ["--labels", "did you mean 'balanced'"]),
+        (["--labels", "-1"], ["--labels", "one or more classes from 0, got [-1]"]),
+        (["--labels", "1,x"], ["--labels", "'1,x' is not a list of classes"]),
+        (["--labels", "0,5"], ["--labels", "label 5 is none of the 5 classes"]),
+        (["--quantizer", "rond"], ["--quantizer", "did you mean 'round'"]),
+        (["--interval", "0.7,0"], ["--interval: must be LOW,HIGH with 0 <= LOW", "got 0.7,0"]),
+        (["--interval", "0,1.5"], ["--interval", "0 <= LOW <= HIGH <= 1, got 0,1.5"]),
+        (["--interval", "-0.1,1"], ["--interval", "0 <= LOW <= HIGH <= 1"]),
+        (["--interval", "a,b"], ["--interval", "'a,b' is not LOW,HIGH"]),
+        (["--interval", "0.5"], ["--interval", "'0.5' is not LOW,HIGH"]),
+        (["--interval", "nan,1"], ["--interval", "0 <= LOW <= HIGH <= 1"]),
+        (["--device", "gpu"], ["--device", "unknown device 'gpu'", "cuda"]),
+        (["--device", "cpu:3"], ["--device", "unknown device 'cpu:3'"]),
+        (["--cfg", "0.9"], ["--cfg"]),
+        (["--cfg", "nan"], ["--cfg"]),
+        (["--num", "0"], ["--num"]),
+        (["--steps", "0"], ["--steps"]),
+        (["--batch-size", "0"], ["--batch-size"]),
+        (["--seed", "-1"], ["--seed"]),
+        (["--out", "samples.png"], ["--out", ".npz"]),
+        (["--autoencoder", "vae"], ["--autoencoder", "makes pixels"]),
+    ],
+)
+def test_option_out_of_range_is_one_line_with_its_name_and_exit_code_2(
+    repa, here, arguments, parts
+):
+    code, out, err = repa(*TINY, *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("repa: error: ") and err.count("\n") == 1
+    assert all(part in err for part in parts), err
+    assert sorted(path.name for path in here.iterdir()) == ["tiny.safetensors"]
+
+
+def test_what_is_found_wrong_is_one_line_and_exit_code_1(repa, here):
+    (here / "text.pt").write_text("not a checkpoint")
+    (here / "file").write_text("not a folder")
+    (here / "photo.png").write_bytes(b"precious")
+    (here / "photo.npz").write_bytes(b"precious")
+    before = sorted(path.name for path in here.iterdir())
+    for arguments, part in (
+        (["--model", "text.pt"], "text.pt: is no checkpoint"),
+        (["--out", "file/samples.npz"], "file"),
+        (["--out", "photo.npz"], "photo.npz was not made by this command; use --overwrite"),
+        (["--grid", "photo.png"], "photo.png exists; use --overwrite"),
+        (["--grid", "sheet.jpg"], "must end in .png, got sheet.jpg"),
+        (["--device", "cuda:99"], "'cuda:99' is not available"),
+        (["--num", "1000000000000"], "No space: the file needs"),
+    ):
+        code, out, err = repa(*TINY, *arguments)
+        assert (code, out) == (1, ""), err
+        assert err.startswith("repa: error: ") and err.count("\n") == 1 and part in err, err
+    assert sorted(path.name for path in here.iterdir()) == before
+    assert (here / "photo.png").read_bytes() == (here / "photo.npz").read_bytes() == b"precious"
+
+
+def test_other_settings_ask_for_overwrite_or_another_name(repa, here):
+    repa(*TINY)
+    before = (here / "samples.npz").read_bytes()
+    code, _, err = repa(*TINY, "--cfg", 2)
+    assert code == 1
+    assert "cfg_scale 1.8 there, 2.0 here" in err and "use --overwrite" in err and "--out" in err
+    assert (here / "samples.npz").read_bytes() == before
+    assert repa(*TINY, "--cfg", 2, "--overwrite")[0] == 0
+    assert (here / "samples.npz").read_bytes() != before
+
+
+def test_another_picture_is_not_replaced_by_the_sheet_of_a_finished_run(repa, here):
+    repa(*TINY)
+    Image.new("RGB", (9, 9)).save(here / "photo.png")
+    before = (here / "photo.png").read_bytes()
+    code, _, err = repa(*TINY, "--grid", "photo.png")
+    assert code == 1 and "photo.png is another picture" in err
+    assert (here / "photo.png").read_bytes() == before
+    assert repa(*TINY, "--grid", "photo.png", "--overwrite")[0] == 0
+    assert (here / "photo.png").read_bytes() != before
+
+
+def test_help_does_not_import_torch():
+    script = (
+        "import sys\n"
+        "from repa_cli.app import main\n"
+        "try: main(['sample', '--help'])\n"
+        "except SystemExit as stop: assert not stop.code\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for option in ("--model", "--num", "--steps", "--cfg", "--interval", "--solver", "--seed"):
+        assert option in result.stdout
