@@ -18,7 +18,7 @@ from repa.errors import (
     DownloadError,
     UnknownNameError,
 )
-from repa.registry import cache_dir, entry_names, file_sha256, find_entry
+from repa.registry import cache_dir, entry_names, file_sha256, find_entry, is_registered
 
 LATENT_SCALE = 0.18215
 """Latents are the autoencoder's times this, so that they have a standard deviation near 1."""
@@ -150,15 +150,14 @@ def find_autoencoder(name_or_path: str) -> AutoencoderFiles:
         UnknownNameError: Neither a name nor a folder.
         DownloadError: It is not on this machine and could not be downloaded.
     """
-    known = entry_names("autoencoders")
-    if name_or_path in known:
+    if is_registered("autoencoders", name_or_path):
         entry = find_entry("autoencoders", name_or_path)
         return AutoencoderFiles(
             name_or_path, _fetch(name_or_path, entry["hugging_face"], entry["revision"])
         )
     folder = Path(name_or_path)
     if not folder.is_dir():
-        raise UnknownNameError("autoencoder", name_or_path, known)
+        raise UnknownNameError("autoencoder", name_or_path, entry_names("autoencoders"))
     if not (folder / _WEIGHTS).exists():
         raise CheckpointFormatError(f"{folder}: holds no AutoencoderKL: {_WEIGHTS} is missing.")
     return AutoencoderFiles(folder.resolve().name, folder)

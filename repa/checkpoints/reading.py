@@ -25,7 +25,7 @@ from repa.checkpoints.settings import (
 )
 from repa.errors import CheckpointFormatError, CheckpointMismatchError, UnknownNameError
 from repa.models.sit import SiT
-from repa.registry import entry_names, fetch, file_sha256, find_entry
+from repa.registry import entry_names, fetch, file_sha256, find_entry, is_registered
 
 _NAMED = 4  # tensors that a message names before it says how many more there are
 
@@ -121,8 +121,7 @@ def read_checkpoint(name_or_path: str | Path) -> Checkpoint:
 
 def _locate(name_or_path: str) -> tuple[str, Path, dict[str, Any] | None]:
     """Return the name to report, the file, and the registry's entry if it has one."""
-    known = entry_names("checkpoints")
-    if name_or_path in known:
+    if is_registered("checkpoints", name_or_path):
         return (
             name_or_path,
             fetch("checkpoints", name_or_path),
@@ -133,7 +132,7 @@ def _locate(name_or_path: str) -> tuple[str, Path, dict[str, Any] | None]:
         file = _latest_average(path)
         return f"{path.resolve().name}/{file.parent.name}", file, None
     if not path.exists():
-        raise UnknownNameError("model, file or folder", name_or_path, known)
+        raise UnknownNameError("model, file or folder", name_or_path, entry_names("checkpoints"))
     return path.name, path, None
 
 

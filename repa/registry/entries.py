@@ -62,6 +62,15 @@ def find_entry(section: str, name: str) -> Entry:
     return entries[name]
 
 
+def is_registered(section: str, name_or_path: str | Path) -> bool:
+    """Whether a name or path, as a user typed it, means an entry of a section.
+
+    It does if it is spelt exactly like one, also where a file or folder has that name: that file is
+    written ./NAME. This is the one rule for every option that takes a name or a path.
+    """
+    return str(name_or_path) in load_registry()[section]
+
+
 def reference_name(reference: str) -> str:
     """Return the name of a reference that is given by its path, if its file is a registered one."""
     file = Path(reference).name
