@@ -1,14 +1,18 @@
-"""Option types that more than one command uses."""
+"""Options of the commands: those that several have, and those that are made of settings."""
 
+import functools
+import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from repa.errors import suggestion
+from repa.errors import SettingError, suggestion
 from repa.registry import entry_names
+from repa_base.settings import Rule, flag_of, rules
 
 _NETWORKS = tuple(entry_names("networks"))
 
@@ -23,6 +27,93 @@ def choice(kind: str, known: Iterable[str]) -> Callable[[str], str]:
         return value
 
     return parse
+
+
+def setting_options(
+    settings: type,
+    *,
+    parsers: Mapping[str, Callable[[str], Any]] | None = None,
+    defaults: bool = True,
+    first: tuple[str, ...] = (),
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add an option to a command for every setting of a dataclass that has a rule.
+
+    The command takes them as keyword arguments of the settings' names, those that were typed and no
+    others. What the settings refuse is an error of their option, with exit code 2. In the help they
+    stand before the command's own `device`.
+
+    Args:
+        settings: A dataclass of `repa_base.settings.setting` fields.
+        parsers: Text to value, for settings of other types than numbers, names and switches.
+        defaults: Whether the help shows the defaults.
+        first: Settings whose options come first.
+    """
+    known = rules(settings)
+    names = [*first, *(name for name in known if name not in first)]
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(command)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        place = [p.name for p in own].index("device")
+        made = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=_option(settings, name, (parsers or {}).get(name), shown=defaults),
+            )
+            for name in names
+        ]
+
+        @functools.wraps(command)
+        def run(**values: Any) -> Any:  # noqa: ANN401
+            unset = {name for name in names if values[name] is None}
+            try:
+                return command(**{k: v for k, v in values.items() if k not in unset})
+            except SettingError as error:
+                message = str(error).removeprefix(f"{error.field} ")
+                hint = flag_of(settings, error.field)
+                raise typer.BadParameter(message, param_hint=hint) from error
+
+        own = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
+        parameters = [*own[:place], *made, *own[place:]]
+        run.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def _option(settings: type, name: str, parser: Callable[[str], Any] | None, *, shown: bool) -> Any:  # noqa: ANN401
+    """Return the annotation of a setting's option; it is None where nothing is typed."""
+    declared, rule = rules(settings)[name]
+    flag, kind = flag_of(settings, name), declared.type
+    details: dict[str, Any] = {"help": _help(declared.default, rule, shown), "show_default": False}
+    if kind is bool:
+        return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", **details)]
+    if kind in (int, float):
+        details |= {"min": rule.low, "max": rule.high}
+        return Annotated[kind | None, typer.Option(flag, **details)]  # pyright: ignore
+    if rule.choices and parser is None:
+        parser = choice(name, rule.choices)
+    if parser is not None:
+        details |= {"parser": parser, "metavar": rule.value or "NAME"}
+        return Annotated[str | None, typer.Option(flag, **details)]
+    if rule.value is not None:
+        details["metavar"] = rule.value
+    return Annotated[(Path if kind is Path else str) | None, typer.Option(flag, **details)]
+
+
+def _help(default: object, rule: Rule, shown: bool) -> str:
+    if rule.above is not None:
+        return f"{rule.help}  [x>{rule.above:g}]"
+    if not shown or default in (MISSING, None, "") or "[default" in rule.help:
+        return rule.help
+    if isinstance(default, tuple):
+        default = ",".join(f"{value:g}" for value in default)
+    if isinstance(default, bool):
+        default = "on" if default else "off"
+    return f"{rule.help}  [default: {default}]"
 
 
 def is_given(context: typer.Context, name: str) -> bool:

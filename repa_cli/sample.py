@@ -6,19 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
-from repa.errors import SettingError, UnknownNameError
-from repa.generation.settings import SOLVERS, SampleConfig
-from repa.registry import default_checkpoint, entry_names
-from repa_cli.options import Device, Json, Overwrite, choice, is_given
+from repa.errors import UnknownNameError
+from repa.generation.settings import SampleConfig
+from repa.registry import entry_names
+from repa_cli.options import Device, Json, Overwrite, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar
-
-_OPTIONS = {
-    "num_images": "--num",
-    "num_steps": "--steps",
-    "cfg_scale": "--cfg",
-    "guidance_interval": "--interval",
-}
-"""Options that are not called like the setting they set."""
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
 """With tenths of images, which show life in a long batch."""
@@ -35,9 +27,7 @@ def _interval(value: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in value.split(","))
     except ValueError as error:
-        raise typer.BadParameter(
-            f"{value!r} is not LOW,HIGH, two numbers such as 0,0.7", param_hint="--interval"
-        ) from error
+        raise typer.BadParameter(f"{value!r} is not LOW,HIGH, two numbers such as 0,0.7") from error
     return low, high
 
 
@@ -48,90 +38,23 @@ def _labels(value: str) -> Any:  # noqa: ANN401
     try:
         return tuple(int(part) for part in value.split(","))
     except ValueError as error:
-        raise typer.BadParameter(
-            f"{value!r} is not a list of classes such as 0,1,2", param_hint="--labels"
-        ) from error
+        raise typer.BadParameter(f"{value!r} is not a list of classes such as 0,1,2") from error
 
 
+@setting_options(
+    SampleConfig,
+    parsers={"model": _model, "guidance_interval": _interval, "labels": _labels},
+    first=("model", "num_images"),
+)
 def sample(
-    context: typer.Context,
-    model: Annotated[
-        str,
-        typer.Option(
-            help=f"Checkpoint: a name ({', '.join(entry_names('checkpoints'))}), a file, or the "
-            "folder of a training run.",
-            metavar="NAME|PATH",
-            parser=_model,
-        ),
-    ] = default_checkpoint(),
-    num: Annotated[
-        int, typer.Option(min=1, help="Images to make. Published numbers are of 50,000.")
-    ] = 50_000,
-    steps: Annotated[
-        int, typer.Option(min=1, help="Steps of the solver; adaptive solvers choose their own.")
-    ] = 250,
-    cfg: Annotated[
-        float,
-        typer.Option(min=1, help="Strength of classifier-free guidance; 1 turns it off."),
-    ] = 1.8,
-    interval: Annotated[
-        str,
-        typer.Option(
-            help="Times with guidance, both ends included: 0 is the image, 1 the noise, "
-            "0 <= LOW <= HIGH <= 1.",
-            metavar="LOW,HIGH",
-        ),
-    ] = "0,0.7",
-    solver: Annotated[
-        str,
-        typer.Option(
-            help=f"sde is Euler-Maruyama; the others solve the ODE: {', '.join(SOLVERS[1:])}.",
-            metavar="NAME",
-            parser=choice("solver", SOLVERS),
-        ),
-    ] = "sde",
-    seed: Annotated[
-        int, typer.Option(min=0, help="Decides, with an image's number, its class and its noise.")
-    ] = 0,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Images at a time (and process); bounds the memory.")
-    ] = 64,
-    labels: Annotated[
-        str,
-        typer.Option(
-            help="Classes: random, balanced (each in turn), or a list such as 0,1,7 to go round.",
-            metavar="random|balanced|LIST",
-        ),
-    ] = "random",
-    autoencoder: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Decoder of latents: a name ({', '.join(entry_names('autoencoders'))}) or a "
-            "folder of an AutoencoderKL.  [default: the checkpoint's]",
-            metavar="NAME|PATH",
-        ),
-    ] = None,
-    quantizer: Annotated[
-        str,
-        typer.Option(
-            help="Pixels to uint8: truncate (REPA) or round (DiT, SiT).",
-            metavar="truncate|round",
-            parser=choice("quantizer", ("truncate", "round")),
-        ),
-    ] = "truncate",
-    tf32: Annotated[
-        bool, typer.Option("--tf32/--no-tf32", help="TF32 matrix products on a GPU.")
-    ] = True,
-    device: Device = "auto",
-    out: Annotated[Path, typer.Option(help="The NPZ to write; a run that was killed goes on.")] = (
-        Path("samples.npz")
-    ),
+    device: Device = SampleConfig.device,
     grid: Annotated[
         Path | None,
         typer.Option(help="Also draw the first 100 images, by class, on this PNG.", metavar="PNG"),
     ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
+    **settings: Any,  # noqa: ANN401
 ) -> None:
     """Sample images from a checkpoint into an NPZ that `repa fid` and ADM's evaluator read.
 
@@ -139,29 +62,8 @@ def sample(
     batch size; repeat a command that was interrupted and it goes on. With several GPUs: torchrun
     --nproc-per-node N -m -- repa_cli sample ...
     """
-    try:
-        config = SampleConfig(
-            model=model,
-            num_images=num,
-            num_steps=steps,
-            cfg_scale=cfg,
-            guidance_interval=_interval(interval),
-            solver=solver,
-            seed=seed,
-            batch_size=batch_size,
-            labels=_labels(labels),
-            device=device,
-            out=out,
-            overwrite=overwrite,
-            autoencoder=autoencoder,
-            quantizer=quantizer,  # pyright: ignore[reportArgumentType]
-            tf32=tf32,
-        )
-        result = _run(config, grid, steps_given=is_given(context, "steps"))
-    except SettingError as error:
-        option = _OPTIONS.get(error.field, "--" + error.field.replace("_", "-"))
-        message = str(error).removeprefix(f"{error.field} ")
-        raise typer.BadParameter(message, param_hint=option) from error
+    config = SampleConfig(device=device, overwrite=overwrite, **settings)
+    result = _run(config, grid, steps_given="num_steps" in settings)
     if result and as_json:
         print_json(result)
     elif result:

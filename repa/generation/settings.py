@@ -1,13 +1,13 @@
-"""Settings of a sampling run, validated; the defaults are the published protocol. No torch."""
+"""Settings of sampling, validated; the defaults are the published protocol. No torch."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from repa.autoencoders.pixels import Quantizer
-from repa.errors import SettingError, suggestion
-from repa.registry import default_checkpoint
+from repa.errors import SettingError
+from repa.registry import default_checkpoint, entry_names
+from repa_base.settings import check_settings, setting
 from samplers.names import ADAPTIVE_METHODS, ODE_METHODS
 
 LabelScheme = Literal["random", "balanced"]
@@ -17,68 +17,60 @@ SOLVERS = ("sde", *ODE_METHODS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleConfig:
-    """Everything that decides the images of a run, and where they go.
-
-    The defaults are REPA's published protocol (FID 1.42 for the default checkpoint).
+class Protocol:
+    """What decides image i of a checkpoint. The defaults are REPA's published protocol.
 
     Raises:
         SettingError: A value is out of its range or of its choices.
     """
 
-    model: str = ""
-    """Name in the registry, or path of a checkpoint or of a training run; "" is the default one."""
-    num_images: int = 50_000
-    """Images to make, at least 1."""
-    num_steps: int = 250
-    """Steps of the solver, at least 1; adaptive solvers ignore it."""
-    cfg_scale: float = 1.8
-    """Strength of classifier-free guidance, at least 1; 1 turns it off."""
-    guidance_interval: tuple[float, float] = (0.0, 0.7)
-    """Times (low, high) between which guidance is on, both included; 0 = data, 1 = noise."""
-    solver: str = "sde"
-    """Name in SOLVERS."""
-    seed: int = 0
-    """From 0 to 2**63 - 1; with an image's index it decides that image's label and noise."""
-    batch_size: int = 64
-    """Images at a time and process, at least 1; it does not move the noise or the labels."""
-    labels: LabelScheme | tuple[int, ...] = "random"
-    """Class of image i: random, i modulo the number of classes, or a list to go round."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
-    out: Path = Path("samples.npz")
-    """The NPZ to write."""
-    overwrite: bool = False
-    """Whether an output made by other settings may be replaced."""
-    autoencoder: str | None = None
-    """Name in the registry or folder of an AutoencoderKL; None is the checkpoint's own."""
-    quantizer: Quantizer = "truncate"
-    """How pixels become uint8: cut off as in REPA, or rounded as in DiT and SiT."""
-    tf32: bool = True
-    """Whether a GPU may multiply float32 matrices in TF32, as the reference does."""
+    num_steps: int = setting(
+        "Steps of the solver; adaptive solvers choose their own.", 250, low=1, flag="--steps"
+    )
+    cfg_scale: float = setting(
+        "Strength of classifier-free guidance; 1 turns it off.", 1.8, low=1, flag="--cfg"
+    )
+    guidance_interval: tuple[float, float] = setting(
+        "Times with guidance, both ends included: 0 is the image, 1 the noise, "
+        "0 <= LOW <= HIGH <= 1.",
+        (0.0, 0.7),
+        flag="--interval",
+        value="LOW,HIGH",
+    )
+    solver: str = setting(
+        f"sde is Euler-Maruyama; the others solve the ODE: {', '.join(ODE_METHODS)}.",
+        "sde",
+        choices=SOLVERS,
+        value="NAME",
+    )
+    seed: int = setting(
+        "Decides, with an image's number, its class and its noise.", 0, low=0, high=(1 << 63) - 1
+    )
+    batch_size: int = setting("Images at a time (and process); bounds the memory.", 64, low=1)
+    labels: LabelScheme | tuple[int, ...] = setting(
+        "Classes: random, balanced (each in turn), or a list such as 0,1,7 to go round.",
+        "random",
+        choices=LabelScheme,
+        value="random|balanced|LIST",
+    )
+    quantizer: Quantizer = setting(
+        "Pixels to uint8: truncate (REPA) or round (DiT, SiT).",
+        "truncate",
+        choices=Quantizer,
+        value="|".join(get_args(Quantizer)),
+    )
+    tf32: bool = setting("TF32 products and convolutions on a GPU, as in the reference.", True)
 
     def __post_init__(self) -> None:
         """Check every range."""
-        if not self.model:
-            object.__setattr__(self, "model", default_checkpoint())
-        for name in ("num_images", "num_steps", "batch_size"):
-            _check(name, getattr(self, name) >= 1, f"at least 1, got {getattr(self, name)}")
-        _check("seed", 0 <= self.seed < 1 << 63, f"from 0 to 2**63 - 1, got {self.seed}")
-        _check("cfg_scale", 1 <= self.cfg_scale < math.inf, f"at least 1, got {self.cfg_scale}")
+        check_settings(self)
         low, high = self.guidance_interval
-        _check(
-            "guidance_interval",
-            0 <= low <= high <= 1,
-            f"LOW,HIGH with 0 <= LOW <= HIGH <= 1, got {low:g},{high:g}",
-        )
-        _check_choice("solver", self.solver, SOLVERS)
-        _check_choice("quantizer", self.quantizer, get_args(Quantizer))
-        if isinstance(self.labels, str):
-            _check_choice("labels", self.labels, get_args(LabelScheme))
-        else:
-            valid = bool(self.labels) and min(self.labels) >= 0
-            _check("labels", valid, f"one or more classes from 0, got {list(self.labels)}")
-        _check("out", self.out.suffix == ".npz", f"a file name that ends in .npz, got {self.out}")
+        if not 0 <= low <= high <= 1:
+            rule = f"LOW,HIGH with 0 <= LOW <= HIGH <= 1, got {low:g},{high:g}"
+            raise SettingError("guidance_interval", f"guidance_interval must be {rule}.")
+        if not isinstance(self.labels, str) and not (self.labels and min(self.labels) >= 0):
+            rule = f"one or more classes from 0, got {list(self.labels)}"
+            raise SettingError("labels", f"labels must be {rule}.")
 
     @property
     def adaptive(self) -> bool:
@@ -86,11 +78,37 @@ class SampleConfig:
         return self.solver in ADAPTIVE_METHODS
 
 
-def _check(field: str, holds: bool, rule: str) -> None:
-    if not holds:
-        raise SettingError(field, f"{field} must be {rule}.")
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(Protocol):
+    """A protocol, and which images of which checkpoint it makes, and where they go.
 
+    Raises:
+        SettingError: A value is out of its range or of its choices.
+    """
 
-def _check_choice(field: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise SettingError(field, f"unknown {field} {value!r}{suggestion(value, known)}")
+    model: str = setting(
+        f"Checkpoint: a name ({', '.join(entry_names('checkpoints'))}), a file, or the folder of a "
+        "training run. A name comes before a file of that name, which is written ./NAME.",
+        default_checkpoint(),
+        value="NAME|PATH",
+    )
+    num_images: int = setting(
+        "Images to make. Published numbers are of 50,000.", 50_000, low=1, flag="--num"
+    )
+    autoencoder: str | None = setting(
+        f"Decoder of latents: a name ({', '.join(entry_names('autoencoders'))}) or a folder of an "
+        "AutoencoderKL.  [default: the checkpoint's]",
+        None,
+        value="NAME|PATH",
+    )
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    out: Path = setting("The NPZ to write; a run that was killed goes on.", Path("samples.npz"))
+    overwrite: bool = False
+    """Whether an output made by other settings may be replaced."""
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        super().__post_init__()
+        if self.out.suffix != ".npz":
+            raise SettingError("out", f"out must be a file name that ends in .npz, got {self.out}.")

@@ -2,27 +2,17 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from repa.errors import RepaError, UnknownNameError
+from repa.errors import UnknownNameError
+from repa_base.settings import check_settings, from_mapping, setting
 from samplers.names import InterpolantName
 
 Weighting = Literal["uniform", "lognormal"]
 Precision = Literal["fp32", "bf16"]
 DATASETS = ("digits",)
 ENCODERS = ("efficientnet-lite1", "none")
-
-
-def _check_choice(kind: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UnknownNameError(kind, value, known)
-
-
-def _check_range(name: str, value: float, low: float, high: float = float("inf")) -> None:
-    if not low <= value <= high:
-        rule = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
-        raise RepaError(f"{name} must be {rule}, got {value}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,68 +23,67 @@ class TrainConfig:
     and length itself.
 
     Raises:
-        RepaError: A value is out of its range, or of its choices.
+        SettingError: A value is out of its range, or of its choices.
     """
 
-    data: str
-    """Data set: `digits`."""
-    model: str
-    """Name in `repa.SIT_SIZES`."""
-    num_steps: int
-    """Optimizer steps."""
-    image_size: int = 256
-    """Side of the training images in pixels."""
-    encoder: str = "efficientnet-lite1"
-    """Frozen encoder to align with, or `none` for plain SiT."""
-    encoder_depth: int = 8
-    """Block, counted from 1, whose output is aligned."""
-    projector_dim: int = 2048
-    """Hidden width of the projector."""
-    alignment_weight: float = 0.5
-    """Weight of the alignment loss (the reference's proj_coeff)."""
-    qk_norm: bool = False
-    """Whether attention normalises queries and keys."""
-    path_type: InterpolantName = "linear"
-    """Interpolant."""
-    weighting: Weighting = "uniform"
-    """Distribution of training times."""
-    label_dropout: float = 0.1
-    """Share of labels replaced by the null label, which guidance needs."""
-    batch_size: int = 256
-    """Images a step."""
-    learning_rate: float = 1e-4
-    """Step size of AdamW between warm-up and decay."""
-    warmup_steps: int = 0
-    """Steps over which the learning rate rises linearly from zero."""
-    decay_steps: int = 0
-    """Last steps over which the learning rate falls linearly to zero."""
-    weight_decay: float = 0.0
-    """Weight decay of AdamW."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
-    ema_decay: float = 0.9999
-    """Decay of the moving average of the weights, from the first step on."""
-    precision: Precision = "fp32"
-    """Compute dtype of the network; weights, losses and optimizer stay float32."""
-    seed: int = 0
-    """Decides initial weights, order of images, times, noise and dropped labels."""
+    data: str = setting(f"Data set: {', '.join(DATASETS)}.", choices=DATASETS)
+    model: str = setting("Size of the network, e.g. SiT-Ti/4 or SiT-XL/2.", value="NAME")
+    num_steps: int = setting("Optimizer steps.", low=1, flag="--steps")
+    image_size: int = setting("Side of the training images in pixels.", 256, low=1)
+    encoder: str = setting(
+        "Frozen encoder to align with; none trains plain SiT.",
+        "efficientnet-lite1",
+        choices=ENCODERS,
+    )
+    encoder_depth: int = setting("Block, counted from 1, whose output is aligned.", 8, low=1)
+    projector_dim: int = setting("Hidden width of the projector.", 2048, low=1)
+    alignment_weight: float = setting(
+        "Weight of the alignment loss (the reference's proj_coeff).", 0.5, low=0
+    )
+    qk_norm: bool = setting("Normalise queries and keys.", False)
+    path_type: InterpolantName = setting(
+        f"Interpolant: {', '.join(get_args(InterpolantName))}.",
+        "linear",
+        choices=InterpolantName,
+        flag="--path",
+    )
+    weighting: Weighting = setting(
+        f"Distribution of training times: {', '.join(get_args(Weighting))}.",
+        "uniform",
+        choices=Weighting,
+    )
+    label_dropout: float = setting(
+        "Share of labels replaced by the null label, which guidance needs.", 0.1, low=0, high=1
+    )
+    batch_size: int = setting("Images a step.", 256, low=1)
+    learning_rate: float = setting("Step size of AdamW between warm-up and decay.", 1e-4, above=0)
+    warmup_steps: int = setting(
+        "Steps over which the learning rate rises linearly from zero.", 0, low=0
+    )
+    decay_steps: int = setting(
+        "Last steps over which the learning rate falls linearly to zero.", 0, low=0
+    )
+    weight_decay: float = setting("Weight decay of AdamW.", 0.0, low=0)
+    max_grad_norm: float = setting("Gradients are scaled down to this norm.", 1.0, above=0)
+    ema_decay: float = setting(
+        "Decay of the moving average of the weights, from the first step on.", 0.9999, low=0, high=1
+    )
+    precision: Precision = setting(
+        f"Compute dtype of the network: {', '.join(get_args(Precision))}; weights, losses and "
+        "optimizer stay float32.",
+        "fp32",
+        choices=Precision,
+    )
+    seed: int = setting(
+        "Decides initial weights, order of images, times, noise and dropped labels.",
+        0,
+        low=0,
+        high=(1 << 63) - 1,
+    )
 
     def __post_init__(self) -> None:
         """Check every range."""
-        _check_choice("data set", self.data, DATASETS)
-        _check_choice("encoder", self.encoder, ENCODERS)
-        _check_choice("path", self.path_type, get_args(InterpolantName))
-        _check_choice("weighting", self.weighting, get_args(Weighting))
-        _check_choice("precision", self.precision, get_args(Precision))
-        for name in ("num_steps", "image_size", "encoder_depth", "projector_dim", "batch_size"):
-            _check_range(name, getattr(self, name), low=1)
-        for name in ("alignment_weight", "weight_decay", "warmup_steps", "decay_steps", "seed"):
-            _check_range(name, getattr(self, name), low=0)
-        _check_range("label_dropout", self.label_dropout, low=0, high=1)
-        _check_range("ema_decay", self.ema_decay, low=0, high=1)
-        for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise RepaError(f"{name} must be above 0, got {getattr(self, name)}.")
+        check_settings(self)
 
     def learning_rate_at(self, step: int) -> float:
         """Return the step size of the step after `step` steps."""
@@ -111,16 +100,9 @@ class TrainConfig:
         """Build from stored settings.
 
         Raises:
-            RepaError: A setting is unknown or missing.
+            RepaError: A setting is unknown, missing or out of its range.
         """
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise UnknownNameError("setting", name, known)
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise RepaError(f"settings are incomplete: {error}") from error
+        return from_mapping(cls, values)
 
 
 PRESETS: dict[str, TrainConfig] = {

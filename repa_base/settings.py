@@ -1,0 +1,113 @@
+"""Settings: fields of a dataclass that say their help, range and option once; one validator.
+
+A command makes its options of them and a notebook its objects; either way `check_settings` is what
+refuses a value, so that nothing has two defaults, two ranges or two names.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, get_args
+
+from repa_base.errors import RepaError, SettingError, UnknownNameError, suggestion
+
+_RULE = "rule"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """What is known of a setting besides its type and default.
+
+    Attributes:
+        help: What it is, for people.
+        low: Smallest allowed value.
+        high: Largest allowed value.
+        above: The value must be larger than this.
+        choices: Allowed values; empty if the type or another check decides.
+        flag: Its option where that is not called like the field.
+        value: The form of its value, where the type does not tell.
+    """
+
+    help: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    choices: tuple[str, ...] = ()
+    flag: str | None = None
+    value: str | None = None
+
+
+def setting(help: str, default: Any = MISSING, **rule: Any) -> Any:  # noqa: A002, ANN401
+    """Return a dataclass field with a `Rule`; `rule` holds its other attributes.
+
+    `choices` may be a tuple or a Literal type.
+    """
+    if not isinstance(rule.get("choices", ()), tuple):
+        rule["choices"] = get_args(rule["choices"])
+    return field(default=default, metadata={_RULE: Rule(help=help, **rule)})
+
+
+def rules(settings: Any) -> dict[str, tuple["Field[Any]", Rule]]:  # noqa: ANN401
+    """Return field and rule of every setting of a dataclass that has a rule, by name."""
+    return {f.name: (f, f.metadata[_RULE]) for f in fields(settings) if _RULE in f.metadata}
+
+
+def flag_of(settings: Any, name: str) -> str:  # noqa: ANN401
+    """Return the option of a setting: its one declared alias, or --its-name."""
+    known = rules(settings)
+    flag = known[name][1].flag if name in known else None
+    return flag or "--" + name.replace("_", "-")
+
+
+def check_settings(settings: Any) -> None:  # noqa: ANN401
+    """Check every setting that has a rule.
+
+    Raises:
+        SettingError: The first one that is of another type, out of its range or of its choices.
+    """
+    for name, (declared, rule) in rules(settings).items():
+        value = getattr(settings, name)
+        if rule.choices and isinstance(value, str):
+            if value not in rule.choices:
+                hint = suggestion(str(value), rule.choices)
+                raise SettingError(name, f"unknown {name} {value!r}{hint}")
+        elif declared.type in (int, float, bool):
+            _check_number(name, value, declared.type, rule)
+
+
+def from_mapping(cls: Callable[..., Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """Build settings from stored ones.
+
+    Raises:
+        UnknownNameError: A name is no setting.
+        RepaError: A setting is missing.
+    """
+    known = [declared.name for declared in fields(cls)]  # pyright: ignore[reportArgumentType]
+    for name in values:
+        if name not in known:
+            raise UnknownNameError("setting", name, known)
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise RepaError(f"settings are incomplete: {error}") from error
+
+
+def _check_number(name: str, value: Any, kind: Any, rule: Rule) -> None:  # noqa: ANN401
+    allowed = {bool: bool, int: int, float: int | float}[kind]
+    if not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool)):
+        words = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise SettingError(name, f"{name} must be {words}, got {value!r}.")
+    if kind is bool:
+        return
+    if rule.above is not None and not rule.above < value < math.inf:
+        raise SettingError(name, f"{name} must be above {rule.above:g}, got {value}.")
+    low = -math.inf if rule.low is None else rule.low
+    high = math.inf if rule.high is None else rule.high
+    if not low <= value <= high or math.isinf(value):
+        between = f"at least {low:g}" if high == math.inf else f"from {low:g} to {_large(high)}"
+        raise SettingError(name, f"{name} must be {between}, got {value}.")
+
+
+def _large(number: float) -> str:
+    bits = int(number).bit_length()
+    return f"2**{bits} - 1" if bits > 32 and number == (1 << bits) - 1 else f"{number:g}"
