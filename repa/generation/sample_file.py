@@ -162,23 +162,31 @@ class NpzWriter:
     def _prepare(self) -> None:
         """Find out whether to stop, to go on or to start, and make the files if need be."""
         check_sample_file(self.path, overwrite=self._overwrite)
-        self.finished = self._is_finished()
-        if self.finished:
+        if self._found_finished():
             return
-        if self.path.exists() and not self._overwrite:
-            difference = self._difference(read_manifest(self.path))
-            raise OutputExistsError(f"{self.path} {difference}; {_REMEDY}.")
-        begun = self._part_path.exists()
-        if begun and not self._progress_path.exists() and not self._overwrite:
+        if not self._overwrite and self._part_path.exists() and not self._progress_path.exists():
             raise OutputExistsError(f"{self._part_path} is no unfinished run of ours; remove it.")
-        self._progress = self._open_progress(os.O_CREAT)
         self._lock()
+        begun = self._part_path.exists()
+        # Another run may have finished between the first look and the lock.
+        if self._found_finished():
+            if not begun:
+                self._progress_path.unlink()
+            return
         settings = self._read_settings()
         if begun and settings == json.loads(self._text) and self._has_room():
             return
         if begun and settings != json.loads(self._text) and not self._overwrite:
             raise OutputExistsError(f"{self._part_path} {self._difference(settings)}; {_REMEDY}.")
         self._start()
+
+    def _found_finished(self) -> bool:
+        """Note whether the output is complete; refuse one of other settings."""
+        self.finished = self._is_finished()
+        if not self.finished and self.path.exists() and not self._overwrite:
+            difference = self._difference(read_manifest(self.path))
+            raise OutputExistsError(f"{self.path} {difference}; {_REMEDY}.")
+        return self.finished
 
     def _is_finished(self) -> bool:
         return self.path.exists() and read_manifest(self.path) == json.loads(self._text)
@@ -204,11 +212,17 @@ class NpzWriter:
         return self._part_path.stat().st_size == self._layout.total_bytes
 
     def _lock(self) -> None:
-        """Keep other runs off until this process ends, however it ends."""
-        if lock_if_free(self._progress, self.path) is False:
-            raise InUseError(
-                f"{self.path} is being written by another run; wait for it, or use another --out."
-            )
+        """Open the progress file, and keep other runs off until this process ends, however."""
+        while True:
+            self._progress = self._open_progress(os.O_CREAT)
+            if lock_if_free(self._progress, self.path) is False:
+                raise InUseError(
+                    f"{self.path} is being written by another run; wait for it, or use another "
+                    "--out."
+                )
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._progress), self._progress_path.stat()):
+                    return  # otherwise a run that has finished meanwhile has removed it
 
     def _open_progress(self, flags: int = 0) -> int:
         return self._open(self._progress_path, os.O_RDWR | flags)

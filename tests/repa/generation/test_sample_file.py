@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from repa.errors import OutputExistsError
-from repa.generation import npz_layout
+from repa.generation import npz_layout, sample_file
 from repa.generation.sample_file import NpzWriter, read_manifest
+from repa_base.locks import lock_if_free
 
 SETTINGS = {"seed": 1, "cfg_scale": 1.8, "versions": {"torch": "2"}}
 
@@ -340,6 +341,21 @@ def test_second_run_of_the_same_output_is_refused_while_the_first_lasts(path):
     open_writer(path).close()
 
 
+def test_run_that_another_finishes_before_the_lock_is_had_is_found_finished(path, monkeypatch):
+    other = open_writer(path)
+    other.write(0, *made_up())
+
+    def lock(descriptor, name):
+        other.finish()
+        other.close()
+        return lock_if_free(descriptor, name)
+
+    monkeypatch.setattr(sample_file, "lock_if_free", lock)
+    with open_writer(path) as writer:
+        assert writer.finished
+    assert files(path.parent) == [path.name]
+
+
 def test_output_that_appears_during_the_run_is_not_replaced(path, tmp_path):
     with open_writer(path) as writer:
         writer.write(0, *made_up())
@@ -420,9 +436,7 @@ def test_memory_does_not_grow_with_the_number_of_images(path):
 
 
 def test_progress_bytes_are_counted_in_pieces(path, monkeypatch):
-    from repa.generation import sample_file as npz
-
-    monkeypatch.setattr(npz, "_CHUNK_BYTES", 3)
+    monkeypatch.setattr(sample_file, "_CHUNK_BYTES", 3)
     images, labels = made_up()
     with open_writer(path) as writer:
         write = partial(writer.write, images=images[:1], labels=labels[:1])
