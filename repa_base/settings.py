@@ -7,7 +7,8 @@ refuses a value, so that nothing has two defaults, two ranges or two names.
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from repa_base.errors import RepaError, SettingError, UnknownNameError, suggestion
 
@@ -67,7 +68,7 @@ def check_settings(settings: Any) -> None:  # noqa: ANN401
     """
     for name, (declared, rule) in rules(settings).items():
         value = getattr(settings, name)
-        if rule.choices and isinstance(value, str):
+        if rule.choices and (isinstance(value, str) or not _is_union(declared.type)):
             if value not in rule.choices:
                 hint = suggestion(str(value), rule.choices)
                 raise SettingError(name, f"unknown {name} {value!r}{hint}")
@@ -106,6 +107,10 @@ def _check_number(name: str, value: Any, kind: Any, rule: Rule) -> None:  # noqa
     if not low <= value <= high or math.isinf(value):
         between = f"at least {low:g}" if high == math.inf else f"from {low:g} to {_large(high)}"
         raise SettingError(name, f"{name} must be {between}, got {value}.")
+
+
+def _is_union(kind: Any) -> bool:  # noqa: ANN401
+    return get_origin(kind) in (Union, UnionType)
 
 
 def _large(number: float) -> str:

@@ -14,7 +14,7 @@ import typer
 from repa.errors import RepaError, UnknownNameError
 from repa_cli import cache, export, fid, sample, stats, train
 from repa_cli.downloads import shown_downloads
-from repa_cli.output import print_error
+from repa_cli.output import print_error, shown_warnings
 
 app = typer.Typer(
     name="repa",
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     # A picture that is too large is refused in our own words.
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     try:
-        with shown_downloads():
+        with shown_downloads(), shown_warnings():
             code: Any = app(arguments, standalone_mode=False)
     except typer.TyperException as error:
         show = getattr(error, "format_message", error.__str__)
@@ -80,18 +80,8 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(str(error), code=2)
     except (RepaError, OSError) as error:
         _fail(_text(error), code=1)
-    except ValueError as error:
-        if not _is_input_error(error):
-            raise
-        _fail(str(error), code=1)
     else:
         sys.exit(code if isinstance(code, int) else 0)
-
-
-def _is_input_error(error: ValueError) -> bool:
-    """Whether it is a metrics.InputError, without importing metrics (and torch) to find out."""
-    module = sys.modules.get("metrics")
-    return module is not None and isinstance(error, module.InputError)
 
 
 def _text(error: Exception) -> str:

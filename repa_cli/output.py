@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 from tqdm import tqdm
 
 from repa.errors import RepaError
+from repa_base.locks import NoLocksWarning
 
 if TYPE_CHECKING:
     from repa_base.processes import Processes
@@ -85,16 +87,32 @@ def progress_bars() -> Callable[[str, float, int], None]:
 
 
 @contextmanager
+def shown_warnings() -> Iterator[None]:
+    """Print the toolkit's own Python warnings like its other diagnostics, in one line."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any) -> None:  # noqa: ANN401
+        if issubclass(category, NoLocksWarning):
+            print_warning(str(message))
+        else:
+            before(message, category, *place)
+
+    before = warnings.showwarning
+    warnings.showwarning = show  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+
+
+@contextmanager
 def printing_at_first(world: "Processes") -> Iterator[None]:
     """Let only the first of several processes print, for work whose errors all of them meet."""
     if world.is_first:
         yield
         return
-    from metrics import InputError
-
     with Path(os.devnull).open("w") as nowhere:
         try:
             with redirect_stdout(nowhere), redirect_stderr(nowhere):
                 yield
-        except (RepaError, InputError, OSError) as error:
+        except (RepaError, OSError) as error:
             raise typer.Exit(1) from error
