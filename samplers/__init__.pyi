@@ -1,3 +1,9 @@
+from .guidance import GuidanceInterval as GuidanceInterval
+from .guidance import PairFn as PairFn
+from .guidance import UnguidedFn as UnguidedFn
+from .guidance import classifier_free_velocity as classifier_free_velocity
+from .guidance import guided_velocity as guided_velocity
+from .guidance import guided_velocity_from_pair as guided_velocity_from_pair
 from .interpolant import INTERPOLANTS as INTERPOLANTS
 from .interpolant import Coefficients as Coefficients
 from .interpolant import CosineInterpolant as CosineInterpolant
@@ -14,9 +20,7 @@ from .noise import initial_noise as initial_noise
 from .noise import keyed_generator as keyed_generator
 from .noise import step_noise as step_noise
 from .ode import sample_ode as sample_ode
-from .schedule import GuidanceInterval as GuidanceInterval
 from .sde import NormalFn as NormalFn
 from .sde import sample_sde as sample_sde
 from .velocity import ModelFn as ModelFn
 from .velocity import VelocityFn as VelocityFn
-from .velocity import classifier_free_velocity as classifier_free_velocity

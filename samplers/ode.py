@@ -2,10 +2,13 @@
 
 Euler and Heun are here, step for step as in REPA; the other methods are torchdiffeq's. The state
 is float64 whatever the velocity's dtype. Which path the velocity was trained on does not matter.
+
+Euler and Heun never wait for a GPU: times are Python floats. torchdiffeq keeps time on the device,
+so that its methods read it back at every evaluation, and the adaptive ones their error as well.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from itertools import groupby, pairwise
 from typing import Any, cast
@@ -15,8 +18,9 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 from torchdiffeq import odeint
 
+from samplers.guidance import GuidanceInterval
 from samplers.names import ADAMS_METHODS, ADAPTIVE_METHODS, ODE_METHODS
-from samplers.schedule import GuidanceInterval, ode_times
+from samplers.schedule import chosen_times, ode_times
 from samplers.velocity import Float64VelocityFn, VelocityFn, float64_velocity
 
 
@@ -25,7 +29,8 @@ def sample_ode(
     velocity: VelocityFn,
     noise: Float[Tensor, "batch *dims"],
     *,
-    num_steps: int | None,
+    num_steps: int | None = None,
+    times: Sequence[float] | None = None,
     method: str = "heun",
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     rtol: float = 1e-5,
@@ -41,9 +46,13 @@ def sample_ode(
     Args:
         velocity: Asked with x and t in the dtype of `noise`.
         noise: Standard normal, in the network's dtype.
-        num_steps: Equal steps from t = 1 to 0. Velocity evaluations: euler num_steps, heun
-            2 num_steps - 1, midpoint and heun2 2, heun3 3 and rk4 4 a step. Adaptive methods
-            ignore it: give None.
+        num_steps: Equal steps from t = 1 to 0, the published grid. Velocity evaluations: euler
+            num_steps, heun 2 num_steps - 1, midpoint and heun2 2, heun3 3 and rk4 4 a step.
+            Adaptive methods ignore it: give None.
+        times: Instead of num_steps, where the steps start and end: they fall strictly to 0 from
+            1, or from less if `noise` is a state of that time. The multistep methods
+            (explicit_adams, implicit_adams) have coefficients for equal steps and lose their
+            order on others. Adaptive methods take none.
         method: One of ODE_METHODS.
         guidance_interval: Closed interval (low, high) of times at which guidance is on.
         rtol: Relative tolerance of the adaptive methods and of implicit_adams' iteration.
@@ -53,8 +62,9 @@ def sample_ode(
         The state at t = 0, shaped like `noise`.
 
     Raises:
-        ValueError: If a method is unknown, an argument is out of range, or an adaptive method
-            cannot meet its tolerances.
+        ValueError: If a method is unknown, an argument is out of range, a fixed-step method gets
+            both num_steps and times or neither, an adaptive one gets times, or cannot meet its
+            tolerances.
 
     Warns:
         UserWarning: If num_steps is given to an adaptive method, or if implicit_adams' iteration
@@ -71,17 +81,18 @@ def sample_ode(
     slope_at = float64_velocity(velocity, noise.dtype)
     x = noise.to(torch.float64)
     if method in ADAPTIVE_METHODS:
+        if times is not None:
+            raise ValueError(f"{method} chooses its steps: times cannot be given, got {times}.")
         if num_steps is not None:
             warnings.warn(f"{method} chooses its steps: num_steps is ignored.", stacklevel=2)
         pieces = _adaptive_pieces(interval)
-    elif num_steps is None:
-        raise ValueError(f"num_steps must be given for the fixed-step method {method!r}.")
-    elif method in ("euler", "heun"):
-        return _euler_or_heun(slope_at, x, ode_times(num_steps), interval, method == "heun")
     else:
-        pieces = _fixed_step_pieces(ode_times(num_steps), interval)
-    for times, guided in pieces:
-        x = _integrate(slope_at, x, times, guided, method, rtol, atol)
+        grid = chosen_times(num_steps, times, ode_times)
+        if method in ("euler", "heun"):
+            return _euler_or_heun(slope_at, x, grid, interval, method == "heun")
+        pieces = _fixed_step_pieces(grid, interval)
+    for piece, guided in pieces:
+        x = _integrate(slope_at, x, piece, guided, method, rtol, atol)
     return x
 
 

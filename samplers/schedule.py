@@ -1,37 +1,16 @@
-"""Schedules: which times a sampler visits, and at which of them guidance is on.
+"""Schedules: which times a sampler visits.
 
-Times are float64 and fall from t = 1 (noise) to t = 0 (data). They are plain Python floats, so
-that comparing one with an interval never waits for a GPU.
+Times fall from t = 1 (noise) to t = 0 (data). They are plain Python floats, of float64's
+precision: comparing one with the guidance interval asks nothing of the device.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 
 SDE_LAST_STEP_SIZE = 0.04
 """The published protocol takes its last, noise-free SDE step from here to 0 in one go."""
-
-
-@dataclass(frozen=True)
-class GuidanceInterval:
-    """The closed interval of times at which guidance is on; `t in interval` tests one time.
-
-    Raises:
-        ValueError: Unless 0 <= low <= high <= 1.
-    """
-
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high <= 1:
-            raise ValueError(
-                "guidance_interval must satisfy 0 <= low <= high <= 1, "
-                f"got ({self.low}, {self.high})."
-            )
-
-    def __contains__(self, t: float) -> bool:
-        return self.low <= t <= self.high
 
 
 def ode_times(num_steps: int) -> list[float]:
@@ -44,6 +23,30 @@ def sde_times(num_steps: int) -> list[float]:
     """Return num_steps equally spaced times from 1 to SDE_LAST_STEP_SIZE, and then 0."""
     _check_num_steps(num_steps)
     return [*_falling_times(SDE_LAST_STEP_SIZE, num_steps), 0.0]
+
+
+def chosen_times(
+    num_steps: int | None,
+    times: Sequence[float] | None,
+    published: Callable[[int], list[float]],
+) -> list[float]:
+    """Return the caller's times as they are, or the published ones of a number of steps.
+
+    Raises:
+        ValueError: Unless exactly one of the two is given; if num_steps is below 1; unless times
+            are two or more, each below the one before, the first at most 1 and the last 0.
+    """
+    if (num_steps is None) == (times is None):
+        raise ValueError(
+            f"exactly one of num_steps and times must be given, got {num_steps} and {times}."
+        )
+    if num_steps is not None:
+        return published(num_steps)
+    visited = [float(t) for t in times or ()]
+    falling = all(t > t_next for t, t_next in pairwise(visited))
+    if len(visited) < 2 or not falling or visited[0] > 1 or visited[-1] != 0:
+        raise ValueError(f"times must be two or more that fall from at most 1 to 0, got {visited}.")
+    return visited
 
 
 def _check_num_steps(num_steps: int) -> None:

@@ -2,10 +2,11 @@
 
     dx = (velocity - t * score) dt + sqrt(2 t) dW,   from noise (t = 1) to data (t = 0)
 
-The state is float64 whatever the velocity's dtype. The random numbers are the caller's.
+The state is float64 whatever the velocity's dtype. The random numbers are the caller's. No step
+waits for a GPU: times are Python floats, and normals from the CPU are copied without blocking.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from math import sqrt
 
@@ -13,8 +14,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from samplers.guidance import GuidanceInterval
 from samplers.interpolant import Interpolant, score_from_velocity
-from samplers.schedule import GuidanceInterval, sde_times
+from samplers.schedule import chosen_times, sde_times
 from samplers.velocity import VelocityFn, float64_velocity
 
 NormalFn = Callable[[int], Tensor]
@@ -26,34 +28,39 @@ def sample_sde(
     velocity: VelocityFn,
     noise: Float[Tensor, "batch *dims"],
     *,
-    num_steps: int,
+    num_steps: int | None = None,
+    times: Sequence[float] | None = None,
     interpolant: Interpolant,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     normal: NormalFn,
 ) -> Float64[Tensor, "batch *dims"]:
-    """Turn noise (t = 1) into data (t = 0) by Euler-Maruyama with the published schedule.
+    """Turn noise (t = 1) into data (t = 0) by Euler-Maruyama; the last step adds no noise.
 
-    The first num_steps - 1 steps are equal and reach t = 0.04; the last one jumps from there to
-    0 by the drift alone. It is several times longer than the others and adds no noise, so the
-    samples' variance comes out too small (in 250 steps, 0.978 of the exact one for Gaussian data
-    of standard deviation 0.5, 0.60 for 0.1): that is the protocol of the published numbers.
+    By the published schedule the first num_steps - 1 steps are equal and reach t = 0.04; the last
+    one jumps from there to 0 by the drift alone. It is several times longer than the others, so
+    the samples' variance comes out too small (in 250 steps, 0.978 of the exact one for Gaussian
+    data of standard deviation 0.5, 0.60 for 0.1): that is the protocol of the published numbers.
 
     Args:
         velocity: Asked with x and t in the dtype of `noise`.
         noise: Standard normal, in the network's dtype.
-        num_steps: Velocity evaluations, one a step; the last step is the drift-only one.
+        num_steps: Steps of the published schedule, one velocity evaluation each; the last step
+            is the drift-only one.
+        times: Instead of num_steps, where the steps start and end: they fall strictly to 0 from
+            1, or from less if `noise` is a state of that time. The last step is still the
+            drift-only one.
         interpolant: The path that `velocity` was trained on; its score needs it.
         guidance_interval: Closed interval (low, high) of times at which guidance is on, decided
             at the start of a step.
-        normal: Called once for each step 0 to num_steps - 2 in turn; moved to the noise's device
-            and used in float64.
+        normal: Called once for each step but the last, 0, 1, ... in turn; moved to the noise's
+            device and used in float64.
 
     Returns:
         The state at t = 0, shaped like `noise`.
 
     Raises:
-        ValueError: If num_steps or guidance_interval is out of range, or normals have a shape
-            other than the noise's.
+        ValueError: If num_steps, times or guidance_interval is out of range, both num_steps and
+            times or neither are given, or normals have a shape other than the noise's.
 
     Source:
         REPA samplers.py, euler_maruyama_sampler. The diffusion is 2 t for every path, as there:
@@ -62,7 +69,8 @@ def sample_sde(
     interval = GuidanceInterval(*guidance_interval)
     slope_at = float64_velocity(velocity, noise.dtype)
     x = noise.to(torch.float64)
-    for step, (t, t_next) in enumerate(pairwise(sde_times(num_steps))):
+    grid = chosen_times(num_steps, times, sde_times)
+    for step, (t, t_next) in enumerate(pairwise(grid)):
         slope = slope_at(x, t, t in interval)
         score = score_from_velocity(slope, x, x.new_full((), t), interpolant)
         x = x + (t_next - t) * (slope - t * score)
@@ -78,4 +86,5 @@ def _checked(normals: Tensor, x: Tensor) -> Tensor:
             f"normal(step) must have the noise's shape {tuple(x.shape)}, got "
             f"{tuple(normals.shape)}."
         )
-    return normals.to(x)
+    # From a GPU to the CPU, a copy that does not block would be read before it is there.
+    return normals.to(x.device, x.dtype, non_blocking=x.is_cuda)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from samplers import ADAPTIVE_METHODS, FIXED_STEP_METHODS, ODE_METHODS, sample_ode
+from samplers.schedule import ode_times
 
 NOISE = torch.linspace(0.5, 1.0, 12, dtype=torch.float64).reshape(3, 4)
 
@@ -169,7 +170,11 @@ def test_one_step_is_enough(method):
     ("wrong", "message"),
     [
         ({"num_steps": 0}, r"num_steps must be at least 1, got 0\."),
-        ({"num_steps": None}, r"num_steps must be given for the fixed-step method 'heun'\."),
+        (
+            {"num_steps": None},
+            "exactly one of num_steps and times .* got None and None",
+        ),
+        ({"times": [1.0, 0.0]}, r"exactly one of num_steps and times .* got 4 and \[1\.0, 0\.0\]"),
         ({"guidance_interval": (0.7, 0.2)}, r"0 <= low <= high <= 1, got \(0\.7, 0\.2\)"),
         ({"guidance_interval": (-0.1, 0.5)}, r"0 <= low <= high <= 1, got \(-0\.1, 0\.5\)"),
         ({"guidance_interval": (0.0, 1.1)}, r"0 <= low <= high <= 1, got \(0\.0, 1\.1\)"),
@@ -211,3 +216,55 @@ def test_method_names_are_known_to_torchdiffeq():
     ours = {"heun"}
     assert set(ODE_METHODS) - ours <= set(SOLVERS)
     assert set(SOLVERS) - set(ODE_METHODS) == {"fixed_adams", "scipy_solver"}
+
+
+@pytest.mark.parametrize("method", FIXED_STEP_METHODS)
+def test_published_times_given_by_hand_are_the_default_to_the_bit(method):
+    settings = {"method": method, "guidance_interval": (0.2, 0.6)}
+    default = sample_ode(quadratic_velocity, NOISE, num_steps=7, **settings)
+    given = sample_ode(quadratic_velocity, NOISE, times=ode_times(7), **settings)
+    assert torch.equal(given, default)
+
+
+def test_steps_go_where_the_times_say():
+    times = [1.0, 0.9, 0.2, 0.0]
+    velocity = RecordingVelocity(lambda x, t, guided: t.reshape(-1, 1).expand_as(x))
+    end = sample_ode(velocity, NOISE, times=times, method="euler", guidance_interval=(0.5, 0.95))
+    assert velocity.times == times[:-1]
+    assert velocity.flags == [False, True, False]
+    torch.testing.assert_close(NOISE - end, torch.full_like(NOISE, 0.1 * 1 + 0.7 * 0.9 + 0.2 * 0.2))
+
+
+@pytest.mark.parametrize(
+    ("method", "order"),
+    [("euler", 1), ("heun", 2), ("midpoint", 2), ("heun2", 2), ("heun3", 3), ("rk4", 4)],
+)
+def test_method_keeps_its_order_on_times_that_are_not_equally_spaced(method, order):
+    coarse, fine = (
+        # Densest at t = 0, the longest step about twice the mean.
+        quadratic_error(times=[t**2 for t in ode_times(n)], method=method)
+        for n in (60, 120)
+    )
+    assert log2(coarse / fine) == pytest.approx(order, abs=0.15)
+
+
+def test_times_may_begin_below_one_at_the_time_of_the_state():
+    start = 1 / (1 / QUADRATIC_END + 0.8**2 / 2)  # the exact solution at t = 0.8
+    times = [0.8 * t for t in ode_times(50)]
+    end = sample_ode(quadratic_velocity, start, times=times, method="rk4")
+    torch.testing.assert_close(end, QUADRATIC_END, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [[], [0.0], [0.0, 1.0], [1.0, 0.5], [1.1, 0.0], [1.0, 0.5, 0.5, 0.0], [1.0, float("nan"), 0.0]],
+)
+def test_times_that_do_not_fall_from_one_to_zero_are_refused(times):
+    with pytest.raises(ValueError, match="times must be two or more that fall from at most 1 to 0"):
+        sample_ode(quadratic_velocity, NOISE, times=times)
+
+
+@pytest.mark.parametrize("method", ADAPTIVE_METHODS)
+def test_adaptive_method_takes_no_times(method):
+    with pytest.raises(ValueError, match=f"{method} chooses its steps: times cannot be given"):
+        sample_ode(quadratic_velocity, NOISE, times=[1.0, 0.0], method=method)

@@ -199,6 +199,12 @@ def test_no_gradient_is_recorded_and_the_noise_is_left_alone():
     ("wrong", "message"),
     [
         ({"num_steps": 0}, r"num_steps must be at least 1, got 0\."),
+        (
+            {"num_steps": None},
+            "exactly one of num_steps and times .* got None and None",
+        ),
+        ({"times": [1.0, 0.0]}, "exactly one of num_steps and times must be given, got 4 and"),
+        ({"num_steps": None, "times": [1.0, 0.5]}, "times must be two or more that fall from at"),
         ({"guidance_interval": (0.7, 0.2)}, r"0 <= low <= high <= 1, got \(0\.7, 0\.2\)"),
         ({"normal": lambda step: torch.zeros(4)}, r"noise's shape \(3, 4\), got \(4,\)"),
         ({"normal": lambda step: torch.zeros(1, 4)}, r"noise's shape \(3, 4\), got \(1, 4\)"),
@@ -212,3 +218,38 @@ def test_wrong_argument_is_refused_with_the_rule_and_the_value(wrong, message):
     }
     with pytest.raises(ValueError, match=message):
         sample_sde(lambda x, t, guided: x, torch.zeros(3, 4), **{**settings, **wrong})
+
+
+def test_published_times_given_by_hand_are_the_default_to_the_bit():
+    settings = {
+        "interpolant": INTERPOLANTS["cosine"],
+        "guidance_interval": (0.0, 0.7),
+        "normal": lambda step: step_noise(5, range(3), step, [4]),
+    }
+    velocity, noise = gaussian_velocity("cosine", 0.5), initial_noise(5, range(3), [4])
+    default = sample_sde(velocity, noise, num_steps=9, **settings)
+    given = sample_sde(velocity, noise, times=sde_times(9), **settings)
+    assert torch.equal(given, default)
+
+
+def test_steps_go_where_the_times_say_and_the_last_one_adds_no_noise():
+    """By hand for velocity 0 on the straight path, where the score is -(x / t)."""
+    steps = []
+
+    def normal(step):
+        steps.append(step)
+        return torch.full((2, 1), 0.5, dtype=torch.float64)
+
+    noise = torch.tensor([[1.0], [-2.0]], dtype=torch.float64)
+    end = sample_sde(
+        lambda x, t, guided: torch.zeros_like(x),
+        noise,
+        times=[1.0, 0.75, 0.25, 0.0],
+        interpolant=INTERPOLANTS["linear"],
+        normal=normal,
+    )
+    # The drift is 0 - t * -(x / t) = x.
+    x = noise * (1 - 0.25) + (2 * 1.0 * 0.25) ** 0.5 * 0.5
+    x = x * (1 - 0.5) + (2 * 0.75 * 0.5) ** 0.5 * 0.5
+    torch.testing.assert_close(end, x * (1 - 0.25), atol=1e-14, rtol=0)
+    assert steps == [0, 1]

@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from samplers import classifier_free_velocity
+from samplers import (
+    classifier_free_velocity,
+    guided_velocity,
+    guided_velocity_from_pair,
+    sample_ode,
+)
 
 NULL = 9
 LABELS = torch.tensor([2, 5, 7])
@@ -55,3 +60,57 @@ def test_guidance_is_combined_in_float64():
 def test_scale_below_one_or_not_finite_is_refused(cfg_scale):
     with pytest.raises(ValueError, match=r"cfg_scale must be finite and at least 1, got "):
         classifier_free_velocity(RecordingModel(), LABELS, NULL, cfg_scale)
+
+
+def good(x, t):
+    return 3 * x + t.reshape(-1, 1, 1, 1)
+
+
+def bad(x, t):
+    return x - t.reshape(-1, 1, 1, 1)
+
+
+def test_two_networks_are_guided_away_from_the_worse_one_in_float64():
+    guided = guided_velocity(good, bad, 2.1)(X, T, True)
+    worse = bad(X, T).double()
+    assert guided.dtype == torch.float64
+    assert torch.equal(guided, worse + 2.1 * (good(X, T).double() - worse))
+    # By hand: x + 2.1 * 2 x, and -t + 2.1 * 2 t.
+    expected = 5.2 * X.double() + 3.2 * T.double().reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(guided, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("guided", "weight"), [(False, 4.0), (True, 1.0)])
+def test_worse_network_is_not_asked_without_guidance(guided, weight):
+    def fail(x, t):
+        raise AssertionError("the worse network was asked")
+
+    assert torch.equal(guided_velocity(good, fail, weight)(X, T, guided), good(X, T).double())
+
+
+def test_pair_of_one_evaluation_is_guided_as_two_velocities_are():
+    calls = []
+
+    def pair(x, t):
+        calls.append(len(x))
+        return good(x, t), bad(x, t)
+
+    velocity = guided_velocity_from_pair(good, pair, 1.7)
+    assert torch.equal(velocity(X, T, True), guided_velocity(good, bad, 1.7)(X, T, True))
+    assert torch.equal(velocity(X, T, False), good(X, T).double())
+    assert calls == [3]
+
+
+def test_sampler_guides_two_networks_inside_its_interval_alone():
+    velocity = guided_velocity(
+        lambda x, t: torch.ones_like(x), lambda x, t: torch.zeros_like(x), 3.0
+    )
+    end = sample_ode(velocity, X, num_steps=10, method="euler", guidance_interval=(0.35, 0.65))
+    # Of ten steps of 0.1 three start inside, at 0.6, 0.5 and 0.4, with velocity 3 instead of 1.
+    torch.testing.assert_close(X.double() - end, torch.full_like(end, 0.7 + 0.3 * 3))
+
+
+@pytest.mark.parametrize("weight", [0.99, float("nan"), float("inf")])
+def test_weight_below_one_or_not_finite_is_refused(weight):
+    with pytest.raises(ValueError, match=r"weight must be finite and at least 1, got "):
+        guided_velocity(good, bad, weight)
