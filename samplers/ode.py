@@ -21,7 +21,7 @@ from torchdiffeq import odeint
 from samplers.guidance import GuidanceInterval
 from samplers.names import ADAMS_METHODS, ADAPTIVE_METHODS, ODE_METHODS
 from samplers.schedule import chosen_times, ode_times
-from samplers.velocity import Float64VelocityFn, VelocityFn, float64_velocity
+from samplers.velocity import Float64VelocityFn, TimeFn, VelocityFn, float64_velocity
 
 
 @torch.no_grad()
@@ -35,6 +35,7 @@ def sample_ode(
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     rtol: float = 1e-5,
     atol: float = 1e-5,
+    on_time: TimeFn | None = None,
 ) -> Float64[Tensor, "batch *dims"]:
     """Turn noise (t = 1) into data (t = 0) along the probability-flow ODE.
 
@@ -57,6 +58,7 @@ def sample_ode(
         guidance_interval: Closed interval (low, high) of times at which guidance is on.
         rtol: Relative tolerance of the adaptive methods and of implicit_adams' iteration.
         atol: Absolute tolerance of the same.
+        on_time: Called with the time of every evaluation, before it.
 
     Returns:
         The state at t = 0, shaped like `noise`.
@@ -78,7 +80,7 @@ def sample_ode(
     if rtol <= 0 or atol <= 0:
         raise ValueError(f"rtol and atol must be above 0, got {rtol} and {atol}.")
     interval = GuidanceInterval(*guidance_interval)
-    slope_at = float64_velocity(velocity, noise.dtype)
+    slope_at = float64_velocity(velocity, noise.dtype, on_time)
     x = noise.to(torch.float64)
     if method in ADAPTIVE_METHODS:
         if times is not None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from samplers.guidance import GuidanceInterval
 from samplers.interpolant import Interpolant, score_from_velocity
 from samplers.schedule import chosen_times, sde_times
-from samplers.velocity import VelocityFn, float64_velocity
+from samplers.velocity import TimeFn, VelocityFn, float64_velocity
 
 NormalFn = Callable[[int], Tensor]
 """normal(step): standard normals shaped like the noise for the increment of step 0, 1, ..."""
@@ -33,6 +33,7 @@ def sample_sde(
     interpolant: Interpolant,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
     normal: NormalFn,
+    on_time: TimeFn | None = None,
 ) -> Float64[Tensor, "batch *dims"]:
     """Turn noise (t = 1) into data (t = 0) by Euler-Maruyama; the last step adds no noise.
 
@@ -54,6 +55,7 @@ def sample_sde(
             at the start of a step.
         normal: Called once for each step but the last, 0, 1, ... in turn; moved to the noise's
             device and used in float64.
+        on_time: Called with the time of every evaluation, before it; never waits for a GPU.
 
     Returns:
         The state at t = 0, shaped like `noise`.
@@ -67,7 +69,7 @@ def sample_sde(
         2 sigma of the linear one.
     """
     interval = GuidanceInterval(*guidance_interval)
-    slope_at = float64_velocity(velocity, noise.dtype)
+    slope_at = float64_velocity(velocity, noise.dtype, on_time)
     x = noise.to(torch.float64)
     grid = chosen_times(num_steps, times, sde_times)
     for step, (t, t_next) in enumerate(pairwise(grid)):

@@ -19,10 +19,18 @@ Float64VelocityFn = Callable[[Tensor, float, bool], Tensor]
 """velocity(x, t, guided) as the samplers' loops see it: float64 in and out, one time for all."""
 
 
-def float64_velocity(velocity: VelocityFn, dtype: torch.dtype) -> Float64VelocityFn:
+TimeFn = Callable[[float], object]
+"""on_time(t): told the time of an evaluation, a Python float, before it."""
+
+
+def float64_velocity(
+    velocity: VelocityFn, dtype: torch.dtype, on_time: TimeFn | None = None
+) -> Float64VelocityFn:
     """Wrap `velocity`, which computes in `dtype`, for a float64 state and one time for all rows."""
 
     def wrapped(x: Tensor, t: float, guided: bool) -> Tensor:
+        if on_time is not None:
+            on_time(t)
         times = torch.full((len(x),), t, dtype=dtype, device=x.device)
         return velocity(x.to(dtype), times, guided).to(torch.float64)
 

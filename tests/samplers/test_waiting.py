@@ -35,10 +35,10 @@ def model(x, t, labels):
     return torch.sin(x + label) * (1 - time) + x * time
 
 
-def sample(sampler, device="cpu"):
+def sample(sampler, device="cpu", on_time=lambda t: None):
     noise = initial_noise(1, range(2), SHAPE).to(device)
     labels = torch.tensor([0, 3]).to(device)
-    settings = {"num_steps": STEPS, "guidance_interval": (0.2, 0.7)}
+    settings = {"num_steps": STEPS, "guidance_interval": (0.2, 0.7), "on_time": on_time}
     velocity = classifier_free_velocity(model, labels, 5, 1.5)
     if sampler != "sde":
         return lambda: sample_ode(velocity, noise, method=sampler, **settings)
@@ -57,6 +57,20 @@ def test_no_value_of_a_tensor_is_read_while_sampling(sampler):
     with Reads() as reads:
         run()
     assert reads.count == 0
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "rk4", "sde"])
+def test_who_asks_is_told_the_time_of_every_evaluation(sampler, monkeypatch):
+    told, asked, network = [], [], model
+
+    def spy(x, t, labels):
+        asked.append(float(t[0]))
+        return network(x, t, labels)
+
+    monkeypatch.setitem(globals(), "model", spy)
+    sample(sampler, on_time=told.append)()
+    assert len(told) >= STEPS and told[0] == 1
+    assert told == pytest.approx(asked, abs=1e-7)  # the network is told in float32
 
 
 def test_methods_of_torchdiffeq_read_the_time_at_every_evaluation():
