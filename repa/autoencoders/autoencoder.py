@@ -1,7 +1,4 @@
-"""The autoencoder of latent models: moments to latents, latents to pixels.
-
-The only home of the latents' scale of 0.18215. Networks run in float32.
-"""
+"""The autoencoder of latent models: moments to a model's x, and x to pixels. In float32."""
 
 import json
 import warnings
@@ -12,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repa.autoencoders.latent_space import LatentSpace
 from repa.errors import (
     CheckpointFormatError,
     CheckpointMismatchError,
@@ -19,9 +17,6 @@ from repa.errors import (
     UnknownNameError,
 )
 from repa.registry import cache_dir, entry_names, file_sha256, find_entry, is_registered
-
-LATENT_SCALE = 0.18215
-"""Latents are the autoencoder's times this, so that they have a standard deviation near 1."""
 
 _CHUNK_IMAGES = 8
 _CONFIG = "config.json"
@@ -35,35 +30,39 @@ class Autoencoder:
     network: Any
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, *, chunk_images: int = _CHUNK_IMAGES) -> Tensor:
-        """Turn latents into pixels.
+    def decode(
+        self, x: Tensor, latent_space: LatentSpace, *, chunk_images: int = _CHUNK_IMAGES
+    ) -> Tensor:
+        """Turn a model's x into pixels.
 
         Args:
-            latents: (B, C, h, w) in the model's space, which is the autoencoder's times 0.18215.
+            x: (B, C, h, w).
+            latent_space: Where x lives.
             chunk_images: Images decoded at a time, which bounds the memory.
 
         Returns:
             float32 (B, 3, H, W), about [-1, 1], not clamped.
         """
-        chunks = latents.float().split(chunk_images)
-        return torch.cat([self.network.decode(chunk / LATENT_SCALE).sample for chunk in chunks])
+        chunks = map(latent_space.to_autoencoder, x.float().split(chunk_images))
+        return torch.cat([self.network.decode(latents).sample for latents in chunks])
 
 
-def latents_from_moments(moments: Tensor, noise: Tensor) -> Tensor:
-    """Draw latents from an encoded image's distribution.
+def latents_from_moments(moments: Tensor, noise: Tensor, latent_space: LatentSpace) -> Tensor:
+    """Draw a model's x from an encoded image's distribution.
 
     Args:
         moments: (B, 2 C, h, w): mean, then standard deviation (not its logarithm).
         noise: Standard normal (B, C, h, w).
+        latent_space: Where x lives.
 
     Returns:
-        (B, C, h, w) in the model's space.
+        (B, C, h, w).
 
     Source:
         REPA train.py, sample_posterior.
     """
     mean, deviation = moments.chunk(2, dim=1)
-    return (mean + deviation * noise) * LATENT_SCALE
+    return latent_space.from_autoencoder(mean + deviation * noise)
 
 
 @dataclass(frozen=True)

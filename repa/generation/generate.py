@@ -23,6 +23,7 @@ from repa.autoencoders.autoencoder import (
     AutoencoderFiles,
     find_autoencoder,
 )
+from repa.autoencoders.latent_space import SD_LATENTS
 from repa.autoencoders.pixels import images_from_pixels
 from repa.checkpoints import Checkpoint, read_checkpoint
 from repa.errors import NonFiniteError, SettingError
@@ -222,7 +223,7 @@ class Sampler:
         """
         labels = self._labels(indices)
         state = self._integrate(indices, labels.to(self.job.device), on_time).float()
-        pixels = self.autoencoder.decode(state) if self.autoencoder else state
+        pixels = self.autoencoder.decode(state, SD_LATENTS) if self.autoencoder else state
         for index, finite in zip(indices, torch.isfinite(pixels).flatten(1).all(1), strict=True):
             if not finite:
                 raise NonFiniteError(

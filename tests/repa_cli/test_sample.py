@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from repa import SIT_SIZES, SiT
 from repa.autoencoders.autoencoder import load_autoencoder
+from repa.autoencoders.latent_space import SD_LATENTS
 from repa.autoencoders.pixels import images_from_pixels
 from repa.checkpoints import load_model
 from samplers import classifier_free_velocity, initial_noise, sample_ode
@@ -126,7 +127,7 @@ def test_latent_checkpoint_is_decoded_by_the_autoencoder(repa, here):
     latents = sample_ode(
         velocity, initial_noise(0, range(3), (4, 4, 4)), num_steps=2, method="euler"
     )
-    pixels = load_autoencoder("vae").decode(latents)
+    pixels = load_autoencoder("vae").decode(latents, SD_LATENTS)
     assert np.array_equal(images, images_from_pixels(pixels).numpy())
 
 

@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from repa.autoencoders.autoencoder import (
-    LATENT_SCALE,
     find_autoencoder,
     latents_from_moments,
     load_autoencoder,
 )
+from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
 from repa.autoencoders.pixels import images_from_pixels
 from repa.errors import (
     CheckpointFormatError,
@@ -18,6 +18,8 @@ from repa.errors import (
     DownloadError,
     UnknownNameError,
 )
+
+SHIFTS = torch.tensor([0.0, 1.0, 2.0, -1.0]).reshape(1, 4, 1, 1)
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +41,19 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_decoder_sees_latents_divided_by_the_scale(folder):
+@pytest.mark.parametrize(
+    ("space", "of_autoencoder"),
+    [
+        (SD_LATENTS, lambda x: x / 0.18215),
+        (LatentSpace(scale=2.0, bias=(0.0, 1.0, 2.0, -1.0)), lambda x: 2 * x + SHIFTS),
+    ],
+)
+def test_decoder_sees_the_autoencoders_latents(folder, space, of_autoencoder):
     autoencoder = load_autoencoder(str(folder))
-    latents = torch.randn(3, 4, 2, 2)
-    pixels = autoencoder.decode(latents)
+    x = torch.randn(3, 4, 2, 2)
+    pixels = autoencoder.decode(x, space)
     assert pixels.shape == (3, 3, 8, 8) and pixels.dtype == torch.float32
-    expected = autoencoder.network.decode(latents / 0.18215).sample
-    torch.testing.assert_close(pixels, expected, atol=1e-6, rtol=0)
+    assert torch.equal(pixels, autoencoder.network.decode(of_autoencoder(x)).sample)
     assert not pixels.requires_grad and not autoencoder.network.training
 
 
@@ -56,9 +64,9 @@ def test_decoding_in_chunks_gives_the_same_pixels_and_bounds_the_batch(folder):
         lambda _, inputs: sizes.append(len(inputs[0]))
     )
     latents = torch.randn(5, 4, 2, 2, dtype=torch.float64)
-    chunked = autoencoder.decode(latents, chunk_images=2)
+    chunked = autoencoder.decode(latents, SD_LATENTS, chunk_images=2)
     assert sizes == [2, 2, 1]
-    torch.testing.assert_close(chunked, autoencoder.decode(latents), atol=1e-6, rtol=0)
+    torch.testing.assert_close(chunked, autoencoder.decode(latents, SD_LATENTS), atol=1e-6, rtol=0)
 
 
 def test_factor_name_and_hash_are_known_without_the_network(folder):
@@ -96,8 +104,8 @@ def test_latents_of_moments_equal_the_reference(golden):
     moments, noise, expected = (
         torch.from_numpy(arrays[f"posterior/{key}"]) for key in ("moments", "noise", "z")
     )
-    torch.testing.assert_close(latents_from_moments(moments, noise), expected, atol=1e-6, rtol=0)
-    assert LATENT_SCALE == 0.18215
+    latents = latents_from_moments(moments, noise, SD_LATENTS)
+    torch.testing.assert_close(latents, expected, atol=1e-6, rtol=0)
 
 
 def test_registered_name_is_found_where_it_was_put_by_hand(folder, tmp_path, monkeypatch):
@@ -105,7 +113,9 @@ def test_registered_name_is_found_where_it_was_put_by_hand(folder, tmp_path, mon
     shutil.copytree(folder, tmp_path / "autoencoders" / "sd-vae-ft-ema")
     files = find_autoencoder("sd-vae-ft-ema")
     assert (files.name, files.sha256) == ("sd-vae-ft-ema", find_autoencoder(str(folder)).sha256)
-    assert load_autoencoder("sd-vae-ft-ema").decode(torch.zeros(1, 4, 2, 2)).shape[-1] == 8
+    assert (
+        load_autoencoder("sd-vae-ft-ema").decode(torch.zeros(1, 4, 2, 2), SD_LATENTS).shape[-1] == 8
+    )
 
 
 def test_without_network_the_error_names_files_address_and_place(tmp_path, monkeypatch):
@@ -162,9 +172,8 @@ def test_attention_under_its_names_of_2022_is_loaded(folder, tmp_path):
     assert renamed.keys() != tensors.keys()
     save_file(renamed, old / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
     latents = torch.randn(1, 4, 2, 2)
-    assert torch.equal(
-        load_autoencoder(str(old)).decode(latents), load_autoencoder(str(folder)).decode(latents)
-    )
+    first, second = (load_autoencoder(str(f)).decode(latents, SD_LATENTS) for f in (old, folder))
+    assert torch.equal(first, second)
 
 
 def test_missing_tensors_are_an_error_and_not_random(folder, tmp_path, capfd):

@@ -1,0 +1,113 @@
+"""Latent spaces: where a model's x lives, as seen from an autoencoder.
+
+    autoencoder's latents = scale * x + bias,   for all channels or one number each
+
+A model of pixels lives in the space of no autoencoder, by the identity. The only home of the scale
+0.18215 of Stable Diffusion's latents. The file loads no network.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Numbers = float | tuple[float, ...]
+"""One number for all channels, or one a channel."""
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """The space of a model's x: autoencoder's latents = scale * x + bias.
+
+    Attributes:
+        autoencoder: Name in the registry, or folder, of what decodes the latents; None for pixels,
+            and for latents whose autoencoder is not known.
+        scale: For all channels or one a channel; a list becomes a tuple.
+        bias: For all channels or one a channel.
+
+    Raises:
+        ValueError: The autoencoder is no name, a number is not finite, a scale is 0, or there are
+            scales and biases for different numbers of channels.
+    """
+
+    autoencoder: str | None = None
+    scale: Numbers = 1.0
+    bias: Numbers = 0.0
+
+    def __post_init__(self) -> None:
+        """Check what may come from a stranger's file."""
+        if not isinstance(self.autoencoder, str | None):
+            raise ValueError(f"autoencoder is {self.autoencoder!r}, not a name")
+        for name in ("scale", "bias"):
+            object.__setattr__(self, name, _checked(name, getattr(self, name)))
+        lengths = {len(each) for each in (self.scale, self.bias) if isinstance(each, tuple)}
+        if len(lengths) > 1:
+            raise ValueError(f"scale and bias are for different numbers of channels, {lengths}")
+
+    @property
+    def is_pixels(self) -> bool:
+        """Whether x is an image's pixels, which nothing decodes."""
+        return self == PIXELS
+
+    @property
+    def num_channels(self) -> int | None:
+        """Number of channels that scale or bias are for; None if they suit any."""
+        each = [len(numbers) for numbers in (self.scale, self.bias) if isinstance(numbers, tuple)]
+        return each[0] if each else None
+
+    def to_autoencoder(self, x: Tensor) -> Tensor:
+        """Turn the model's x (..., C, h, w) into the autoencoder's latents, in x's dtype."""
+        # 1 / (1 / 0.18215) is 0.18215 in float64: dividing by it is the reference's arithmetic to
+        # the last bit, where multiplying by 5.49 is not.
+        latents = x / _factor(_inverse(self.scale), x)
+        return latents + _factor(self.bias, x) if self.bias else latents
+
+    def from_autoencoder(self, latents: Tensor) -> Tensor:
+        """Turn the autoencoder's latents (..., C, h, w) into the model's x, in their dtype."""
+        unbiased = latents - _factor(self.bias, latents) if self.bias else latents
+        return unbiased * _factor(_inverse(self.scale), latents)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold and `from_dict` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "LatentSpace":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ValueError: A value is wrong.
+            TypeError: A key is unknown, or `values` has none.
+        """
+        return cls(**values)
+
+
+def _checked(name: str, numbers: object) -> Numbers:
+    each = list(numbers) if isinstance(numbers, list | tuple) else [numbers]
+    for number in each:
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if not is_number or not isfinite(number) or (name == "scale" and number == 0):
+            other = " other than 0" if name == "scale" else ""
+            raise ValueError(f"{name} is {numbers!r}, not a finite number{other} or a list of them")
+    if not each:
+        raise ValueError(f"{name} is an empty list")
+    return tuple(map(float, each)) if isinstance(numbers, list | tuple) else float(each[0])
+
+
+def _inverse(numbers: Numbers) -> Numbers:
+    return tuple(1 / n for n in numbers) if isinstance(numbers, tuple) else 1 / numbers
+
+
+def _factor(numbers: Numbers, x: Tensor) -> Tensor | float:
+    """Return one number as it is, and one a channel with the axes of x that come after it."""
+    if isinstance(numbers, tuple):
+        return torch.tensor(numbers, dtype=x.dtype, device=x.device)[:, None, None]
+    return numbers
+
+
+PIXELS = LatentSpace()
+SD_LATENTS = LatentSpace("sd-vae-ft-ema", scale=1 / 0.18215)
+"""Of Stable Diffusion's autoencoders: x has a standard deviation near 1."""

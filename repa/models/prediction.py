@@ -1,0 +1,93 @@
+"""Predictions: what a network's output means, and the velocity that it stands for.
+
+Elsewhere a network is asked for a velocity, at times from 0 (data) to 1 (noise). What was trained
+to other conventions is turned here, once. The file knows no network.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from samplers import Interpolant, ModelFn
+
+Target = Literal["velocity", "noise", "data"]
+
+NetworkFn = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""network(x, t, labels): whatever it predicts, in its own direction of time."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network predicts; the default is the toolkit's own convention.
+
+    Attributes:
+        target: "velocity", "noise" or "data".
+        reversed_time: Whether its time runs from 0 (noise) to 1 (data); its velocity then is the
+            derivative in that time.
+        channels: How many leading channels of its output are the prediction; None for all.
+
+    Raises:
+        ValueError: A value is none of these.
+    """
+
+    target: Target = "velocity"
+    reversed_time: bool = False
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check what may come from a stranger's file."""
+        if self.target not in get_args(Target):
+            raise ValueError(f"target is {self.target!r}, not velocity, noise or data")
+        if not isinstance(self.reversed_time, bool):
+            raise ValueError(f"reversed_time is {self.reversed_time!r}, not true or false")
+        if self.channels is not None and (type(self.channels) is not int or self.channels < 1):
+            raise ValueError(f"channels is {self.channels!r}, not a whole number of at least 1")
+
+    def velocity_model(self, network: NetworkFn, interpolant: Interpolant) -> ModelFn:
+        """Return the velocity that a network's output stands for.
+
+        The velocity of a predicted noise has a pole where alpha is 0 and that of predicted data
+        one where sigma is 0: on the linear path it is NaN or infinite at t = 1 and at t = 0, on
+        the cosine path useless from rounding there, and close to them errors of the network grow
+        by 1 / alpha and 1 / sigma. A sampler begins at t = 1, so for noise its times must begin
+        below; no sampler but a torchdiffeq method asks at t = 0.
+
+        Args:
+            network: What was trained.
+            interpolant: The path that it was trained on, in the toolkit's direction of time.
+
+        Returns:
+            model(x, t, labels), shaped like x, in the network's dtype; `network` itself if it
+            predicts just that.
+        """
+        if self == Prediction():
+            return network
+
+        def model(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+            output = network(x, 1 - t if self.reversed_time else t, labels)[:, : self.channels]
+            if self.target == "velocity":
+                return -output if self.reversed_time else output
+            at = interpolant.coefficients(t.reshape(-1, *[1] * (x.ndim - 1)))
+            if self.target == "noise":
+                data, noise = (x - at.sigma * output) / at.alpha, output
+            else:
+                data, noise = output, (x - at.alpha * output) / at.sigma
+            return at.d_alpha * data + at.d_sigma * noise
+
+        return model
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold and `from_dict` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Prediction":
+        """Read what `to_dict` wrote.
+
+        Raises:
+            ValueError: A value is wrong.
+            TypeError: A key is unknown, or `values` has none.
+        """
+        return cls(**values)
