@@ -61,7 +61,9 @@ def flag_of(settings: Any, name: str) -> str:  # noqa: ANN401
 
 
 def check_settings(settings: Any) -> None:  # noqa: ANN401
-    """Check every setting that has a rule.
+    """Check every setting that has a rule, in the `__post_init__` of a dataclass, frozen or not.
+
+    Whole numbers become floats where floats are meant.
 
     Raises:
         SettingError: The first one that is of another type, out of its range or of its choices.
@@ -74,6 +76,7 @@ def check_settings(settings: Any) -> None:  # noqa: ANN401
                 raise SettingError(name, f"unknown {name} {value!r}{hint}")
         elif declared.type in (int, float, bool):
             _check_number(name, value, declared.type, rule)
+            object.__setattr__(settings, name, declared.type(value))
 
 
 def from_mapping(cls: Callable[..., Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401

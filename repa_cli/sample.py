@@ -8,7 +8,7 @@ import typer
 
 from repa.errors import UnknownNameError
 from repa.generation.settings import SampleConfig
-from repa.registry import entry_names
+from repa.registry import entry_names, is_registered
 from repa_cli.options import Device, Json, Overwrite, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar
 
@@ -17,8 +17,8 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}
 
 
 def _model(value: str) -> str:
-    known = entry_names("checkpoints")
-    if value not in known and not Path(value).exists():
+    if not is_registered("checkpoints", value) and not (value and Path(value).exists()):
+        known = entry_names("checkpoints")
         raise typer.BadParameter(str(UnknownNameError("model, file or folder", value, known)))
     return value
 
@@ -90,26 +90,29 @@ class _Progress:
 
 def _run(config: SampleConfig, grid: Path | None, *, steps_given: bool) -> dict[str, Any]:
     """Generate and draw; return what to report, which is nothing for the ranks after the first."""
-    from repa.generation.generate import generate
-    from repa.sheets.sample_sheet import check_sheet, save_sheet
-    from repa_base.processes import started_processes
+    from repa.generation.job import generate
+    from repa.sheets import check_sheet, save_sheet
+    from repa_base.processes import joined_processes
 
-    world = started_processes()
-    if grid is not None and world.is_first:
-        check_sheet(grid, taken=config.overwrite or config.out.exists())
-    if config.adaptive and steps_given and world.is_first:
-        print_note(f"--steps is ignored: {config.solver} chooses its own steps.")
-    with progress_bar(config.num_images, "images", "sampling") as bar:
-        bar.disable, bar.bar_format = bar.disable or not world.is_first, _BAR
-        progress = _Progress(bar)
-        try:
-            generated = generate(config, progress=progress)
-        except KeyboardInterrupt:
-            bar.close()
-            if Path(f"{config.out}.part").exists():
-                print_note(f"{config.out}.part keeps what is done; repeat the command to go on.")
-            raise
-    if not world.is_first:
+    with joined_processes() as processes:
+        first = processes.is_first
+        if grid is not None and first:
+            check_sheet(grid, taken=config.overwrite or config.out.exists())
+        if config.adaptive and steps_given and first:
+            print_note(f"--steps is ignored: {config.solver} chooses its own steps.")
+        with progress_bar(config.num_images, "images", "sampling") as bar:
+            bar.disable, bar.bar_format = bar.disable or not first, _BAR
+            progress = _Progress(bar)
+            try:
+                generated = generate(config, processes=processes, progress=progress)
+            except KeyboardInterrupt:
+                bar.close()
+                if Path(f"{config.out}.part").exists():
+                    print_note(
+                        f"{config.out}.part keeps what is done; repeat the command to go on."
+                    )
+                raise
+    if not first:
         return {}
     if grid is not None:
         save_sheet(config.out, grid, overwrite=config.overwrite)
@@ -120,7 +123,7 @@ def _run(config: SampleConfig, grid: Path | None, *, steps_given: bool) -> dict[
     }
     if progress.made:
         # The processes have equal shares, to within a batch.
-        speed = progress.made * world.size / progress.seconds
+        speed = progress.made * processes.size / progress.seconds
         result["images/s"] = float(f"{speed:.3g}")
     if generated.was_finished:
         print_note(f"{config.out} was finished before, with the same settings.")

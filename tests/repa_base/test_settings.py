@@ -27,6 +27,7 @@ class Settings:
 def test_values_within_their_rules_are_taken():
     settings = Settings(steps=9, scale=1e-9, share=0, kind="two", fast=True, seed=(1 << 63) - 1)
     assert (settings.steps, settings.share, settings.free) == (9, 0, "anything")
+    assert type(settings.share) is float
     assert Settings.scale == 1.5
 
 

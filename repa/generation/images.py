@@ -1,0 +1,166 @@
+"""Images of indices: a loaded checkpoint and a protocol to uint8 images, without any file.
+
+Image i depends on the seed and on i, not on the other images: for the noise and the labels exactly,
+for the pixels to within one grey level, because a network rounds differently in batches of another
+size (and the images of a batch share the steps of an adaptive solver).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol as Interface
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repa.autoencoders.autoencoder import Autoencoder, load_autoencoder
+from repa.autoencoders.pixels import images_from_pixels
+from repa.checkpoints.settings import CheckpointSettings
+from repa.errors import NonFiniteError
+from repa.generation.settings import Protocol
+from repa.models import SiT
+from repa_base.device import float32_precision
+from repa_base.progress import Steps
+from samplers import (
+    INTERPOLANTS,
+    ModelFn,
+    classifier_free_velocity,
+    draw_labels,
+    initial_noise,
+    sample_ode,
+    sample_sde,
+    step_noise,
+)
+
+TOLERANCE = 1e-5
+"""Of adaptive solvers, relative and absolute."""
+
+
+class GenerativeModel(Interface):
+    """What images are made by; `repa.checkpoints.load_model` returns one."""
+
+    @property
+    def model(self) -> SiT:
+        """The network, in evaluation mode on its device."""
+        ...
+
+    @property
+    def velocity_model(self) -> ModelFn:
+        """What the network stands for: model(x, t, labels) is the velocity."""
+        ...
+
+    @property
+    def settings(self) -> CheckpointSettings:
+        """Its path and its latent space."""
+        ...
+
+
+@dataclass(frozen=True)
+class SampledImages:
+    """A batch of images.
+
+    Attributes:
+        indices: Which images they are.
+        images: uint8 (B, H, W, 3).
+        labels: int64 (B,), the classes that were asked for.
+    """
+
+    indices: Sequence[int]
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def images_of(
+    model: GenerativeModel,
+    indices: Sequence[int],
+    protocol: Protocol | None = None,
+    *,
+    autoencoder: Autoencoder | None = None,
+    progress: Steps | None = None,
+) -> Iterator[SampledImages]:
+    """Yield the images of some indices in their order, `protocol.batch_size` at a time.
+
+    Args:
+        model: From `repa.checkpoints.load_model`.
+        indices: Which images, each in [0, 2**48); 0 to N - 1 are those of `repa sample --num N`.
+        protocol: How they are made; None is the published protocol.
+        autoencoder: Decodes latents; None loads that of the model's latent space, if it has one.
+        progress: Called with the images made, a batch in work counted by its time gone by, and
+            with how many there are to make.
+
+    Raises:
+        NonFiniteError: An image is NaN or infinite.
+        RepaError: The autoencoder cannot be loaded, see `repa.autoencoders.load_autoencoder`.
+    """
+    protocol = protocol or Protocol()
+    device = next(model.model.parameters()).device
+    space = model.settings.latent_space
+    if autoencoder is None and space.autoencoder is not None:
+        autoencoder = load_autoencoder(space.autoencoder, device)
+    tell = progress or (lambda done, total: None)
+    for start in range(0, len(indices), protocol.batch_size):
+        batch = indices[start : start + protocol.batch_size]
+
+        def on_time(t: float, start: int = start, size: int = len(batch)) -> None:
+            tell(start + size * (1 - t), len(indices))
+
+        labels = labels_of(batch, protocol, model.model.num_classes)
+        with torch.no_grad(), float32_precision(tf32=protocol.tf32):
+            x = _sample(model, batch, labels.to(device), protocol, on_time).float()
+            pixels = autoencoder.decode(x, space) if autoencoder else x
+            images = images_from_pixels(pixels, protocol.quantizer)
+            finite = torch.isfinite(pixels).flatten(1).all(1)
+        _check_finite(batch, finite)
+        yield SampledImages(batch, images.cpu().numpy(), labels.numpy())
+        tell(start + len(batch), len(indices))
+
+
+def labels_of(indices: Sequence[int], protocol: Protocol, num_classes: int) -> Tensor:
+    """Return the classes int64 (B,) of some images."""
+    if protocol.labels == "random":
+        return draw_labels(protocol.seed, indices, num_classes)
+    cycle = range(num_classes) if protocol.labels == "balanced" else protocol.labels
+    return torch.tensor([int(cycle[i % len(cycle)]) for i in indices])
+
+
+def _sample(
+    model: GenerativeModel,
+    indices: Sequence[int],
+    labels: Tensor,
+    protocol: Protocol,
+    on_time: Callable[[float], None],
+) -> Tensor:
+    """Return the states (B, C, H, W) of some images at t = 0."""
+    network, seed = model.model, protocol.seed
+    shape = (network.in_channels, network.input_size, network.input_size)
+    noise = initial_noise(seed, indices, shape).to(labels.device)
+    velocity = classifier_free_velocity(
+        model.velocity_model, labels, network.null_label, protocol.cfg_scale
+    )
+    if protocol.solver == "sde":
+        return sample_sde(
+            velocity,
+            noise,
+            num_steps=protocol.num_steps,
+            interpolant=INTERPOLANTS[model.settings.path_type],
+            guidance_interval=protocol.guidance_interval,
+            normal=lambda step: step_noise(seed, indices, step, shape),
+            on_time=on_time,
+        )
+    return sample_ode(
+        velocity,
+        noise,
+        num_steps=None if protocol.adaptive else protocol.num_steps,
+        method=protocol.solver,
+        guidance_interval=protocol.guidance_interval,
+        rtol=TOLERANCE,
+        atol=TOLERANCE,
+        on_time=on_time,
+    )
+
+
+def _check_finite(indices: Sequence[int], finite: Tensor) -> None:
+    """Raise NonFiniteError for the first image that is not finite; reads the device once."""
+    bad = [index for index, good in zip(indices, finite.tolist(), strict=True) if not good]
+    if bad:
+        raise NonFiniteError(f"image {bad[0]} has NaN or infinite pixels: the network overflowed.")

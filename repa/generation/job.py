@@ -1,0 +1,204 @@
+"""Sample images from a checkpoint into a crash-safe NPZ.
+
+Image i depends on the seed and i alone. Batches are fixed by index (batch b holds images b * B to
+(b + 1) * B - 1), processes take them in turn, and batches that are already on disk are skipped, so
+a killed run is continued by repeating it, with any number of processes.
+"""
+
+import platform
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from repa.autoencoders.autoencoder import (
+    AutoencoderFiles,
+    find_autoencoder,
+)
+from repa.checkpoints import Checkpoint, read_checkpoint
+from repa.errors import NonFiniteError, SettingError
+from repa.generation.images import TOLERANCE, images_of
+from repa.generation.sample_file import NpzWriter, check_sample_file
+from repa.generation.settings import SampleConfig
+from repa_base.device import toolkit_version
+from repa_base.processes import Processes
+from repa_base.progress import Steps
+
+_MANIFEST_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class GeneratedFile:
+    """What `generate` leaves.
+
+    Attributes:
+        path: The NPZ.
+        was_finished: Whether it was complete, with the same settings, before this run.
+    """
+
+    path: Path
+    was_finished: bool
+
+
+def generate(
+    config: SampleConfig,
+    *,
+    processes: Processes | None = None,
+    progress: Steps | None = None,
+) -> GeneratedFile:
+    """Sample images into the NPZ `config.out`, or go on with a run that was interrupted.
+
+    The file holds `arr_0`, uint8 (N, H, W, 3), `arr_1`, int64 labels (N,), and `manifest`, the
+    settings as JSON. When it was complete before, nothing is computed.
+
+    Args:
+        config: The settings; the defaults are the published protocol.
+        processes: Those that share the work, each calling this function; all return when the file
+            is complete. None is a process alone.
+        progress: Called at the start, at every step and after every batch with the images of this
+            process, a batch in work counted by its time gone by.
+
+    Returns:
+        The NPZ, and whether there was nothing left to do.
+
+    Raises:
+        RepaError: See `repa.checkpoints.load_model`, `repa.generation.sample_file.NpzWriter` and
+            `repa.autoencoders.find_autoencoder`; SettingError for settings that do not suit the
+            checkpoint; NonFiniteError when an image is NaN (the batches finished before are kept).
+        OSError: The output cannot be written, or the disk has no room for it.
+    """
+    check_sample_file(config.out, overwrite=config.overwrite)
+    processes = processes or Processes()
+    job = Job.plan(config, processes)
+    output = job.open_output() if processes.is_first else None
+    processes.barrier()
+    with output or job.open_output(attach=True) as output:
+        was_finished = output.finished
+        _fill(output, job, processes, progress or (lambda done, total: None))
+    # On a network file system the first process sees what the others wrote when they have closed
+    # the file and it has opened it again.
+    processes.barrier()
+    if processes.is_first:
+        with job.open_output() as output:
+            output.finish()
+    processes.barrier()
+    return GeneratedFile(config.out, was_finished)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run whose settings have been checked against its checkpoint; nothing is loaded yet."""
+
+    config: SampleConfig
+    checkpoint: Checkpoint
+    autoencoder: AutoencoderFiles | None
+    device: torch.device
+
+    @classmethod
+    def plan(cls, config: SampleConfig, processes: Processes) -> "Job":
+        """Find the files that a run needs and check that its settings suit them."""
+        device = processes.device(config.device)
+        if device.type == "mps":
+            raise SettingError("device", "the samplers need float64, which mps lacks: use cpu.")
+        checkpoint = read_checkpoint(config.model, device)
+        settings = checkpoint.settings
+        if not isinstance(config.labels, str) and max(config.labels) >= settings.num_classes:
+            raise SettingError(
+                "labels",
+                f"label {max(config.labels)} is none of the {settings.num_classes} classes of "
+                f"{checkpoint.name}, 0 to {settings.num_classes - 1}.",
+            )
+        name, pixels = settings.latent_space.autoencoder, settings.latent_space.is_pixels
+        if config.autoencoder is not None:
+            if pixels:
+                raise SettingError("autoencoder", f"{checkpoint.name} makes pixels, not latents.")
+            name = config.autoencoder
+        if name is None and not pixels:
+            raise SettingError("autoencoder", f"{checkpoint.name} makes latents: name one.")
+        return cls(config, checkpoint, find_autoencoder(name) if name else None, device)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images in pixels."""
+        factor = self.autoencoder.downsampling if self.autoencoder else 1
+        return self.checkpoint.settings.model["input_size"] * factor
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """Everything that decides the images; no times and no paths, so that bytes repeat.
+
+        Made once, so that a checkpoint that is replaced during the run does not disturb it.
+        """
+        config, checkpoint, autoencoder = self.config, self.checkpoint, self.autoencoder
+        return {
+            "format": _MANIFEST_FORMAT,
+            "toolkit": toolkit_version(),
+            "model": checkpoint.name,
+            "checkpoint_sha256": checkpoint.sha256,
+            "dataset": checkpoint.settings.dataset,
+            "path_type": checkpoint.settings.path_type,
+            "solver": config.solver,
+            "num_steps": None if config.adaptive else config.num_steps,
+            "cfg_scale": config.cfg_scale,
+            "guidance_interval": list(config.guidance_interval),
+            "seed": config.seed,
+            "labels": config.labels if isinstance(config.labels, str) else list(config.labels),
+            "num_images": config.num_images,
+            "image_size": self.image_size,
+            "autoencoder": autoencoder.name if autoencoder else None,
+            "autoencoder_sha256": autoencoder.sha256 if autoencoder else None,
+            "quantizer": config.quantizer,
+            # The images of a batch share the steps of an adaptive solver.
+            "batch_size": config.batch_size if config.adaptive else None,
+            **({"rtol": TOLERANCE, "atol": TOLERANCE} if config.adaptive else {}),
+            "dtype": "float32",
+            "tf32": config.tf32 and self.device.type == "cuda",
+            "versions": {
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+    def open_output(self, *, attach: bool = False) -> NpzWriter:
+        """Open the NPZ, or find it finished; see `NpzWriter`."""
+        return NpzWriter(
+            self.config.out,
+            num_images=self.config.num_images,
+            image_size=self.image_size,
+            manifest=self.manifest,
+            overwrite=self.config.overwrite,
+            attach=attach,
+        )
+
+
+def _fill(output: NpzWriter, job: Job, processes: Processes, progress: Steps) -> None:
+    """Make this process's share of the images that are not on disk yet."""
+    size, num_images = job.config.batch_size, job.config.num_images
+    own = range(0, num_images, size)[processes.rank :: processes.size]
+    batches = [range(start, min(start + size, num_images)) for start in own]
+    todo = [batch for batch in batches if not output.is_done(batch.start, len(batch))]
+    total = sum(map(len, batches))
+    done = total - sum(map(len, todo))
+    progress(done, total)
+    if not todo:
+        return
+    autoencoder = job.autoencoder.load(job.device) if job.autoencoder else None
+    for batch in todo:
+
+        def tell(made: float, _: int, done: int = done) -> None:
+            progress(done + made, total)
+
+        try:
+            made = next(
+                images_of(job.checkpoint, batch, job.config, autoencoder=autoencoder, progress=tell)
+            )
+        except NonFiniteError as error:
+            kept = f"The batches finished before are kept in {job.config.out}.part."
+            raise NonFiniteError(f"{error} {kept}") from error
+        output.write(batch.start, made.images, made.labels)
+        done += len(batch)
+        progress(done, total)
