@@ -23,7 +23,6 @@ from repa.autoencoders.autoencoder import (
     AutoencoderFiles,
     find_autoencoder,
 )
-from repa.autoencoders.latent_space import SD_LATENTS
 from repa.autoencoders.pixels import images_from_pixels
 from repa.checkpoints import Checkpoint, read_checkpoint
 from repa.errors import NonFiniteError, SettingError
@@ -47,7 +46,6 @@ ProgressFn = Callable[[float, int], None]
 
 _MANIFEST_FORMAT = 1
 _TOLERANCES = {"rtol": 1e-5, "atol": 1e-5}  # of adaptive solvers
-_PIXEL_CHANNELS = 3
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ class Job:
         device = world.device(config.device)
         if device.type == "mps":
             raise SettingError("device", "the samplers need float64, which mps lacks: use cpu.")
-        checkpoint = read_checkpoint(config.model)
+        checkpoint = read_checkpoint(config.model, device)
         settings = checkpoint.settings
         if not isinstance(config.labels, str) and max(config.labels) >= settings.num_classes:
             raise SettingError(
@@ -128,9 +126,9 @@ class Job:
                 f"label {max(config.labels)} is none of the {settings.num_classes} classes of "
                 f"{checkpoint.name}, 0 to {settings.num_classes - 1}.",
             )
-        name, pixels = settings.autoencoder, settings.model["in_channels"] == _PIXEL_CHANNELS
+        name, pixels = checkpoint.latent_space.autoencoder, checkpoint.latent_space.is_pixels
         if config.autoencoder is not None:
-            if name is None and pixels:
+            if pixels:
                 raise SettingError("autoencoder", f"{checkpoint.name} makes pixels, not latents.")
             name = config.autoencoder
         if name is None and not pixels:
@@ -194,7 +192,7 @@ class Job:
     def load(self) -> "Sampler":
         """Load the networks."""
         decoder = self.autoencoder.load(self.device) if self.autoencoder else None
-        return Sampler(self, self.checkpoint.build(self.device), decoder)
+        return Sampler(self, self.checkpoint.model, decoder)
 
 
 @dataclass(frozen=True)
@@ -223,7 +221,8 @@ class Sampler:
         """
         labels = self._labels(indices)
         state = self._integrate(indices, labels.to(self.job.device), on_time).float()
-        pixels = self.autoencoder.decode(state, SD_LATENTS) if self.autoencoder else state
+        space = self.job.checkpoint.latent_space
+        pixels = self.autoencoder.decode(state, space) if self.autoencoder else state
         for index, finite in zip(indices, torch.isfinite(pixels).flatten(1).all(1), strict=True):
             if not finite:
                 raise NonFiniteError(
@@ -243,18 +242,21 @@ class Sampler:
     def _integrate(
         self, indices: Sequence[int], labels: Tensor, on_time: Callable[[float], None]
     ) -> Tensor:
-        config, model = self.job.config, self.model
+        config, model, checkpoint = self.job.config, self.model, self.job.checkpoint
         shape = (model.in_channels, model.input_size, model.input_size)
         noise = initial_noise(config.seed, indices, shape).to(self.job.device)
         velocity = _watched(
-            classifier_free_velocity(model, labels, model.null_label, config.cfg_scale), on_time
+            classifier_free_velocity(
+                checkpoint.velocity_model, labels, model.null_label, config.cfg_scale
+            ),
+            on_time,
         )
         if config.solver == "sde":
             return sample_sde(
                 velocity,
                 noise,
                 num_steps=config.num_steps,
-                interpolant=INTERPOLANTS[self.job.checkpoint.settings.path_type],
+                interpolant=INTERPOLANTS[checkpoint.settings.path_type],
                 guidance_interval=config.guidance_interval,
                 normal=lambda step: step_noise(config.seed, indices, step, shape),
             )
@@ -264,7 +266,8 @@ class Sampler:
             num_steps=None if config.adaptive else config.num_steps,
             method=config.solver,
             guidance_interval=config.guidance_interval,
-            **_TOLERANCES,
+            rtol=_TOLERANCES["rtol"],
+            atol=_TOLERANCES["atol"],
         )
 
 
