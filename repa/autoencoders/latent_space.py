@@ -86,15 +86,19 @@ class LatentSpace:
 
 
 def _checked(name: str, numbers: object) -> Numbers:
-    each = list(numbers) if isinstance(numbers, list | tuple) else [numbers]
-    for number in each:
-        is_number = isinstance(number, int | float) and not isinstance(number, bool)
-        if not is_number or not isfinite(number) or (name == "scale" and number == 0):
-            other = " other than 0" if name == "scale" else ""
-            raise ValueError(f"{name} is {numbers!r}, not a finite number{other} or a list of them")
+    """Return numbers as floats, a list of them as a tuple."""
+    each: list[object] = list(numbers) if isinstance(numbers, list | tuple) else [numbers]
+    usable = [
+        float(number)
+        for number in each
+        if isinstance(number, int | float) and not isinstance(number, bool) and isfinite(number)
+    ]
     if not each:
         raise ValueError(f"{name} is an empty list")
-    return tuple(map(float, each)) if isinstance(numbers, list | tuple) else float(each[0])
+    if len(usable) < len(each) or (name == "scale" and 0 in usable):
+        other = " other than 0" if name == "scale" else ""
+        raise ValueError(f"{name} is {numbers!r}, not a finite number{other} or a list of them")
+    return tuple(usable) if isinstance(numbers, list | tuple) else usable[0]
 
 
 def _inverse(numbers: Numbers) -> Numbers:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from repa.checkpoints.reading import read_checkpoint
+from repa.checkpoints.settings import describe
 from repa.errors import OutputExistsError
 from repa_base.files import check_output, replacing
 
@@ -42,7 +44,7 @@ def export_weights(
         raise OutputExistsError(f"{out}: the output's name must end in .safetensors.")
     check_output(out, overwrite=overwrite, option="name")
     checkpoint = read_checkpoint(source)
-    checkpoint.build()  # what does not load strictly is not worth writing
+    _ = checkpoint.model  # what does not load strictly is not worth writing
     settings = checkpoint.settings
     tensors = {
         name: tensor.to(torch.float16 if half else torch.float32)
@@ -50,13 +52,7 @@ def export_weights(
         if projectors or not name.startswith("projectors.")
     }
     model = settings.model if projectors else {**settings.model, "target_dims": []}
-    description = {
-        "format": 1,
-        "model": model,
-        "path_type": settings.path_type,
-        "dataset": settings.dataset,
-        "autoencoder": settings.autoencoder,
-    }
+    description = describe(replace(settings, model=model))
     with replacing(out) as partial:
         write_weights(partial, tensors, description)
     return out

@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from repa.autoencoders.latent_space import PIXELS, SD_LATENTS
 from repa.autoencoders.pixels import images_from_pixels
+from repa.checkpoints.settings import CheckpointSettings, describe
 from repa.data import TrainingData, open_training_data
 from repa.errors import RepaError
 from repa.sheets.contact_sheet import contact_sheet, save_png
@@ -112,14 +114,14 @@ def train(
         if latest:
             state.load(latest)
             reporting.on_note(f"resuming from step {state.step} of {config.num_steps}.")
-        description = {
-            "format": 1,
-            "model": settings,
-            "path_type": config.path_type,
-            "dataset": data.name,
-            "autoencoder": data.autoencoder,
-        }
-        run = Run(config, out, data, targets, description, torch.device(device), reporting)
+        name = data.autoencoder
+        what = CheckpointSettings(
+            model=settings,
+            path_type=config.path_type,
+            dataset=data.name,
+            latent_space=replace(SD_LATENTS, autoencoder=name) if name else PIXELS,
+        )
+        run = Run(config, out, data, targets, describe(what), torch.device(device), reporting)
         with _signals() as stop:
             latest = run.to_the_end(state, stop) or latest
     if latest is None:

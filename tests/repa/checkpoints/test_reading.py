@@ -9,12 +9,14 @@ import torch
 from safetensors.torch import save_file
 
 from repa import SIT_SIZES, SiT
-from repa.checkpoints import load_model, read_checkpoint
+from repa.autoencoders.latent_space import PIXELS, SD_LATENTS, LatentSpace
+from repa.checkpoints import Checkpoint, load_model, read_checkpoint
 from repa.errors import (
     CheckpointFormatError,
     CheckpointMismatchError,
     UnknownNameError,
 )
+from repa.models.prediction import Prediction
 
 TINY = {
     "input_size": 8,
@@ -61,7 +63,7 @@ def test_our_checkpoint_in_half_precision_without_projectors_loads_in_float32(tm
     assert loaded.name == "x.safetensors"
     assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (loaded.settings.dataset, loaded.settings.path_type) == ("digits", "cosine")
-    assert loaded.settings.autoencoder is None and loaded.settings.num_classes == 5
+    assert loaded.latent_space.is_pixels and loaded.settings.num_classes == 5
     assert not loaded.model.training and not list(loaded.model.projectors)
     assert all(p.dtype == torch.float32 and not p.requires_grad for p in loaded.model.parameters())
     assert torch.equal(velocity(loaded.model), velocity(model.float()))
@@ -95,7 +97,7 @@ def test_latent_imagenet_checkpoint_gets_the_published_autoencoder_and_data_set(
     sizes = {**SIT_SIZES["SiT-Pico/2"], "in_channels": 4, "num_classes": 1000, "input_size": 32}
     torch.save(tiny_sit(**sizes).state_dict(), tmp_path / "last.pt")
     settings = read_checkpoint(tmp_path / "last.pt").settings
-    assert (settings.dataset, settings.autoencoder) == ("imagenet-256", "sd-vae-ft-ema")
+    assert (settings.dataset, settings.latent_space) == ("imagenet-256", SD_LATENTS)
     assert settings.model["num_heads"] == SIT_SIZES["SiT-Pico/2"]["num_heads"]
     assert settings.model["encoder_depth"] == settings.model["depth"] == 3
 
@@ -141,6 +143,53 @@ def test_folder_of_a_run_gives_the_moving_average_of_its_highest_step(tmp_path):
         load_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("autoencoder", "in_channels", "space"),
+    [
+        ({"autoencoder": "sd-vae-ft-ema"}, 4, SD_LATENTS),
+        ({"autoencoder": "my-vae"}, 4, LatentSpace("my-vae", scale=1 / 0.18215)),
+        ({"autoencoder": None}, 3, PIXELS),
+        ({}, 3, PIXELS),
+        ({}, 4, LatentSpace(scale=1 / 0.18215)),
+    ],
+)
+def test_description_of_before_latent_spaces_still_means_what_it_did(
+    tmp_path, autoencoder, in_channels, space
+):
+    model = {**TINY, "in_channels": in_channels}
+    path = save_ours(
+        tmp_path / "x.safetensors", tiny_sit(**model).state_dict(), model, **autoencoder
+    )
+    loaded = load_model(path)
+    assert (loaded.latent_space, loaded.prediction) == (space, Prediction())
+    assert loaded.velocity_model is loaded.model
+
+
+def test_described_prediction_makes_the_velocity_and_leaves_the_network_as_it_is(tmp_path):
+    model = tiny_sit()
+    space = {"autoencoder": "my-vae", "scale": [2, 3, 4], "bias": 0.5}
+    stated = {"prediction": {"reversed_time": True}, "latent_space": space, "format": 2}
+    loaded = load_model(save_ours(tmp_path / "x.safetensors", model.state_dict(), **stated))
+    assert loaded.latent_space == LatentSpace("my-vae", scale=(2.0, 3.0, 4.0), bias=0.5)
+    x, t, labels = torch.randn(2, 3, 8, 8), torch.tensor([0.25, 0.75]), torch.tensor([0, 5])
+    assert torch.equal(loaded.velocity_model(x, t, labels), -model.eval()(x, 1 - t, labels))
+    assert torch.equal(loaded.model(x, t, labels), model(x, t, labels))
+
+
+def test_network_of_a_checkpoint_that_is_read_is_built_once_and_when_asked_for(
+    tmp_path, monkeypatch
+):
+    path = save_ours(tmp_path / "x.safetensors", tiny_sit().state_dict())
+    built, build = [], Checkpoint.build
+    monkeypatch.setattr(Checkpoint, "build", lambda *args: built.append(args) or build(*args))
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.settings.num_classes == 5 and built == []
+    assert checkpoint.model is checkpoint.velocity_model is checkpoint.model
+    assert len(built) == 1
+    load_model(path)
+    assert len(built) == 2
+
+
 def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path):
     tensors = tiny_sit().state_dict()
     del tensors["x_embedder.proj.bias"], tensors["blocks.1.attn.qkv.weight"]
@@ -170,7 +219,7 @@ def test_file_in_the_place_of_a_registered_checkpoint_must_hold_its_network(tmp_
     checkpoint = read_checkpoint("sit-xl-2-repa-256")
     assert checkpoint.name == "sit-xl-2-repa-256"
     assert checkpoint.settings.model["hidden_size"] == 1152
-    assert checkpoint.settings.autoencoder == "sd-vae-ft-ema"
+    assert checkpoint.latent_space == SD_LATENTS
     with pytest.raises(
         CheckpointMismatchError, match=r"\(1, 256, 48\) instead of \(1, 256, 1152\)"
     ):
@@ -246,7 +295,7 @@ def test_saved_object_that_is_no_state_dict_is_described(tmp_path, content, mess
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format 2 is newer than this toolkit"),
+        ({"format": 3}, "format 3 is newer than this toolkit"),
         ({"model": None}, "has no model"),
         ({"model": {**TINY, "depth": 10**9}}, "depth is 1000000000, not a whole number"),
         ({"model": {**TINY, "num_classes": "5"}}, "num_classes is '5'"),
@@ -261,6 +310,14 @@ def test_saved_object_that_is_no_state_dict_is_described(tmp_path, content, mess
         ({"model": {"size": ["SiT-XL/2"]}}, "unhashable|unknown size"),
         ({"path_type": "curved"}, "path_type is 'curved'"),
         ({"autoencoder": 3}, "autoencoder is 3, not a name"),
+        ({"latent_space": {"scale": 0}}, "scale is 0, not a finite number other than 0"),
+        ({"latent_space": {"shift": 1}}, "unexpected keyword argument 'shift'"),
+        ({"latent_space": 3}, "must be a mapping, not int"),
+        ({"latent_space": {"bias": [1, 2]}}, "latent_space is for 2 channels and the model has 3"),
+        ({"latent_space": {}, "autoencoder": "vae"}, "both an autoencoder and a latent_space"),
+        ({"prediction": {"target": "score"}}, "target is 'score'"),
+        ({"prediction": []}, "must be a mapping, not list"),
+        ({"prediction": {"channels": 4}}, "prediction is for 4 channels and the model has 3"),
     ],
 )
 def test_wrong_description_is_an_error_that_names_the_field(tmp_path, changes, message):

@@ -1,0 +1,120 @@
+import argparse
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from repa import SIT_SIZES, SiT
+from repa.autoencoders.latent_space import PIXELS, SD_LATENTS, LatentSpace
+from repa.checkpoints import read_checkpoint
+from repa.checkpoints.dialects import DIALECTS
+from repa.checkpoints.settings import CheckpointSettings
+from repa.models.prediction import Prediction
+
+MODEL = {
+    **SIT_SIZES["SiT-Pico/2"],
+    "input_size": 8,
+    "in_channels": 4,
+    "num_classes": 5,
+    "encoder_depth": 1,
+    "target_dims": [],
+}
+
+
+def tensors(**changes):
+    return SiT(**{**MODEL, **changes}).state_dict()
+
+
+def described(path):
+    description = {
+        "format": 1,
+        "model": MODEL,
+        "path_type": "linear",
+        "autoencoder": "sd-vae-ft-ema",
+    }
+    save_file(tensors(), path, metadata={"repa": json.dumps(description)})
+
+
+def bare(path):
+    torch.save(tensors(), path)
+
+
+def bare_safetensors(path):
+    save_file(tensors(), path, metadata={"format": "pt"})
+
+
+def trained(path):
+    args = argparse.Namespace(path_type="linear", encoder_depth=1)
+    torch.save({"ema": tensors(), "model": tensors(), "args": args, "steps": 3}, path)
+
+
+@pytest.mark.parametrize(
+    ("save", "dialect"),
+    [
+        (described, "ours"),
+        (bare, "repa"),
+        (bare_safetensors, "repa"),
+        (trained, "reference_trainer"),
+    ],
+)
+def test_every_form_is_recognised_as_its_dialect_and_holds_the_same_network(
+    tmp_path, save, dialect
+):
+    save(tmp_path / "x")
+    checkpoint = read_checkpoint(tmp_path / "x")
+    assert checkpoint.dialect == dialect
+    assert checkpoint.tensors.keys() == tensors().keys()
+    settings = checkpoint.settings
+    assert {k: v for k, v in settings.model.items() if k in MODEL and k != "encoder_depth"} == {
+        k: v for k, v in MODEL.items() if k != "encoder_depth"
+    }
+    assert (settings.prediction, settings.latent_space) == (Prediction(), SD_LATENTS)
+    assert (settings.path_type, settings.num_classes) == ("linear", 5)
+
+
+@pytest.mark.parametrize(
+    ("in_channels", "space"),
+    [(3, PIXELS), (4, SD_LATENTS), (16, LatentSpace(scale=1 / 0.18215))],
+)
+def test_channels_of_a_bare_state_dict_tell_its_latent_space(tmp_path, in_channels, space):
+    torch.save(tensors(in_channels=in_channels), tmp_path / "x.pt")
+    checkpoint = read_checkpoint(tmp_path / "x.pt")
+    assert checkpoint.latent_space == space
+    assert checkpoint.latent_space.is_pixels == (in_channels == 3)
+
+
+@pytest.mark.parametrize("save", [described, bare, trained])
+def test_registered_description_comes_before_what_the_file_says(tmp_path, monkeypatch, save):
+    entry = {"model": {**MODEL, "depth": 9}, "path_type": "cosine", "autoencoder": "my-vae"}
+    monkeypatch.setattr("repa.checkpoints.reading.is_registered", lambda section, name: True)
+    monkeypatch.setattr("repa.checkpoints.reading.find_entry", lambda section, name: entry)
+    monkeypatch.setattr("repa.checkpoints.reading.fetch", lambda section, name: tmp_path / "x")
+    save(tmp_path / "x")
+    checkpoint = read_checkpoint("registered")
+    assert checkpoint.tensors.keys() == tensors().keys()
+    assert checkpoint.settings.model["depth"] == 9
+    assert checkpoint.settings.path_type == "cosine"
+    assert checkpoint.latent_space == LatentSpace("my-vae", scale=1 / 0.18215)
+
+
+class Newcomer:
+    """A dialect of another project: its own key, noise prediction, reversed time."""
+
+    @staticmethod
+    def recognise(tensors, extra):
+        return "newcomer" in extra
+
+    @staticmethod
+    def convert(tensors, extra, stated):
+        prediction = Prediction("noise", reversed_time=True)
+        return CheckpointSettings(model=MODEL, prediction=prediction), extra["newcomer"]
+
+
+def test_another_dialect_is_another_entry_of_the_list(tmp_path, monkeypatch):
+    monkeypatch.setitem(DIALECTS, "newcomer", Newcomer)
+    torch.save({"newcomer": tensors()}, tmp_path / "x.pt")
+    checkpoint = read_checkpoint(tmp_path / "x.pt")
+    assert checkpoint.dialect == "newcomer"
+    assert checkpoint.prediction == Prediction("noise", reversed_time=True)
+    assert checkpoint.model.num_classes == 5
