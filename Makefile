@@ -4,13 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint bench
+.PHONY: help demo test lint bench same
 
 help:
 	@echo "make demo   sample the shipped digits model and evaluate the samples"
 	@echo "make test   run the tests"
 	@echo "make lint   check style and types"
 	@echo "make bench  run the benchmarks (some minutes)"
+	@echo "make same OLD=COMMIT  compare what COMMIT and HEAD make (some minutes)"
 
 $(INSTALLED): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -34,3 +35,6 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	for run in "features.py" "features.py --compiled" "frechet.py" "precision_recall.py" "streaming.py"; do \
 		echo "== $$run"; $(BIN)/python benchmarks/$$run || exit 1; done
+
+same: $(INSTALLED)
+	$(BIN)/python benchmarks/same_results.py $(OLD)

@@ -1,33 +1,41 @@
 """The SHA-256 of a file, remembered until the file changes."""
 
 import hashlib
+import time
 from pathlib import Path
 
 from repa_base.progress import Steps
 
 _PIECE_BYTES = 1 << 20
 _MAX_REMEMBERED = 256
-_known: dict[tuple[Path, int, int, int], str] = {}
+_SETTLED_SECONDS = 0.1
+_known: dict[tuple[Path, int, int, int, int], str] = {}
 
 
 def file_sha256(path: Path, progress: Steps | None = None) -> str:
     """Return the SHA-256 of a file in hexadecimal, read in pieces.
 
     Args:
-        path: The file. Like `make` and `git`, this trusts size, modification time and inode: within
-            a process a file with the same ones as before is not read again.
+        path: The file. Like `make` and `git`, this trusts size, times and inode: within a process a
+            file with the same ones as before is not read again. Files below 1 MiB are, and so are
+            those that changed just before they were read, since a second change within the same
+            tick of the clock leaves no trace.
         progress: Called with the bytes read.
 
     Raises:
         OSError: The file cannot be read.
     """
-    status = path.stat()
-    key = (path.absolute(), status.st_size, status.st_mtime_ns, status.st_ino)
-    if key not in _known:
+    status, now = path.stat(), time.time_ns()
+    size, changed = status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)
+    key = (path.absolute(), size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+    if key in _known:
+        return _known[key]
+    digest = _read(path, size, progress)
+    if size >= _PIECE_BYTES and now - changed > _SETTLED_SECONDS * 1e9:
         if len(_known) >= _MAX_REMEMBERED:
             _known.clear()
-        _known[key] = _read(path, status.st_size, progress)
-    return _known[key]
+        _known[key] = digest
+    return digest
 
 
 def _read(path: Path, size: int, progress: Steps | None) -> str:

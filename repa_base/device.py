@@ -42,9 +42,9 @@ def float32_precision(*, tf32: bool) -> Iterator[None]:
     """
     switches = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = tf32  # pyright: ignore[reportAttributeAccessIssue]
     try:
+        for switch in switches:
+            switch.allow_tf32 = tf32  # pyright: ignore[reportAttributeAccessIssue]
         yield
     finally:
         for switch, value in zip(switches, before, strict=True):

@@ -2,16 +2,21 @@
 
 import errno
 import os
-import secrets
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from repa_base.errors import OutputExistsError
+from repa_base.workplace import hidden_prefix, remove_leftovers, workplace
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FOLDER_REFUSALS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES)
+_REPLACED = ".replaced"
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 @contextmanager
@@ -19,36 +24,32 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a name to write a file or folder under; afterwards it is brought to disk and renamed.
 
     When the block fails, or the process is killed, what stood under `path` stands there still. A
-    folder replaces a folder in two steps, so a kill between them can leave neither.
+    folder replaces a folder in two renames, so a kill between them can leave neither.
+
+    The name is in a hidden folder beside `path`, see `repa_base.workplace`. What a killed process
+    leaves of it is removed by the next call for the same `path`.
 
     Args:
-        path: The file or folder in the end; its folder is made.
+        path: The file or folder in the end; its folder is made. Of a link, what it leads to is
+            replaced. New files get the permissions that the system gives new files.
 
     Yields:
-        A free name beside it, to be made by the block.
+        A free name, to be made by the block.
 
     Raises:
         OSError: It cannot be written; the error names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    try:
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(target.parent, target.name)
+    with _naming(path, hidden_prefix(target)), workplace(target) as (place, mode):
+        partial = place / target.name
         yield partial
-        for file in (*(partial.rglob("*") if partial.is_dir() else ()), partial):
-            to_disk(file)
-        if partial.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        partial.replace(path)
-        to_disk(path.parent)
-    except OSError as error:
-        if error.filename is not None and Path(os.fsdecode(error.filename)) != partial:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+        _settle(partial, mode)
+        if partial.is_dir() and target.exists():
+            target.rename(place / _REPLACED)
+        partial.replace(target)
+        to_disk(target.parent)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -58,12 +59,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file is on the disk, or a folder's list of files where that can be waited for.
+
+    Raises:
+        OSError: The disk refuses.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # Network file systems often refuse it for folders, and so does a folder without reading.
+        if not (error.errno in _FOLDER_REFUSALS and path.is_dir()):
+            raise
 
 
 def check_output(path: Path, *, overwrite: bool = False, option: str = "--out") -> None:
@@ -144,3 +154,29 @@ def write_at(descriptor: int, content: bytes, offset: int) -> None:
 def _no_room(size: int, free: int, path: Path, what: str) -> OSError:
     reason = f"No space: {what} {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
     return OSError(errno.ENOSPC, reason, str(path))
+
+
+@contextmanager
+def _naming(path: Path, hidden: str) -> Iterator[None]:
+    """Let errors of writing name `path`: those of hidden files, and those without any name."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename
+        if error.errno is None or (name is not None and not os.fsdecode(name).startswith(hidden)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    except Exception as error:
+        # Libraries in Rust (safetensors) tell the system's error in words alone.
+        if (number := _OS_ERROR.search(str(error))) is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
+
+
+def _settle(partial: Path, mode: int) -> None:
+    """Bring what was made to disk; some libraries make files that only their owner can read."""
+    for path in (*(partial.rglob("*") if partial.is_dir() else ()), partial):
+        if not path.is_dir() and stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
+        to_disk(path)

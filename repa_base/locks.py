@@ -23,7 +23,8 @@ class NoLocksWarning(UserWarning):
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Wait for the lock of a file or folder that exists, and hold it for the block."""
-    descriptor = os.open(path, os.O_RDONLY)
+    # NFS locks only what is open for writing, which a folder cannot be.
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         _lock(descriptor, path, wait=True)
         yield
@@ -31,25 +32,26 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def lock_if_free(descriptor: int, path: Path) -> bool | None:
+def lock_if_free(descriptor: int, path: Path, *, warn: bool = True) -> bool | None:
     """Lock an open file or folder until its descriptor is closed, if nobody else holds the lock.
 
     Args:
-        descriptor: The open file or folder.
+        descriptor: The open file or folder; a file is open for writing, which NFS asks for.
         path: Its path, for the warning.
+        warn: Whether to warn where there are no locks.
 
     Returns:
         True if the lock is held now, False if another one holds it, None if there are no locks.
     """
-    return _lock(descriptor, path, wait=False)
+    return _lock(descriptor, path, wait=False, warn=warn)
 
 
-def _lock(descriptor: int, path: Path, *, wait: bool) -> bool | None:
+def _lock(descriptor: int, path: Path, *, wait: bool, warn: bool = True) -> bool | None:
     global _warned
     try:
         return lock_descriptor(descriptor, blocking=wait)
     except OSError as error:
-        if not _warned:
+        if warn and not _warned:
             _warned = True
             warnings.warn(
                 f"{path} is on a file system without locks ({error.strerror}): do not start the "

@@ -9,7 +9,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -33,11 +33,13 @@ class Processes:
         rank: Which of them this is, from 0.
         size: How many there are.
         local_rank: Which of those on this machine.
+        group: PyTorch's group that values travel in; None for its default group.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    group: distributed.ProcessGroup | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_first(self) -> bool:
@@ -45,31 +47,30 @@ class Processes:
         return self.rank == 0
 
     def share(self, value: T | None) -> T:
-        """Return the first process's value at every process; the others' values are ignored."""
+        """Return the first process's value at every process; the others' values are ignored.
+
+        Raises:
+            RepaError: Another process has ended, here and in `gather` and `barrier`.
+        """
         box: list[Any] = [value]
         if self.size > 1:
-            distributed.broadcast_object_list(box, src=0)
+            with _ended_in_words():
+                distributed.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
     def gather(self, value: T) -> Iterable[T]:
         """Return the values by rank at the first process, received one at a time; else none."""
         if self.rank == 0:
             return self._received(value)
-        distributed.send_object_list([value], dst=0)
+        with _ended_in_words():
+            distributed.send_object_list([value], dst=0, group=self.group)
         return ()
 
     def barrier(self) -> None:
-        """Wait until every process is here.
-
-        Raises:
-            RepaError: One of them has ended, so that it will never come.
-        """
-        if self.size == 1:
-            return
-        try:
-            distributed.barrier()
-        except RuntimeError as error:
-            raise RepaError("another process ended early; its own message says why.") from error
+        """Wait until every process is here."""
+        if self.size > 1:
+            with _ended_in_words():
+                distributed.barrier(group=self.group)
 
     def device(self, name: str) -> torch.device:
         """Return the named device; of several GPUs, `auto` and `cuda` give each process its own.
@@ -86,7 +87,8 @@ class Processes:
         yield own
         for rank in range(1, self.size):
             box: list[Any] = [None]
-            distributed.recv_object_list(box, src=rank)
+            with _ended_in_words():
+                distributed.recv_object_list(box, src=rank, group=self.group)
             yield box[0]
 
 
@@ -99,27 +101,73 @@ def SingleProcess() -> Processes:  # noqa: N802 (the name stands in notebooks, w
 def joined_processes(backend: str = "gloo", patience: timedelta = PATIENCE) -> Iterator[Processes]:
     """Connect to the processes that torchrun started, if it did, for the length of the block.
 
+    A process group that exists already is used and left as it is.
+
     Args:
-        backend: PyTorch's name of the connection. gloo is for waiting and for values that travel
-            by the CPU, and needs no GPU.
-        patience: How long to wait for the others. A process group that exists already is used
-            and left as it is, with its own backend and patience.
+        backend: PyTorch's name of the connection of tensors, its default group in the block.
+            Values travel by the CPU, and so by gloo, whatever it is.
+        patience: How long to wait for the others.
+
+    Raises:
+        RepaError: The processes cannot be reached.
     """
+    existing = distributed.is_initialized()
     processes = started_processes()
-    if processes.size == 1 or distributed.is_initialized():
+    if existing:
+        rank, size = distributed.get_rank(), distributed.get_world_size()
+        processes = replace(processes, rank=rank, size=size)
+    if processes.size == 1:
         yield processes
         return
-    distributed.init_process_group(backend, timeout=patience)
+    if not existing:
+        _connect(processes, backend, patience)
+    group = None
     try:
-        yield processes
+        group = _group_of_values(patience)
+        yield replace(processes, group=group)
     finally:
-        distributed.destroy_process_group()
+        if not existing:
+            distributed.destroy_process_group()
+        elif group is not None:
+            distributed.destroy_process_group(group)
+
+
+def _group_of_values(patience: timedelta) -> Any:  # noqa: ANN401
+    """Return a gloo group, or None where the default group is one."""
+    if distributed.get_backend() == "gloo":
+        return None
+    return distributed.new_group(timeout=patience, backend="gloo")
+
+
+def _connect(processes: Processes, backend: str, patience: timedelta) -> None:
+    try:
+        distributed.init_process_group(
+            backend, timeout=patience, rank=processes.rank, world_size=processes.size
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise RepaError(
+            f"cannot connect to the other processes ({reason}); torchrun starts them so that they "
+            "find each other."
+        ) from error
+
+
+@contextmanager
+def _ended_in_words() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise RepaError(
+            "another process ended early, or let the others wait for too long; its own message "
+            "says why."
+        ) from error
 
 
 def started_processes() -> Processes:
     """Return what torchrun set, without connecting; a process alone if it set nothing."""
     names = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-    return Processes(*(int(os.environ.get(name, default)) for name, default in names))
+    rank, size, local_rank = (int(os.environ.get(name, default)) for name, default in names)
+    return Processes(rank, size, local_rank)
 
 
 def own_rows(processes: Processes, count: int, batch_size: int) -> range:

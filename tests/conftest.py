@@ -1,12 +1,13 @@
 """Set-up shared by all tests: checked shapes, few threads, recorded reference values."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from file_server import serving
 from jaxtyping import install_import_hook
 
 # Before any test module imports them: beartype then checks every jaxtyping annotation.
@@ -56,6 +57,13 @@ def golden_sit() -> Callable[[str], torch.nn.Module]:
         return model.eval()
 
     return build
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    """The address of a server of `file_server.CONTENT`."""
+    with serving() as address:
+        yield address
 
 
 @pytest.fixture

@@ -1,28 +1,23 @@
 """Several processes give the numbers of one, and meet the same errors."""
 
 import json
-import os
-import pickle
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from stand_in import counted, stand_in
+from worlds import run_world
 
 from metrics import (
     FeatureCache,
-    InputError,
     MetricSettings,
     Reference,
     evaluate,
     measure,
     open_images,
 )
-from repa_base.processes import Processes, all_values, attempt, own_rows, together
+from repa_base.processes import Processes, own_rows
 from repa_cli.app import main
 
 RANDOM = np.random.default_rng(0)
@@ -52,37 +47,6 @@ with joined_processes() as world:
             outcomes.append(repr(error))
 print(json.dumps([outcomes, sizes]))
 """
-
-
-def run_world(size, *arguments, **environment):
-    """Run `python ARGUMENTS` as so many processes; return exit code, stdout and stderr of each."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size)}
-    world |= {"OMP_NUM_THREADS": "1", **environment}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
-            env={**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-    outputs = [process.communicate(timeout=300) for process in processes]
-    return [(p.returncode, *output) for p, output in zip(processes, outputs, strict=True)]
-
-
-@pytest.mark.parametrize("count", [2, 16, 17, 100, 103])
-@pytest.mark.parametrize("size", [1, 2, 3, 9])
-def test_shares_are_contiguous_whole_batches_that_cover_all_images(count, size):
-    shares = [own_rows(Processes(rank, size), count, 16) for rank in range(size)]
-    assert [row for share in shares for row in share] == list(range(count))
-    assert all(share.start % 16 == 0 for share in shares if share)
-    batches = [-(-len(share) // 16) for share in shares]
-    assert max(batches) - min(batches) <= 1
 
 
 @pytest.fixture(scope="module")
@@ -156,24 +120,6 @@ def test_processes_without_a_cache_in_common_are_refused(files):
         measure(open_images(files / "real.npz"), stand_in(), processes=Processes(0, 3))
 
 
-def test_values_of_attempts_are_all_taken_before_the_first_error_is_raised():
-    def fail(message):
-        raise InputError(message)
-
-    taken = []
-
-    def outcomes():
-        for number in range(4):
-            taken.append(number)
-            yield attempt(lambda n=number: fail(str(n)) if n in (1, 2) else n)
-
-    values = all_values(outcomes())
-    assert next(values) == 0
-    with pytest.raises(InputError, match=r"^1$"):
-        next(values)
-    assert taken == [0, 1, 2, 3]
-
-
 def test_command_in_two_processes_prints_once_the_numbers_of_one(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REPA_CACHE", str(tmp_path / "cache"))
@@ -206,24 +152,3 @@ def test_an_error_that_the_first_process_alone_meets_ends_all_with_one_line(tmp_
     first, second = run_world(2, "-m", "repa_cli", *options)
     assert (first[0], second) == (1, (1, "", ""))
     assert first[2].splitlines()[-1].startswith(f"repa: error: {tmp_path / 'out.npz'} exists")
-
-
-class Unsendable(Exception):
-    def __init__(self, kind, name):
-        super().__init__(f"no {kind} {name}")
-
-
-def test_any_error_travels_to_other_processes_by_its_text_if_need_be():
-    def fail(error):
-        raise error
-
-    for error, arrived in (
-        (OSError(28, "full", "a"), OSError(28, "full", "a")),
-        (Unsendable("x", "y"), RuntimeError("Unsendable: no x y")),
-    ):
-        failure = attempt(lambda error=error: fail(error))
-        assert failure.error is error
-        assert repr(pickle.loads(pickle.dumps(failure)).error) == repr(arrived)
-        with pytest.raises(type(error)) as caught, together(Processes()):
-            fail(error)
-        assert caught.value is error

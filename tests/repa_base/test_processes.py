@@ -1,0 +1,142 @@
+import json
+import pickle
+
+import pytest
+from worlds import run_world
+
+from repa_base.errors import RepaError
+from repa_base.processes import (
+    Processes,
+    all_values,
+    at_first,
+    attempt,
+    joined_processes,
+    own_rows,
+    together,
+)
+
+TALK = """
+import json, sys
+from torch import distributed
+from repa_base.processes import joined_processes
+
+class TensorsOnly(distributed.ProcessGroup):
+    "Like nccl without a GPU: it carries no value."
+    def getBackendName(self):
+        return "tensors"
+
+distributed.Backend.register_backend(
+    "tensors", lambda _, rank, size, __: TensorsOnly(rank, size)
+)
+with joined_processes(sys.argv[1]) as us:
+    shared = [us.share({"from": us.rank}), us.share("x" if us.is_first else None)]
+    gathered = list(us.gather((us.rank, "y" * us.rank)))
+    us.barrier()
+    print(json.dumps([us.rank, us.size, us.local_rank, shared, gathered]))
+"""
+
+LEFT_ALONE = """
+import os, sys
+from datetime import timedelta
+from repa_base.errors import RepaError
+from repa_base.processes import joined_processes
+with joined_processes(patience=timedelta(seconds=60)) as us:
+    us.barrier()
+    if us.rank == int(sys.argv[2]):
+        os._exit(7)
+    calls = {
+        "share": lambda: us.share(1),
+        "gather": lambda: list(us.gather(1)),
+        "barrier": us.barrier,
+    }
+    try:
+        calls[sys.argv[1]]()
+    except RepaError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(("backend", "size"), [("gloo", 1), ("gloo", 3), ("tensors", 2)])
+def test_values_travel_whatever_the_backend_of_tensors(backend, size):
+    outcomes = run_world(size, "-c", TALK, backend)
+    assert [code for code, _, _ in outcomes] == [0] * size, outcomes
+    values = [[rank, "y" * rank] for rank in range(size)]
+    for rank, (_, out, _) in enumerate(outcomes):
+        gathered = values if rank == 0 else []
+        assert json.loads(out) == [rank, size, rank, [{"from": 0}, "x"], gathered]
+
+
+@pytest.mark.parametrize(("call", "dead"), [("share", 0), ("gather", 1), ("barrier", 1)])
+def test_waiting_for_a_process_that_has_ended_is_one_line(call, dead):
+    outcomes = run_world(2, "-c", LEFT_ALONE, call, dead)
+    assert outcomes[dead][0] == 7
+    code, out, err = outcomes[1 - dead]
+    assert (code, out.count("\n")) == (0, 1), err
+    assert out.startswith("another process ended early")
+
+
+def test_processes_that_cannot_meet_say_so(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    joined = joined_processes()
+    with pytest.raises(RepaError, match=r"cannot connect .*MASTER_ADDR.*torchrun"):
+        joined.__enter__()
+
+
+@pytest.mark.parametrize("count", [2, 16, 17, 100, 103])
+@pytest.mark.parametrize("size", [1, 2, 3, 9])
+def test_shares_are_contiguous_whole_batches_that_cover_all_images(count, size):
+    shares = [own_rows(Processes(rank, size), count, 16) for rank in range(size)]
+    assert [row for share in shares for row in share] == list(range(count))
+    assert all(share.start % 16 == 0 for share in shares if share)
+    batches = [-(-len(share) // 16) for share in shares]
+    assert max(batches) - min(batches) <= 1
+
+
+def test_values_of_attempts_are_all_taken_before_the_first_error_is_raised():
+    def fail(message):
+        raise RepaError(message)
+
+    taken = []
+
+    def outcomes():
+        for number in range(4):
+            taken.append(number)
+            yield attempt(lambda n=number: fail(str(n)) if n in (1, 2) else n)
+
+    values = all_values(outcomes())
+    assert next(values) == 0
+    with pytest.raises(RepaError, match=r"^1$"):
+        next(values)
+    assert taken == [0, 1, 2, 3]
+
+
+def test_the_first_process_alone_works_and_its_error_is_raised():
+    def fail():
+        raise RepaError("no")
+
+    assert at_first(Processes(), lambda: 3) == 3
+    with pytest.raises(RepaError, match=r"^no$"):
+        at_first(Processes(), fail)
+
+
+class Unsendable(Exception):
+    def __init__(self, kind, name):
+        super().__init__(f"no {kind} {name}")
+
+
+def test_any_error_travels_to_other_processes_by_its_text_if_need_be():
+    def fail(error):
+        raise error
+
+    for error, arrived in (
+        (OSError(28, "full", "a"), OSError(28, "full", "a")),
+        (Unsendable("x", "y"), RuntimeError("Unsendable: no x y")),
+    ):
+        failure = attempt(lambda error=error: fail(error))
+        assert failure.error is error
+        assert repr(pickle.loads(pickle.dumps(failure)).error) == repr(arrived)
+        with pytest.raises(type(error)) as caught, together(Processes()):
+            fail(error)
+        assert caught.value is error
