@@ -128,7 +128,7 @@ def closest_published_row(
     rows = [
         _compared_row(name, entry, here)
         for name, entry in load_registry()["published"].items()
-        if entry["checkpoint"] is not None and entry["checkpoint"] == made.get("model")
+        if entry["checkpoint"] == made.get("model")
     ]
     return min(rows, key=lambda row: len(row.differences), default=None)
 

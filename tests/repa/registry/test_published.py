@@ -140,12 +140,6 @@ def test_metrics_that_one_side_lacks_are_left_out():
     assert [value.label for value in values] == ["FID", "IS"]
 
 
-def test_unknown_published_values_are_null_and_rows_of_unreleased_checkpoints_are_never_compared():
-    entry = load_registry()["published"]["repa-xl-2-1m-unguided"]
-    assert entry["checkpoint"] is None and entry["metrics"]["sfid"] is None
-    assert closest(manifest(model=None)) is None
-
-
 def test_rows_become_plain_values():
     import json
 
