@@ -33,6 +33,7 @@ class Measurement:
         spatial: Statistics of the spatial features.
         pool_features: Pooled features, in the order of the images; from a cache, a memory map.
         inception_score: Of the class probabilities.
+        split_size: Images in a split of it.
         findings: What the pixels told.
         spatial_features: Spatial features likewise, but only from a cache.
         probabilities: Class probabilities likewise, but only from a cache.
@@ -47,6 +48,7 @@ class Measurement:
     spatial: FeatureStatistics | None = None
     pool_features: Float32[np.ndarray, "images pool_dim"] | None = None
     inception_score: float | None = None
+    split_size: int | None = None
     findings: ImageFindings | None = None
     spatial_features: Float32[np.ndarray, "images spatial_dim"] | None = None
     probabilities: Float32[np.ndarray, "images classes"] | None = None
@@ -117,6 +119,7 @@ def _from_cache(
         spatial=stored.statistics.spatial,
         pool_features=files.pool,
         inception_score=None if files.probabilities is None else score.finish(),
+        split_size=None if files.probabilities is None else score.split_size,
         findings=stored.findings,
         spatial_features=files.spatial,
         probabilities=files.probabilities,
@@ -150,6 +153,7 @@ def _in_memory(
         spatial=statistics.spatial,
         pool_features=pool_features,
         inception_score=score.finish() if network.num_classes else None,
+        split_size=score.split_size if network.num_classes else None,
         findings=sums.findings(),
         content_sha256=content,
     )
