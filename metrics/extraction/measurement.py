@@ -66,7 +66,10 @@ def measure(
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
-    """Measure images in one pass, or in none if the cache knows them.
+    """Measure images in one pass through the network, or in none if the cache knows them.
+
+    Files are read twice: before the pass, for their hash and the checksum of the images, so that
+    damage is found before the long work; and for the pass. What a cache knows is not read at all.
 
     Args:
         images: At least 2.
