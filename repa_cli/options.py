@@ -74,7 +74,7 @@ MetricResize = Annotated[
     typer.Option(
         "--resize",
         metavar="NAME",
-        help="default: the network's own; clean: clean-fid's, for numbers of another kind.",
+        help="default: the network's own; clean: clean-fid's, for inception's FID-clean.",
         parser=choice("resize", ("default", "clean")),
     ),
 ]

@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from tqdm import tqdm
 
-from repa.errors import RepaError
+from repa.errors import RepaError, SettingError
 
 if TYPE_CHECKING:
     from repa_base.processes import Processes
@@ -82,6 +82,17 @@ def progress_bars() -> Callable[[str, float, int], None]:
             bars.pop(name).close()
 
     return show
+
+
+@contextmanager
+def setting_errors_as_options(options: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Say of a setting that is refused which option it is: --FIELD, or what `options` names."""
+    try:
+        yield
+    except SettingError as error:
+        option = (options or {}).get(error.field, "--" + error.field.replace("_", "-"))
+        message = str(error).removeprefix(f"{error.field} ")
+        raise typer.BadParameter(message, param_hint=option) from error
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What passes by on the way to the network is looked at: repeated images, one colour, value range.
 
-Looking costs no reading of its own: `InspectedImages` looks over the shoulder of whoever reads. What the findings mean for the numbers is `metrics.report.lint`'s to say.
+Looking costs no reading of its own: `InspectedImages` looks over the shoulder of whoever reads.
+What the findings mean for the numbers is `metrics.report.lint`'s to say.
 """
 
 import hashlib
