@@ -109,7 +109,7 @@ def fid(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure images: FID, sFID, Inception Score, precision and recall in one pass.
+    """Measure images: FID, sFID, Inception Score, precision and recall.
 
     Reference and network follow from the manifest that `repa sample` writes into its NPZ. FID and
     sFID take their statistics, precision and recall their images from the reference. With several
@@ -131,7 +131,7 @@ def fid(
         extrapolated=fd_infinity,
         num_resamples=bootstrap or 0,
     )
-    with joined_processes() as world, printing_at_first(world), setting_errors_as_options(_OPTIONS):
+    with setting_errors_as_options(_OPTIONS), joined_processes() as world, printing_at_first(world):
         evaluation = evaluate_file(
             samples,
             reference=reference,

@@ -60,7 +60,7 @@ def stats(
     from repa.evaluation import write_reference_file
     from repa_base.processes import joined_processes
 
-    with joined_processes() as world, printing_at_first(world), setting_errors_as_options():
+    with setting_errors_as_options(), joined_processes() as world, printing_at_first(world):
         written = write_reference_file(
             source,
             out,

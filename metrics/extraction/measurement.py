@@ -1,7 +1,8 @@
 """A set of images as comparisons need it: statistics, Inception Score, and features.
 
-Without a cache, memory is a few batches, the running sums, and the pooled features that precision
-and recall need: 8 KB an image for Inception. With one, all features are on disk.
+Memory is a few batches, the running sums, a digest an image (200 bytes with its place) and, without
+a cache, the pooled features that precision and recall need: 8 KB an image for Inception. With a
+cache, all features are on disk.
 """
 
 from dataclasses import dataclass

@@ -53,7 +53,7 @@ class ImageFindings:
 
 
 class ImageInspector:
-    """Looks at images as they pass by, in any order; 16 bytes an image are kept.
+    """Looks at images as they pass by, in any order; a digest of 16 bytes an image is kept.
 
     Instances can be pickled, so that processes can send theirs and `merge` them. Images that pass
     twice count once.

@@ -122,7 +122,8 @@ def load_network(
         resize: `default` is the network's own; `clean` is clean-fid's (Pillow's antialiased bicubic
             on float channels), for `inception` alone, and makes numbers of another kind.
         compiled: Compile for the batch size of the first call, which then takes half a minute.
-        lazy: Read the weights at the first images, which may never come where features are cached.
+        lazy: Load the weights at the first images, which may never come where features are cached.
+            The file is read for its hash all the same.
 
     Raises:
         InputError: The weights are missing, unreadable or another network's, or clean-fid has no

@@ -170,7 +170,7 @@ def write_reference(
     `mu, sigma, mu_s, sigma_s` are of all images, `arr_0` holds some of them, chosen at random and
     in their order, and `arr_1` their labels, if there are any; `count`, `network` and
     `weights_sha256` say what the statistics are of. The file appears whole or
-    not at all; the images go to it one batch at a time.
+    not at all; the images are read again for it, one batch at a time.
 
     Args:
         path: The file, replaced if it is there.

@@ -141,27 +141,16 @@ def evaluate_file(
             sets |= _baselines(plan, images, on_note)
         _check_statistics(plan, real, resize)
         measuring = load_named_network(
-            plan.network,
-            weights_path,
-            processes.device(device),
-            resize=resize,
-            compiled=compiled,
+            plan.network, weights_path, processes.device(device), resize=resize, compiled=compiled
         )
         warnings, row = _protocol(images, real, plan, measuring, settings)
         for warning in warnings:
             on_warning(str(warning))
+    how: dict[str, Any] = {"settings": settings, "batch_size": batch_size}
+    how |= {"processes": processes, "progress": progress}
     reports = with_cache(
         processes,
-        lambda cache: evaluate_sets(
-            sets,
-            real,
-            measuring,
-            settings=settings,
-            batch_size=batch_size,
-            cache=cache,
-            processes=processes,
-            progress=progress,
-        ),
+        lambda cache: evaluate_sets(sets, real, measuring, cache=cache, **how),
         kept=cached,
         needed=settings.num_resamples > 0,
         warn=on_warning,
@@ -177,14 +166,9 @@ def evaluate_file(
         published=row,
         compared=tuple(compare_with_row(row, report.values, report.standard_errors)),
         manifest=images.manifest,
-        run={
-            "num": num,
-            "batch_size": batch_size,
-            "compiled": compiled,
-            "device": str(measuring.device),
-            "processes": processes.size,
-            "versions": environment(),
-        },
+        run={"num": num, "batch_size": batch_size, "compiled": compiled}
+        | {"device": str(measuring.device), "processes": processes.size}
+        | {"versions": environment()},
     )
 
 

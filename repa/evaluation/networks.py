@@ -20,7 +20,7 @@ def load_named_network(
     resize: Resize = "default",
     compiled: bool = False,
 ) -> MetricNetwork:
-    """Find a metric network; its weights are downloaded if need be, and read when they are needed.
+    """Find a metric network; its weights are downloaded if need be, and loaded at the first images.
 
     Arguments and errors are those of `metrics.load_network` and, for weights that are not given, of
     `repa.registry.fetch`, which compares them with the registry.
