@@ -1,6 +1,7 @@
-"""Metrics of generated images: FID, sFID, Inception Score, precision and recall, from one pass.
+"""Metrics of generated images: FID, sFID, Inception Score, precision and recall.
 
-Images go in as uint8, NHWC; what is compared are the features of a metric network. The mathematics
+Images go in as uint8, NHWC; what is compared are the features of a metric network, through which
+they pass once for all metrics. The mathematics
 (`frechet_distance`, `inception_score`, `precision_recall`) stands alone and takes any features.
 Knows nothing of diffusion. What a user's file can cause is an `InputError`.
 

@@ -36,6 +36,10 @@ from .networks.network import Features as Features
 from .networks.network import MetricLabels as MetricLabels
 from .networks.network import MetricNetwork as MetricNetwork
 from .networks.network import load_network as load_network
+from .report.comparison import Report as Report
+from .report.comparison import compare as compare
+from .report.comparison import evaluate as evaluate
+from .report.comparison import evaluate_sets as evaluate_sets
 from .report.lint import LintWarning as LintWarning
 from .report.lint import lint_images as lint_images
 from .report.lint import lint_sources as lint_sources
@@ -43,9 +47,5 @@ from .report.reference import Reference as Reference
 from .report.reference import measure_reference as measure_reference
 from .report.reference import open_reference as open_reference
 from .report.reference import write_reference as write_reference
-from .report.report import Report as Report
-from .report.report import compare as compare
-from .report.report import evaluate as evaluate
-from .report.report import evaluate_sets as evaluate_sets
 from .settings import MetricSettings as MetricSettings
 from .settings import NetworkName as NetworkName

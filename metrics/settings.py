@@ -19,7 +19,7 @@ class MetricSettings:
         num_neighbors: The neighbour that sets a manifold radius of precision and recall.
         distances: `adm` rounds distances for precision and recall as ADM's evaluator does, because
             published numbers were made so; `exact` is float32.
-        split_size: Images in a split of the Inception Score.
+        split_size: Images in a split of the Inception Score, where images are measured.
         kernel_distance: Whether to compute the kernel distance (KID) as well.
         extrapolated: Whether to extrapolate the Fréchet distance to infinitely many images as well.
         num_resamples: Resamples for standard errors, 0 for none; needs a cache of features.

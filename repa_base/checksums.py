@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from repa_base.progress import Steps
@@ -12,7 +13,9 @@ _SETTLED_SECONDS = 0.1
 _known: dict[tuple[Path, int, int, int, int], str] = {}
 
 
-def file_sha256(path: Path, progress: Steps | None = None) -> str:
+def file_sha256(
+    path: Path, progress: Steps | None = None, watch: Callable[[bytes], object] | None = None
+) -> str:
     """Return the SHA-256 of a file in hexadecimal, read in pieces.
 
     Args:
@@ -21,6 +24,7 @@ def file_sha256(path: Path, progress: Steps | None = None) -> str:
             those that changed just before they were read, since a second change within the same
             tick of the clock leaves no trace.
         progress: Called with the bytes read.
+        watch: Is given the whole file piece by piece, which is then read even if its hash is known.
 
     Raises:
         OSError: The file cannot be read.
@@ -28,9 +32,9 @@ def file_sha256(path: Path, progress: Steps | None = None) -> str:
     status, now = path.stat(), time.time_ns()
     size, changed = status.st_size, max(status.st_mtime_ns, status.st_ctime_ns)
     key = (path.absolute(), size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-    if key in _known:
+    if key in _known and watch is None:
         return _known[key]
-    digest = _read(path, size, progress)
+    digest = _read(path, size, progress, watch)
     if size >= _PIECE_BYTES and now - changed > _SETTLED_SECONDS * 1e9:
         if len(_known) >= _MAX_REMEMBERED:
             _known.clear()
@@ -38,11 +42,15 @@ def file_sha256(path: Path, progress: Steps | None = None) -> str:
     return digest
 
 
-def _read(path: Path, size: int, progress: Steps | None) -> str:
+def _read(
+    path: Path, size: int, progress: Steps | None, watch: Callable[[bytes], object] | None
+) -> str:
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as stream:
         while piece := stream.read(_PIECE_BYTES):
             digest.update(piece)
+            if watch is not None:
+                watch(piece)
             if progress is not None:
                 progress(stream.tell(), size)
     return digest.hexdigest()

@@ -1,8 +1,8 @@
 """`repa fid`: FID, sFID, Inception Score, precision and recall of images."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -25,17 +25,17 @@ from repa_cli.output import (
     print_warning,
     printing_at_first,
     progress_bars,
+    setting_errors_as_options,
 )
 from repa_cli.report_table import print_reports
 
 if TYPE_CHECKING:
-    from metrics import ImageSource, MetricNetwork, Reference, Report
-    from metrics.report.lint import LintWarning
     from metrics.settings import Distances, Resize
     from repa.evaluation.self_test import Check
     from repa.registry.published import ComparedValue, PublishedRow
 
 _DISTANCES = ("adm", "exact")
+_OPTIONS = {"kernel_distance": "--kid"}
 
 
 def fid(
@@ -52,7 +52,8 @@ def fid(
             "--ref",
             metavar="REF",
             help="What to compare with: a name (digits-heldout, adm-imagenet-256, ...), an NPZ in "
-            "ADM's form, or images.  [default: by the manifest, or by the size of the images]",
+            "ADM's form, or images. A file that is spelt like a name is written ./NAME.  [default: "
+            "by the manifest, or by the size of the images]",
         ),
     ] = None,
     features: MetricNetworkName = None,
@@ -108,7 +109,7 @@ def fid(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure images: FID, sFID, Inception Score, precision and recall in one pass.
+    """Measure images: FID, sFID, Inception Score, precision and recall.
 
     Reference and network follow from the manifest that `repa sample` writes into its NPZ. FID and
     sFID take their statistics, precision and recall their images from the reference. With several
@@ -120,145 +121,41 @@ def fid(
     if samples is None:
         raise typer.BadParameter("is missing: name a file or folder.", param_hint="SAMPLES")
 
-    import metrics
-    from repa.evaluation import cached as measuring
-    from repa.evaluation import plan as evaluation
-    from repa_base.device import environment
-    from repa_base.processes import joined_processes, together
+    from metrics import MetricSettings
+    from repa.evaluation import evaluate_file
+    from repa_base.processes import joined_processes
 
-    settings = metrics.MetricSettings(
+    settings = MetricSettings(
         distances=cast("Distances", distances),
         kernel_distance=kid,
         extrapolated=fd_infinity,
         num_resamples=bootstrap or 0,
     )
-    with joined_processes() as world, printing_at_first(world):
-        processes = world
-        with together(processes):
-            images = metrics.open_images(samples)
-            if num is not None:
-                images = metrics.FirstImages(images, num)
-            plan = evaluation.plan_evaluation(images, reference, features)
-            print_note(f"reference {plan.reference}, network {plan.network}: {plan.reason}.")
-            opened = evaluation.open_named_reference(plan.reference, images.shape)
-            if kid and opened.images is None:
-                raise typer.BadParameter(
-                    f"needs images, and {plan.reference} holds statistics alone", param_hint="--kid"
-                )
-            sets = {"samples": images} | (_baselines(plan.reference, images) if baselines else {})
-            evaluation.check_stated_network(opened, plan.network, cast("Resize", resize))
-            network = evaluation.load_named_network(
-                plan.network,
-                weights,
-                world.device(device),
-                resize=cast("Resize", resize),
-                compiled=compiled,
-            )
-            warnings, row = _protocol(images, opened, plan.reference, network, distances)
-            _print_warnings(warnings)
-        reports = measuring.with_cache(
-            processes,
-            lambda cache: metrics.evaluate_sets(
-                sets,
-                opened,
-                network,
-                settings=settings,
-                batch_size=batch_size,
-                cache=cache,
-                processes=processes,
-                progress=progress_bars(),
-            ),
-            kept=not no_cache,
-            needed=bootstrap is not None,
-            warn=print_warning,
+    with setting_errors_as_options(_OPTIONS), joined_processes() as world, printing_at_first(world):
+        evaluation = evaluate_file(
+            samples,
+            reference=reference,
+            network=features,
+            weights_path=weights,
+            resize=cast("Resize", resize),
+            num=num,
+            settings=settings,
+            baselines=baselines,
+            cached=not no_cache,
+            batch_size=batch_size,
+            compiled=compiled,
+            device=device,
+            processes=world,
+            progress=progress_bars(),
+            on_note=print_note,
+            on_warning=print_warning,
         )
-        how = {
-            "num": num,
-            "batch_size": batch_size,
-            "compiled": compiled,
-            "device": str(network.device),
-            "processes": world.size,
-            "versions": environment(),
-        }
-        _print_results(reports, warnings, row, images.manifest, how, as_json=as_json)
-
-
-def _baselines(reference: str, images: "ImageSource") -> "dict[str, ImageSource]":
-    from repa.evaluation import plan as evaluation
-
-    sets = evaluation.baselines(reference, images.shape, images.count)
-    if "real" not in sets:
-        print_note(f"no real training images are known for {reference}: noise only.")
-    return sets
-
-
-def _protocol(
-    images: "ImageSource",
-    opened: "Reference",
-    reference: str,
-    network: "MetricNetwork",
-    distances: str,
-) -> "tuple[list[LintWarning], PublishedRow | None]":
-    """Find what the files and settings tell before any image is read, and the row to compare."""
-    import metrics
-    from repa.evaluation import plan as evaluation
-    from repa.registry import published
-
-    row = published.closest_published_row(
-        images.manifest,
-        num_images=images.count,
-        reference=reference,
-        network=network.name,
-        distances=distances,
-        registered_weights=evaluation.has_registered_weights(network),
-    )
-    sources = metrics.lint_sources(
-        images,
-        opened,
-        network.name,
-        weights_sha256=network.weights_sha256,
-        published_count=evaluation.published_count(reference),
-        num_classes=evaluation.known_num_classes(reference),
-    )
-    return [*evaluation.lint_weights(network), *sources, *published.lint_protocol(row)], row
-
-
-def _print_results(
-    reports: Mapping[str, "Report"],
-    warnings: list["LintWarning"],
-    row: "PublishedRow | None",
-    manifest: Mapping[str, Any] | None,
-    how: Mapping[str, Any],
-    *,
-    as_json: bool,
-) -> None:
-    """Print what the pixels told, then the numbers, and the published ones beside them."""
-    from metrics import lint_images
-    from repa.registry.published import compare_with_row
-
-    samples = reports["samples"]
-    seen = lint_images(samples.findings)
-    _print_warnings(seen)
-    compared = compare_with_row(row, samples.values, samples.standard_errors)
-    if as_json:
-        found = {name: report.to_dict() for name, report in reports.items()}
-        found["samples"] |= {
-            "manifest": manifest,
-            "run": how,
-            "warnings": [warning.to_dict() for warning in warnings + seen],
-            "published": None if row is None else row.to_dict(),
-            "compared_with_published": [value.to_dict() for value in compared],
-        }
-        print_json(found)
-    else:
-        print_reports(reports)
-        if row is not None and compared:
-            _print_published(row, compared)
-
-
-def _print_warnings(warnings: Iterable["LintWarning"]) -> None:
-    for warning in warnings:
-        print_warning(str(warning))
+        if as_json:
+            print_json(evaluation.to_dict())
+        else:
+            print_reports(evaluation.reports)
+            if evaluation.published is not None and evaluation.compared:
+                _print_published(evaluation.published, evaluation.compared)
 
 
 def _print_published(row: "PublishedRow", values: Iterable["ComparedValue"]) -> None:
@@ -278,6 +175,8 @@ def _print_published(row: "PublishedRow", values: Iterable["ComparedValue"]) -> 
     print_table(("metric", "published", "measured", "difference", "inside the error"), rows)
     if row.note:
         typer.echo(f"note: {row.note}")
+    if not row.reference_verified:
+        typer.echo("note: the reference is unverified: of the row's form, its bytes unknown")
 
 
 def _refuse_options_without_effect(context: typer.Context) -> None:

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from repa.errors import SettingError, suggestion
+from repa.errors import suggestion
 from repa.registry import entry_names
 from repa_base.settings import Rule, flag_of, rules
+from repa_cli.output import setting_errors_as_options
 
 _NETWORKS = tuple(entry_names("networks"))
 
@@ -68,12 +69,8 @@ def setting_options(
         @functools.wraps(command)
         def run(**values: Any) -> Any:  # noqa: ANN401
             unset = {name for name in names if values[name] is None}
-            try:
+            with setting_errors_as_options({name: flag_of(settings, name) for name in names}):
                 return command(**{k: v for k, v in values.items() if k not in unset})
-            except SettingError as error:
-                message = str(error).removeprefix(f"{error.field} ")
-                hint = flag_of(settings, error.field)
-                raise typer.BadParameter(message, param_hint=hint) from error
 
         own = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
         parameters = [*own[:place], *made, *own[place:]]
@@ -165,7 +162,7 @@ MetricResize = Annotated[
     typer.Option(
         "--resize",
         metavar="NAME",
-        help="default: the network's own; clean: clean-fid's, for numbers of another kind.",
+        help="default: the network's own; clean: clean-fid's, for inception's FID-clean.",
         parser=choice("resize", ("default", "clean")),
     ),
 ]

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from tqdm import tqdm
 
-from repa.errors import RepaError
+from repa.errors import RepaError, SettingError
 from repa_base.locks import NoLocksWarning
 
 if TYPE_CHECKING:
@@ -102,6 +102,17 @@ def shown_warnings() -> Iterator[None]:
         yield
     finally:
         warnings.showwarning = before
+
+
+@contextmanager
+def setting_errors_as_options(options: Mapping[str, str] | None = None) -> Iterator[None]:
+    """Say of a setting that is refused which option it is: --FIELD, or what `options` names."""
+    try:
+        yield
+    except SettingError as error:
+        option = (options or {}).get(error.field, "--" + error.field.replace("_", "-"))
+        message = str(error).removeprefix(f"{error.field} ")
+        raise typer.BadParameter(message, param_hint=option) from error
 
 
 @contextmanager

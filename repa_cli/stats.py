@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from repa.errors import OutputExistsError
 from repa_cli.options import (
     Compiled,
     Device,
@@ -23,6 +22,7 @@ from repa_cli.output import (
     print_warning,
     printing_at_first,
     progress_bars,
+    setting_errors_as_options,
 )
 
 if TYPE_CHECKING:
@@ -57,60 +57,32 @@ def stats(
     images, for precision and recall. ADM's evaluator reads it too. With several processes: torchrun
     --nproc-per-node N -m -- repa_cli stats ...
     """
-    import metrics
-    from repa.evaluation import cached as measuring
-    from repa.evaluation import plan as evaluation
-    from repa_base.files import check_output
-    from repa_base.processes import joined_processes, together
+    from repa.evaluation import write_reference_file
+    from repa_base.processes import joined_processes
 
-    with joined_processes() as world, printing_at_first(world):
-        processes = world
-        with together(processes):
-            images = metrics.open_images(source)
-            if world.is_first:
-                check_output(out, overwrite=overwrite)
-                if out.exists() and out.samefile(source):
-                    raise OutputExistsError(
-                        f"{out} holds the images themselves; use another --out."
-                    )
-            name = evaluation.network_for(images, features)
-            print_note(f"network {name}.")
-            network = evaluation.load_named_network(
-                name,
-                weights,
-                world.device(device),
-                resize=cast("Resize", resize),
-                compiled=compiled,
-            )
-        measuring.with_cache(
-            processes,
-            lambda cache: metrics.write_reference(
-                out,
-                images,
-                network,
-                num_images=num_images,
-                seed=seed,
-                batch_size=batch_size,
-                cache=cache,
-                processes=processes,
-                progress=progress_bars(),
-            ),
-            kept=not no_cache,
-            warn=print_warning,
-        )
-        result = {
-            "reference": str(out),
-            "network": network.name,
-            "preprocessing": network.preprocessing,
-            "weights_sha256": network.weights_sha256,
-            "images_in_statistics": images.count,
-            "images_kept": min(num_images, images.count),
-            "seed": seed,
-        }
+    with setting_errors_as_options(), joined_processes() as world, printing_at_first(world):
+        written = write_reference_file(
+            source,
+            out,
+            network=features,
+            weights_path=weights,
+            resize=cast("Resize", resize),
+            num_images=num_images,
+            seed=seed,
+            overwrite=overwrite,
+            cached=not no_cache,
+            batch_size=batch_size,
+            compiled=compiled,
+            device=device,
+            processes=world,
+            progress=progress_bars(),
+            on_note=print_note,
+            on_warning=print_warning,
+        ).to_dict()
         if as_json:
-            print_json(result)
+            print_json(written)
         else:
             print_table(
                 ("reference", str(out)),
-                [(key.replace("_", " "), str(value)) for key, value in list(result.items())[1:]],
+                [(key.replace("_", " "), str(value)) for key, value in list(written.items())[1:]],
             )

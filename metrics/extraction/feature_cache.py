@@ -112,13 +112,10 @@ class FeatureCache:
     Args:
         folder: Made when the first entry is.
         read_only: Whether `measure` makes no entries, and only uses those that are there.
-        beside: Another cache, whose entries are used too.
     """
 
-    def __init__(
-        self, folder: Path, *, read_only: bool = False, beside: "FeatureCache | None" = None
-    ) -> None:
-        self.folder, self.read_only, self.beside = folder, read_only, beside
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        self.folder, self.read_only = folder, read_only
         self._locks: dict[Path, int] = {}
 
     def key(
@@ -136,8 +133,6 @@ class FeatureCache:
     def find(self, key: FeatureKey) -> StoredFeatures | None:
         """Open an entry; None if it is not there or is damaged."""
         folder = self.folder / key.name
-        if self.beside is not None and not folder.exists():
-            return self.beside.find(key)
         try:
             entry = json.loads((folder / _ENTRY).read_bytes())
             return StoredFeatures(

@@ -1,4 +1,4 @@
-"""The pass over images: features to where they are kept, running sums of them, and findings.
+"""Images through a network: features to where they are kept, running sums of them, findings.
 
 Reading and decoding go on in a background thread while the network computes. With a cache the
 features go to disk, and several processes may share the images.

@@ -1,7 +1,8 @@
 """A set of images as comparisons need it: statistics, Inception Score, and features.
 
-Without a cache, memory is a few batches, the running sums, and the pooled features that precision
-and recall need: 8 KB an image for Inception. With one, all features are on disk.
+Memory is a few batches, the running sums, a digest an image (200 bytes with its place) and, without
+a cache, the pooled features that precision and recall need: 8 KB an image for Inception. With a
+cache, all features are on disk.
 """
 
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ class Measurement:
         spatial: Statistics of the spatial features.
         pool_features: Pooled features, in the order of the images; from a cache, a memory map.
         inception_score: Of the class probabilities.
+        split_size: Images in a split of it.
         findings: What the pixels told.
         spatial_features: Spatial features likewise, but only from a cache.
         probabilities: Class probabilities likewise, but only from a cache.
@@ -47,6 +49,7 @@ class Measurement:
     spatial: FeatureStatistics | None = None
     pool_features: Float32[np.ndarray, "images pool_dim"] | None = None
     inception_score: float | None = None
+    split_size: int | None = None
     findings: ImageFindings | None = None
     spatial_features: Float32[np.ndarray, "images spatial_dim"] | None = None
     probabilities: Float32[np.ndarray, "images classes"] | None = None
@@ -64,7 +67,10 @@ def measure(
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
-    """Measure images in one pass, or in none if the cache knows them.
+    """Measure images in one pass through the network, or in none if the cache knows them.
+
+    Files are read twice: before the pass, for their hash and the checksum of the images, so that
+    damage is found before the long work; and for the pass. What a cache knows is not read at all.
 
     Args:
         images: At least 2.
@@ -117,6 +123,7 @@ def _from_cache(
         spatial=stored.statistics.spatial,
         pool_features=files.pool,
         inception_score=None if files.probabilities is None else score.finish(),
+        split_size=None if files.probabilities is None else score.split_size,
         findings=stored.findings,
         spatial_features=files.spatial,
         probabilities=files.probabilities,
@@ -150,6 +157,7 @@ def _in_memory(
         spatial=statistics.spatial,
         pool_features=pool_features,
         inception_score=score.finish() if network.num_classes else None,
+        split_size=score.split_size if network.num_classes else None,
         findings=sums.findings(),
         content_sha256=content,
     )

@@ -5,7 +5,7 @@ mean(sum_k p log p) - sum_k q log q, with q the mean of p over the split.
 """
 
 import numpy as np
-from jaxtyping import Float64, Integer, Real
+from jaxtyping import Float64, Real
 from scipy.special import xlogy
 
 from metrics.errors import InputError
@@ -42,10 +42,9 @@ def inception_score(
 
 
 class RunningInceptionScore:
-    """Inception Score of images that arrive in batches, in any order, on any process.
+    """Inception Score of images that arrive in batches, in the order of the file.
 
-    The split of an image follows from its index. Memory is a row of sums for each split. Instances
-    can be pickled, so that processes can send theirs and `merge` them.
+    Memory is a row of sums for each split.
 
     Raises:
         ValueError: `split_size` is below 1.
@@ -55,54 +54,27 @@ class RunningInceptionScore:
         if split_size < 1:
             raise ValueError(f"split_size must be at least 1, got {split_size}.")
         self.split_size = split_size
-        self._next_index = 0
+        self._count = 0
         # Split -> [number of images, sum of p log p, sums of p of every class].
         self._sums: dict[int, Float64[np.ndarray, " sums"]] = {}
 
-    def update(
-        self,
-        probabilities: Real[np.ndarray, "batch classes"],
-        indices: Integer[np.ndarray, " rows"] | None = None,
-    ) -> None:
-        """Add images.
+    def update(self, probabilities: Real[np.ndarray, "batch classes"]) -> None:
+        """Add the next images.
 
         Args:
             probabilities: Softmax outputs, one row an image.
-            indices: Position of each image in the file; None counts on from the last call.
 
         Raises:
             InputError: A row is no distribution.
-            ValueError: The number of classes changed, or there is not one index, 0 or more, a row.
+            ValueError: The number of classes changed.
         """
-        count = len(probabilities)
-        if indices is None:
-            indices = np.arange(self._next_index, self._next_index + count)
-            self._next_index += count
-        if len(indices) != count or indices.min(initial=0) < 0:
-            raise ValueError(
-                f"There must be one index of 0 or more for each of {count} rows, "
-                f"got {len(indices)}, the least {indices.min(initial=0)}."
-            )
-        for start in range(0, count, _CHUNK_ROWS):
-            rows = slice(start, start + _CHUNK_ROWS)
-            splits = indices[rows] // self.split_size
-            sums = image_sums(probabilities[rows])
+        for start in range(0, len(probabilities), _CHUNK_ROWS):
+            sums = image_sums(probabilities[start : start + _CHUNK_ROWS])
+            splits = np.arange(self._count, self._count + len(sums)) // self.split_size
             for split in np.unique(splits):
                 self._add(int(split), sums[splits == split].sum(axis=0))
+            self._count += len(sums)
             release_pages(probabilities)
-
-    def merge(self, other: "RunningInceptionScore") -> None:
-        """Add the images that `other` has seen.
-
-        Raises:
-            ValueError: The split sizes or the numbers of classes differ.
-        """
-        if other.split_size != self.split_size:
-            raise ValueError(
-                f"Split sizes must be equal, got {self.split_size} and {other.split_size}."
-            )
-        for split, sums in other._sums.items():
-            self._add(split, sums)
 
     def split_scores(self) -> Float64[np.ndarray, " splits"]:
         """Return the score of every split that has images, in file order."""

@@ -5,7 +5,8 @@ neighbour in the same set. Precision is the share of generated rows that the rea
 the share of real rows that the generated set covers. All distances are squared Euclidean.
 
 Distances are computed in tiles and only the k + 1 smallest of a row are kept, so memory is bounded
-by the tile. Within one set every pair is multiplied once and serves both of its rows.
+by the tile. Within one set a tile of products serves its rows and its columns, except where ADM's
+blocks may overflow and each of them chooses its precision.
 """
 
 from collections.abc import Callable, Iterator

@@ -26,7 +26,6 @@ from metrics.images.source import (
     bounded_batch,
     checked_range,
 )
-from repa_base.checksums import file_sha256
 from repa_base.progress import Steps
 
 _MAX_MANIFEST_BYTES = 1 << 22
@@ -136,14 +135,14 @@ class FileImages:
         return self.entry.rows(batch_size, start, stop)
 
     def sha256(self, progress: Steps | None = None) -> str:
-        """Return the hash of the file, whose images are checked; progress counts bytes of both.
+        """Return the hash of the file, which is read once for it and for the images' checksum.
+
+        Progress counts bytes.
 
         Raises:
             InputError: The data of the images is damaged.
         """
-        content = file_sha256(self.entry.path, progress)
-        self.entry.check(progress)
-        return content
+        return self.entry.file_sha256(progress)
 
 
 def _open_npz_images(path: Path) -> FileImages:

@@ -1,7 +1,7 @@
 """What passes by on the way to the network is looked at: repeated images, one colour, value range.
 
-The images are read once, for the metrics; `InspectedImages` looks over the shoulder of whoever
-reads. What the findings mean for the numbers is `metrics.report.lint`'s to say.
+Looking costs no reading of its own: `InspectedImages` looks over the shoulder of whoever reads.
+What the findings mean for the numbers is `metrics.report.lint`'s to say.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ class ImageFindings:
 
 
 class ImageInspector:
-    """Looks at images as they pass by, in any order; 16 bytes an image are kept.
+    """Looks at images as they pass by, in any order; a digest of 16 bytes an image is kept.
 
     Instances can be pickled, so that processes can send theirs and `merge` them. Images that pass
     twice count once.

@@ -22,6 +22,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from metrics.errors import InputError
+from metrics.images.archive import PassingMember, stored_start
+from repa_base.checksums import file_sha256
 from repa_base.progress import Steps
 
 # Deflate codes at most 258 bytes in 2 bits, so no honest entry expands by more than about 1032.
@@ -29,7 +31,6 @@ _MAX_INFLATION = 1032
 _MAX_HEADER = 1 << 16  # bytes looked at for a header, whatever length it declares
 _PIECE = 1 << 22  # bytes read at once
 _ARCHIVE, _EMPTY_ARCHIVE = b"PK\3\4", b"PK\5\6"
-_LOCAL_HEADER = struct.Struct("<26xHH")  # the lengths of the name and of the extra field
 # What zipfile raises on damaged data, and numpy and zipfile on damaged headers and directories.
 _DATA_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError)
 _HEADER_DAMAGE = (
@@ -90,23 +91,22 @@ class ArrayEntry:
             _fill(stream, array)
         return array
 
-    def check(self, progress: Steps | None = None) -> None:
-        """Read the whole array once, in pieces, and compare it with its checksum, if it has one.
+    def file_sha256(self, progress: Steps | None = None) -> str:
+        """Return the SHA-256 of the file, whose array is compared with its checksum on the way.
 
         Args:
-            progress: Called with the bytes read.
+            progress: Called with the bytes read; the file is read once for both.
 
         Raises:
-            InputError: The data is damaged.
+            InputError: The data is damaged; in an NPY file, which has no checksum, nothing tells.
         """
         if self.member is None:
-            return
-        with _damage_as_input_error(self.path, _DATA_DAMAGE), self._open(0) as stream:
-            done, total = 0, math.prod(self.shape) * self.dtype.itemsize
-            while piece := stream.read(_PIECE):
-                done += len(piece)
-                if progress is not None:
-                    progress(done, total)
+            return file_sha256(self.path, progress)
+        with _damage_as_input_error(self.path, _DATA_DAMAGE):
+            member = PassingMember(self.path, f"{self.member}.npy")
+            content = file_sha256(self.path, progress, member.update)
+            member.finish()
+        return content
 
     def rows(self, chunk_size: int, start: int, stop: int) -> Iterator[np.ndarray]:
         """Yield rows `start` to `stop` in arrays of at most `chunk_size` rows.
@@ -144,7 +144,7 @@ class ArrayEntry:
             return self.data_start
         with zipfile.ZipFile(self.path) as archive:
             info = archive.getinfo(f"{self.member}.npy")
-        return _stored_start(self.path, info) + self.data_start
+        return stored_start(self.path, info) + self.data_start
 
 
 def open_npy(path: Path) -> ArrayEntry:
@@ -194,7 +194,7 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Arra
         raise InputError(f"{path}: {name} is encrypted.")
     deflated = info.compress_type == zipfile.ZIP_DEFLATED
     if not deflated:
-        held = min(info.compress_size, path.stat().st_size - _stored_start(path, info))
+        held = min(info.compress_size, path.stat().st_size - stored_start(path, info))
     else:
         held = min(info.compress_size, path.stat().st_size) * _MAX_INFLATION
     if info.file_size > held:
@@ -241,14 +241,6 @@ def _checked(entry: ArrayEntry, size: int) -> ArrayEntry:
             f"but holds {size}; the file is {'cut short' if size < declared else 'damaged'}."
         )
     return entry
-
-
-def _stored_start(path: Path, info: zipfile.ZipInfo) -> int:
-    """Return where a member's bytes begin: its local header may differ from the directory's."""
-    with path.open("rb") as stream:
-        stream.seek(info.header_offset)
-        name_size, extra_size = _LOCAL_HEADER.unpack(stream.read(_LOCAL_HEADER.size))
-    return info.header_offset + _LOCAL_HEADER.size + name_size + extra_size
 
 
 def _fill(stream: _Stream, array: np.ndarray) -> None:

@@ -120,25 +120,41 @@ def load_network(
             dinov2_vitl14_pretrain.pth; `efficientnet-lite0` takes its package's by itself.
         device: Where it runs.
         resize: `default` is the network's own; `clean` is clean-fid's (Pillow's antialiased bicubic
-            on float channels), which makes numbers of another kind.
+            on float channels), for `inception` alone, and makes numbers of another kind.
         compiled: Compile for the batch size of the first call, which then takes half a minute.
-        lazy: Read the weights at the first images, which may never come where features are cached.
+        lazy: Load the weights at the first images, which may never come where features are cached.
+            The file is read for its hash all the same.
 
     Raises:
-        InputError: The weights are missing, unreadable or another network's.
+        InputError: The weights are missing, unreadable or another network's, or clean-fid has no
+            such network.
         ValueError: No such network or resize.
     """
     if name not in get_args(NetworkName):
         raise ValueError(f"name must be one of {get_args(NetworkName)}, got {name!r}.")
     if resize not in get_args(Resize):
         raise ValueError(f"resize must be one of {get_args(Resize)}, got {resize!r}.")
+    check_resize(name, resize)
     device = torch.device(device)
     prepared = functools.partial(_prepared, device, compiled, lazy)
-    return _BUILDERS[name](weights_path, device, resize, prepared)
+    if name == "inception":
+        return _inception(weights_path, device, prepared, clean=resize == "clean")
+    build = _efficientnet_lite0 if name == "efficientnet-lite0" else _dinov2
+    return build(weights_path, device, prepared)
+
+
+def check_resize(name: str, resize: Resize) -> None:
+    """Refuse clean-fid's resize for networks that clean-fid does not have.
+
+    Raises:
+        InputError: It is asked for.
+    """
+    if resize == "clean" and name != "inception":
+        raise InputError(f"clean is clean-fid's resize for inception; {name} has only its own.")
 
 
 def _inception(
-    weights_path: Path | None, device: torch.device, resize: Resize, prepared: _PrepareFn
+    weights_path: Path | None, device: torch.device, prepared: _PrepareFn, *, clean: bool
 ) -> MetricNetwork:
     from metrics.networks.inception import INPUT_SIZE, Inception, resize_like_tensorflow
 
@@ -147,7 +163,6 @@ def _inception(
             "inception needs its weights, weights-inception-2015-12-05-6726825d.pth of "
             "torch-fidelity; give their path."
         )
-    clean = resize == "clean"
     return MetricNetwork(
         name="inception-clean" if clean else "inception",
         labels=_labels("FID", "-clean" if clean else ""),
@@ -163,52 +178,45 @@ def _inception(
 
 
 def _efficientnet_lite0(
-    weights_path: Path | None, device: torch.device, resize: Resize, prepared: _PrepareFn
+    weights_path: Path | None, device: torch.device, prepared: _PrepareFn
 ) -> MetricNetwork:
-    from metrics.networks.efficientnet import INPUT_SIZE, EfficientNetLite0, resize_bicubic
+    from metrics.networks.efficientnet import EfficientNetLite0, resize_bicubic
 
     weights_path = weights_path or packaged_lite0_weights()
-    clean = resize == "clean"
     return MetricNetwork(
-        name="efficientnet-lite0-clean" if clean else "efficientnet-lite0",
-        labels=_labels("FD", "-lite0-clean" if clean else "-lite0"),
+        name="efficientnet-lite0",
+        labels=_labels("FD", "-lite0"),
         pool_dim=1280,
         spatial_dim=1372,
         num_classes=1000,
         weights_sha256=file_sha256(weights_path),
-        preprocessing=f"{'clean-fid' if clean else 'bicubic'} resize to 224, (x - 127) / 128",
-        resize=_clean_resize(INPUT_SIZE) if clean else resize_bicubic,
+        preprocessing="bicubic resize to 224, (x - 127) / 128",
+        resize=resize_bicubic,
         outputs=prepared(lambda: _loaded(EfficientNetLite0, weights_path)),
         device=device,
     )
 
 
-def _dinov2(
-    weights_path: Path | None, device: torch.device, resize: Resize, prepared: _PrepareFn
-) -> MetricNetwork:
-    from metrics.networks.dinov2 import INPUT_SIZE, DinoV2, resize_without_clamp
+def _dinov2(weights_path: Path | None, device: torch.device, prepared: _PrepareFn) -> MetricNetwork:
+    from metrics.networks.dinov2 import DinoV2, resize_without_clamp
 
     if weights_path is None:
         raise InputError(
             "dinov2 needs its weights, dinov2_vitl14_pretrain.pth of facebookresearch/dinov2; "
             "give their path."
         )
-    clean = resize == "clean"
     return MetricNetwork(
-        name="dinov2-clean" if clean else "dinov2",
-        labels=_labels("FD", "-DINOv2-clean" if clean else "-DINOv2"),
+        name="dinov2",
+        labels=_labels("FD", "-DINOv2"),
         pool_dim=1024,
         spatial_dim=0,
         num_classes=0,
         weights_sha256=file_sha256(weights_path),
-        preprocessing=f"{'clean-fid' if clean else 'EDM2'} resize to 224, ImageNet normalisation",
-        resize=_clean_resize(INPUT_SIZE) if clean else resize_without_clamp,
+        preprocessing="EDM2 resize to 224, ImageNet normalisation",
+        resize=resize_without_clamp,
         outputs=prepared(lambda: _loaded(DinoV2, weights_path)),
         device=device,
     )
-
-
-_BUILDERS = {"inception": _inception, "efficientnet-lite0": _efficientnet_lite0, "dinov2": _dinov2}
 
 
 def _loaded(network: Callable[[Mapping[str, Tensor]], nn.Module], path: Path) -> nn.Module:

@@ -1,5 +1,6 @@
 """Numbers of a set of images against a reference, warnings about both, and what they came from."""
 
+from metrics.report.comparison import Report, compare, evaluate, evaluate_sets
 from metrics.report.lint import LintWarning, lint_images, lint_sources
 from metrics.report.reference import (
     Reference,
@@ -7,7 +8,6 @@ from metrics.report.reference import (
     open_reference,
     write_reference,
 )
-from metrics.report.report import Report, compare, evaluate, evaluate_sets
 
 __all__ = [
     "LintWarning",

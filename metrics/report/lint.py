@@ -147,7 +147,7 @@ def _resolution(
 def _foreign_statistics(
     reference: Reference, network: str, weights: str | None
 ) -> LintWarning | None:
-    """Statistics of a named other network are refused by `check_reference`; ADM's carry no name."""
+    """Statistics that name another network are refused elsewhere; ADM's carry no name."""
     statistics = reference.statistics
     if statistics is None:
         return None

@@ -121,20 +121,31 @@ def _file_hash(reference: Reference, progress: Progress | None) -> str | None:
     return file_sha256(reference.file, steps_of(progress, f"hash of {reference.name}"))
 
 
+def check_stated_network(
+    reference: Reference, network: str, advice: str = "they do not compare"
+) -> None:
+    """Check, before the network is there, that statistics are not those of another one by name.
+
+    Raises:
+        InputError: They are; the message ends with the advice.
+    """
+    stated = None if reference.statistics is None else reference.statistics.network
+    if stated not in (None, network):
+        raise InputError(
+            f"{reference.name} holds statistics of {stated}, not of {network}; {advice}."
+        )
+
+
 def check_reference(reference: Reference, network: MetricNetwork) -> None:
     """Check, before any work, that a reference's statistics are those of the network.
 
     Raises:
         InputError: They carry another network's name, or are of another width.
     """
+    check_stated_network(reference, network.name)
     statistics = reference.statistics
     if statistics is None:
         return
-    if statistics.network not in (None, network.name):
-        raise InputError(
-            f"{reference.name} holds statistics of {statistics.network}; "
-            f"they do not compare with those of {network.name}."
-        )
     _check_width(reference.name, "pooled", statistics.pool, network.name, network.pool_dim)
     if statistics.spatial is not None:
         _check_width(
@@ -159,7 +170,7 @@ def write_reference(
     `mu, sigma, mu_s, sigma_s` are of all images, `arr_0` holds some of them, chosen at random and
     in their order, and `arr_1` their labels, if there are any; `count`, `network` and
     `weights_sha256` say what the statistics are of. The file appears whole or
-    not at all; the images go to it one batch at a time.
+    not at all; the images are read again for it, one batch at a time.
 
     Args:
         path: The file, replaced if it is there.

@@ -53,31 +53,31 @@ class Score:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-def scores(
-    samples: Measurement,
-    reference: Measurement,
-    network: MetricNetwork,
-    settings: MetricSettings,
-    progress: Progress | None = None,
-) -> Iterator[Score]:
-    """Yield the metrics in the order of published tables, then those that are asked for.
-
-    Raises:
-        InputError: The measurements do not fit each other, or are too small.
-        ValueError: Standard errors are asked for and `samples` does not hold all features.
-    """
-    yield from _Comparison(samples, reference, network, settings, progress).scores()
-
-
 @dataclass(frozen=True)
-class _Comparison:
+class Comparison:
+    """A measurement that is to be compared with another, and how.
+
+    Attributes:
+        samples: Of the generated images.
+        reference: What they are compared with.
+        network: What measured both.
+        settings: What is computed; `split_size` is that of the score in `samples`.
+        progress: Called during what takes long.
+    """
+
     samples: Measurement
     reference: Measurement
     network: MetricNetwork
     settings: MetricSettings
-    progress: Progress | None
+    progress: Progress | None = None
 
     def scores(self) -> Iterator[Score]:
+        """Yield the metrics in the order of published tables, then those that are asked for.
+
+        Raises:
+            InputError: The measurements do not fit each other, or are too small.
+            ValueError: Standard errors are asked for and `samples` does not hold all features.
+        """
         samples, reference, labels = self.samples, self.reference, self.network.labels
         generated, real = samples.pool_features, reference.pool_features
         shares: list[Score] = []

@@ -11,6 +11,12 @@ from repa.registry import cache_dir
 from repa_base.processes import Processes, at_first
 
 T = TypeVar("T")
+Message = Callable[[str], object]
+"""Is told one line for a person; a command prints it."""
+
+
+def ignore(message: str) -> None:
+    """Tell nobody."""
 
 
 def feature_cache() -> FeatureCache:
@@ -24,7 +30,7 @@ def with_cache(
     *,
     kept: bool = True,
     needed: bool = False,
-    warn: Callable[[str], object],
+    warn: Message,
 ) -> T:
     """Do work that uses a cache of features; it is done again if the cache proves unwritable.
 
@@ -33,7 +39,7 @@ def with_cache(
         work: Is given the same folder at every process; fails with a `CacheError` at all or none.
         kept: Whether the cache is this machine's; otherwise nothing is read from it or kept in it.
         needed: Whether there must be one all the same, because features are read again. It is then
-            a temporary folder, beside what is kept; several processes always need one.
+            a temporary folder; several processes always need one.
         warn: Is told why this machine's is not used, though it was to be.
 
     Returns:
@@ -54,7 +60,7 @@ def with_cache(
         return work(FeatureCache(feature_cache().folder, read_only=True) if kept else None)
     folder = at_first(processes, lambda: tempfile.mkdtemp(prefix="repa-features-"))
     try:
-        return work(FeatureCache(Path(folder), beside=feature_cache() if kept else None))
+        return work(FeatureCache(Path(folder)))
     finally:
         if processes.rank == 0:
             shutil.rmtree(folder)

@@ -31,7 +31,7 @@ from metrics import (
 from metrics.formulas.precision_recall import manifold_radii
 from metrics.settings import Distances
 from repa.evaluation.cached import with_cache
-from repa.registry import Entry, cache_dir, check_file, find_entry, load_registry, own_file
+from repa.registry import Entry, cached_path, check_file, find_entry, load_registry, own_file
 from repa.registry.published import METRIC_LABELS
 from repa_base.progress import Progress
 
@@ -247,7 +247,7 @@ def _check_published(
 
 def _cached(section: str, entry: Entry) -> Path:
     """Return where an entry's file lies, or would lie, in the cache; checked if it is there."""
-    path = cache_dir() / section / entry["file"]
+    path = cached_path(section, entry)
     if path.exists():
         check_file(path, entry=entry)
     return path

@@ -6,6 +6,7 @@ Does not import torch, and does not know what the files hold.
 from repa.registry.entries import (
     Entry,
     cache_dir,
+    cached_path,
     check_file,
     default_checkpoint,
     entry_names,
@@ -14,13 +15,13 @@ from repa.registry.entries import (
     is_registered,
     load_registry,
     own_file,
-    reference_name,
 )
 from repa_base.checksums import file_sha256
 
 __all__ = [
     "Entry",
     "cache_dir",
+    "cached_path",
     "check_file",
     "default_checkpoint",
     "entry_names",
@@ -30,5 +31,4 @@ __all__ = [
     "is_registered",
     "load_registry",
     "own_file",
-    "reference_name",
 ]

@@ -71,17 +71,15 @@ def is_registered(section: str, name_or_path: str | Path) -> bool:
     return str(name_or_path) in load_registry()[section]
 
 
-def reference_name(reference: str) -> str:
-    """Return the name of a reference that is given by its path, if its file is a registered one."""
-    file = Path(reference).name
-    entries: dict[str, Entry] = load_registry()["references"]
-    return next((name for name, e in entries.items() if e.get("file") == file), reference)
-
-
 def cache_dir() -> Path:
     """Return the folder of downloads: $REPA_CACHE, or ~/.cache/repa."""
     folder = os.environ.get("REPA_CACHE")
     return Path(folder).expanduser() if folder else Path.home() / ".cache" / "repa"
+
+
+def cached_path(section: str, entry: Entry) -> Path:
+    """Return where an entry's file lies, or would lie, in the cache folder."""
+    return cache_dir() / section / entry["file"]
 
 
 def fetch(section: str, name: str) -> Path:
@@ -111,7 +109,7 @@ def fetch(section: str, name: str) -> Path:
     elif "package" in entry:
         path = _package_file(name, entry["package"], entry["file"])
     elif entry.get("url") and entry.get("file"):
-        path = cache_dir() / section / entry["file"]
+        path = cached_path(section, entry)
         if not path.exists():
             download(entry["url"], path, check=functools.partial(check_file, entry=entry))
     else:

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from metrics.report.lint import LintWarning
-from repa.registry.entries import Entry, find_entry, load_registry, reference_name
+from metrics.settings import MetricSettings
+from repa.registry.entries import Entry, find_entry, load_registry
 
 METRIC_LABELS = {
     "fid": "FID",
@@ -22,6 +23,7 @@ METRIC_LABELS = {
 }
 _DECIMALS = {"fid": 2, "sfid": 2, "inception_score": 1, "precision": 2, "recall": 2}
 """Of published numbers, unless the row says otherwise under "decimals"."""
+_DEFAULTS = MetricSettings()
 # Both numbers come from a finite sample, so the error of their difference is sqrt(2) times one's.
 _ERRORS_ALLOWED = 2 * math.sqrt(2)
 
@@ -49,6 +51,8 @@ class PublishedRow:
         note: What else is known about it, such as another value elsewhere.
         differences: Settings that differ; none if the row is comparable.
         decimals: Digits after the point that the paper prints, by the same labels.
+        reference_verified: Whether the reference of the measurement is known by its bytes, rather
+            than by its form alone.
     """
 
     name: str
@@ -57,6 +61,7 @@ class PublishedRow:
     note: str | None
     differences: tuple[Difference, ...]
     decimals: Mapping[str, int]
+    reference_verified: bool = True
 
     @property
     def comparable(self) -> bool:
@@ -100,7 +105,8 @@ def closest_published_row(
     num_images: int,
     reference: str,
     network: str,
-    distances: str,
+    settings: MetricSettings = _DEFAULTS,
+    reference_verified: bool = True,
     registered_weights: bool = True,
 ) -> PublishedRow | None:
     """Find the published row of the manifest's checkpoint with the fewest differing settings.
@@ -108,9 +114,10 @@ def closest_published_row(
     Args:
         manifest: How the images were made, as `repa sample` writes it; None if unknown.
         num_images: How many of them are measured.
-        reference: Name or path of the reference.
+        reference: Name in the registry that the reference's content bears out, or its path.
         network: Name of the metric network.
-        distances: Arithmetic of precision and recall.
+        settings: Of the measurement; the defaults are those of published numbers.
+        reference_verified: Whether its bytes do, rather than its form alone.
         registered_weights: Whether the network has the weights that the registry names.
 
     Returns:
@@ -120,15 +127,15 @@ def closest_published_row(
     here = {
         **made,
         "num_images": num_images,
-        "reference": reference_name(reference),
+        "reference": reference,
         "network": network,
-        "distances": distances,
+        **_moving(settings),
         "weights": _weights(registered=registered_weights),
     }
     rows = [
-        _compared_row(name, entry, here)
+        _compared_row(name, entry, here, reference_verified)
         for name, entry in load_registry()["published"].items()
-        if entry["checkpoint"] is not None and entry["checkpoint"] == made.get("model")
+        if entry["checkpoint"] == made.get("model")
     ]
     return min(rows, key=lambda row: len(row.differences), default=None)
 
@@ -174,13 +181,15 @@ def lint_protocol(row: PublishedRow | None) -> list[LintWarning]:
     ]
 
 
-def _compared_row(name: str, entry: Entry, here: Mapping[str, Any]) -> PublishedRow:
+def _compared_row(
+    name: str, entry: Entry, here: Mapping[str, Any], reference_verified: bool
+) -> PublishedRow:
     dataset = find_entry("datasets", entry["dataset"])
     published = {
         **entry["settings"],
         "reference": dataset["reference"],
         "network": dataset["network"],
-        "distances": "adm",
+        **_moving(_DEFAULTS),
         "weights": _weights(registered=True),
     }
     if published["cfg_scale"] == here.get("cfg_scale") == 1:
@@ -194,7 +203,13 @@ def _compared_row(name: str, entry: Entry, here: Mapping[str, Any]) -> Published
         METRIC_LABELS[key]: value for key, value in entry["metrics"].items() if value is not None
     }
     digits = {METRIC_LABELS[key]: d for key, d in (_DECIMALS | entry.get("decimals", {})).items()}
-    return PublishedRow(name, metrics, entry["source"], entry.get("note"), differences, digits)
+    source, note = entry["source"], entry.get("note")
+    return PublishedRow(name, metrics, source, note, differences, digits, reference_verified)
+
+
+def _moving(settings: MetricSettings) -> dict[str, Any]:
+    """Return the settings that move published metrics."""
+    return {key: getattr(settings, key) for key in ("num_neighbors", "distances", "split_size")}
 
 
 def _weights(*, registered: bool) -> str:

@@ -18,7 +18,7 @@ import torch
 from metrics import MetricNetwork, Reference, evaluate, load_network, open_images
 from metrics.networks.weights import load_tensors, packaged_lite0_weights
 from repa.data import load_digits
-from repa.evaluation import plan as evaluation
+from repa.evaluation import references
 from repa.registry import find_entry
 
 COUNT = 24
@@ -37,7 +37,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     # the built-in data set in the size of a test
     monkeypatch.setitem(
-        evaluation._BUILT_IN,
+        references._BUILT_IN,
         "digits",
         lambda split, size: tuple(part[:COUNT] for part in load_digits(split, size)),
     )
@@ -256,10 +256,23 @@ def test_statistics_bring_their_network_and_refuse_others_before_weights_are_sou
         assert (code, out) == (1, "")
         assert "holds statistics of efficientnet-lite0" in err
         assert "use --features efficientnet-lite0, or another" in err
-    np.savez("clean.npz", **parts | {"network": "efficientnet-lite0-clean"})
+    np.savez("clean.npz", **parts | {"network": "inception-clean"})
     code, _, err = repa("samples.npz", "--ref", "clean.npz")
-    assert code == 1 and "use --features efficientnet-lite0 --resize clean, or another" in err
-    assert repa("samples.npz", "--ref", "clean.npz", "--resize", "clean")[0] == 0
+    assert code == 1 and "use --features inception --resize clean, or another" in err
+    np.savez("older.npz", **parts | {"network": "efficientnet-lite0-clean"})
+    code, _, err = repa("samples.npz", "--ref", "older.npz")
+    assert code == 1 and "not of efficientnet-lite0; use another reference" in err
+
+
+@pytest.mark.parametrize("network", ["efficientnet-lite0", "dinov2"])
+@pytest.mark.parametrize("command", ["fid", "stats"])
+def test_clean_fids_resize_of_other_networks_is_mistyped(repa, here, command, network):
+    save("samples.npz", digits())
+    rest = ("--ref", "digits-heldout") if command == "fid" else ("--out", "r.npz")
+    options = ("samples.npz", *rest, "--features", network, "--resize", "clean")
+    code, out, err = repa.func(command, *options)
+    assert (code, out) == (2, "")
+    assert "--resize" in err and f"for inception; {network} has only its own" in err
 
 
 def test_damage_inside_the_file_is_found_before_any_image_is_measured(repa, here, monkeypatch):

@@ -15,7 +15,7 @@ from stand_in import counted, stand_in
 
 from metrics import ArrayImages, MetricLabels, measure
 from metrics.formulas.statistics import ReferenceStatistics
-from repa.evaluation import plan as evaluation
+from repa.evaluation import evaluate as evaluation
 from repa.registry import find_entry, load_registry
 
 COUNT = 60
@@ -259,6 +259,20 @@ def test_the_reference_by_the_path_of_its_file_is_compared_too(repa, here):
     save_reference(here / REFERENCE)
     by_name, by_path = measured(repa), measured(repa, "--ref", here / REFERENCE)
     assert by_path["compared_with_published"] == by_name["compared_with_published"] != []
+
+
+def test_a_reference_that_its_form_alone_speaks_for_is_called_unverified(repa, here, monkeypatch):
+    (here / "cache" / "references" / REFERENCE).rename(here / "mine.npz")
+    form = {"num_images": COUNT, "image_size": 8}
+    entry = find_entry("references", "adm-imagenet-256") | form
+    monkeypatch.setitem(load_registry()["references"], "adm-imagenet-256", entry)
+    found = measured(repa, "--ref", "mine.npz")
+    assert found["published"]["differences"] == []
+    assert found["published"]["reference_verified"] is False
+    assert "mine.npz has the form of adm-imagenet-256" in reasons(found)["reference-unverified"]
+    assert "note: the reference is unverified" in repa("--ref", "mine.npz")[0]
+    np.savez(here / REFERENCE, REAL)
+    assert "\npublished" not in repa("--ref", REFERENCE)[0]
 
 
 @pytest.mark.parametrize("model", ["digits", None])

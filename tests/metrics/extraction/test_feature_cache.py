@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import io
 import os
 import shutil
 import signal
@@ -147,6 +148,52 @@ def test_an_unchanged_file_is_hashed_once_and_a_changed_one_again(cache, path, m
     (cache.folder / "hashes.json").write_text("{damaged")
     measure(open_images(path), stand_in(), cache=cache)
     assert len(hashed) == 3
+
+
+class Counted:
+    """A file whose bytes are counted as they are read."""
+
+    def __init__(self, file, counts):
+        self.file, self.counts = file, counts
+
+    def read(self, *size):
+        content = self.file.read(*size)
+        self.counts.append(len(content))
+        return content
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_file_is_read_once_before_and_once_by_the_network_and_not_again_from_a_cache(
+    cache, tmp_path, monkeypatch, save, cached
+):
+    path = tmp_path / "large.npz"
+    save(path, np.random.default_rng(0).integers(0, 256, (5000, 8, 8, 3), dtype=np.uint8))
+    counts = []
+    original = io.open
+
+    def opened(file, *arguments, **options):
+        stream = original(file, *arguments, **options)
+        return Counted(stream, counts) if str(file) == str(path) else stream
+
+    monkeypatch.setattr(io, "open", opened)
+    size = path.stat().st_size
+    headers = 2 * 70_000  # those of the member, looked for in 64 KB, and of the archive
+    measure(open_images(path), stand_in(), cache=cache if cached else None)
+    assert 2 * size <= sum(counts) <= 2 * size + headers
+    counts.clear()
+    measure(open_images(path), stand_in(), cache=cache)
+    if cached:
+        assert sum(counts) <= headers
 
 
 def entry_folder(cache):

@@ -1,5 +1,3 @@
-import pickle
-
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -69,17 +67,6 @@ def test_batches_give_the_score_of_the_whole(batch_size):
     assert running.finish() == pytest.approx(inception_score(probabilities, 50), rel=1e-12)
 
 
-def test_processes_that_share_the_images_by_index_merge_to_the_score_of_one():
-    probabilities = random_probabilities(130)
-    indices = np.arange(130)
-    merged = RunningInceptionScore(split_size=50)
-    for rank in (2, 0, 1):
-        part = RunningInceptionScore(split_size=50)
-        part.update(probabilities[rank::3], indices[rank::3])
-        merged.merge(pickle.loads(pickle.dumps(part)))
-    assert merged.finish() == pytest.approx(inception_score(probabilities, 50), rel=1e-12)
-
-
 @pytest.mark.parametrize("row", [[0.5, 0.6], [1.5, -0.5], [np.nan, 1.0], [np.inf, 0.0], [0.0, 0.0]])
 def test_rows_that_are_no_distribution_are_refused(row):
     with pytest.raises(InputError, match="sum to 1"):
@@ -101,14 +88,3 @@ def test_another_number_of_classes_is_refused():
     running.update(np.eye(3))
     with pytest.raises(ValueError, match="must have 3 class probabilities, got 2"):
         running.update(np.eye(2))
-
-
-@pytest.mark.parametrize("indices", [np.array([0, 1]), np.array([0, 1, -1])])
-def test_wrong_indices_are_refused(indices):
-    with pytest.raises(ValueError, match="one index of 0 or more"):
-        RunningInceptionScore().update(np.eye(3), indices)
-
-
-def test_merging_different_split_sizes_is_refused():
-    with pytest.raises(ValueError, match="must be equal, got 5 and 6"):
-        RunningInceptionScore(5).merge(RunningInceptionScore(6))

@@ -1,5 +1,6 @@
 """The NPZ and NPY reader: what numpy wrote is what it reads, and nothing declared is believed."""
 
+import hashlib
 import io
 import struct
 import tracemalloc
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from metrics import InputError
 from metrics.images.npz import open_npy, open_npz
+from repa_base import checksums
 
 ARRAY = np.arange(11 * 4 * 5 * 3, dtype=np.uint8).reshape(11, 4, 5, 3)
 
@@ -65,6 +67,40 @@ def test_chunks_have_the_size_asked_for_and_a_short_last_one(entry):
 
 def test_rows_are_writable_as_torch_wants_them(entry):
     assert next(entry.rows(4, 0, 11)).flags.writeable
+
+
+@pytest.fixture(params=[7, 1 << 20])
+def piece(request, monkeypatch):
+    """Bytes read at once: fewer than a member has, or more than the file has."""
+    monkeypatch.setattr(checksums, "_PIECE_BYTES", request.param)
+
+
+def test_the_hash_is_of_the_whole_file(entry, piece):
+    assert entry.file_sha256() == hashlib.sha256(entry.path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_the_hash_is_refused_where_a_bit_of_the_array_is_not_as_it_was_written(
+    tmp_path, piece, save
+):
+    images = np.random.default_rng(0).integers(0, 256, (6, 5, 5, 3), np.uint8)
+    save(tmp_path / "a.npz", before=np.arange(9), arr_0=images, behind=np.arange(9))
+    content = (tmp_path / "a.npz").read_bytes()
+    entry = open_npz(tmp_path / "a.npz")["arr_0"]
+    with zipfile.ZipFile(tmp_path / "a.npz") as archive:
+        start = archive.getinfo("arr_0.npy").header_offset
+        end = archive.getinfo("behind.npy").header_offset
+    for place in range(start + 60 + 128, end, 13):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        (tmp_path / "a.npz").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"a\.npz is not a readable"):
+            entry.file_sha256()
+    for place in (len(content) // 60, end + 80):  # another member's
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        (tmp_path / "a.npz").write_bytes(damaged)
+        assert entry.file_sha256() == hashlib.sha256(damaged).hexdigest()
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -175,6 +211,7 @@ def test_a_bomb_costs_no_memory_before_it_is_read(tmp_path):
             stream.write(bytes(size // 256))
     tracemalloc.start()
     chunk = next(open_npz(path)["arr_0"].rows(1, 0, 64))
+    open_npz(path)["arr_0"].file_sha256()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert chunk.shape == (1, size // 64)

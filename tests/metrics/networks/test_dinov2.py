@@ -145,11 +145,6 @@ def test_network_has_pooled_features_only_and_its_own_labels(path):
     assert report.values["FD-DINOv2"] > 0
 
 
-def test_clean_resize_makes_numbers_of_another_name(path):
-    network = load_network("dinov2", path, resize="clean")
-    assert network.name == "dinov2-clean" and network.labels.frechet == "FD-DINOv2-clean"
-
-
 def test_both_forms_of_the_weights_give_the_same_features(path, weights, tmp_path):
     timm_form = {name: tensor for name, tensor in weights.items() if name != "mask_token"}
     save_file(timm_form, tmp_path / "model.safetensors")

@@ -278,6 +278,12 @@ def test_unknown_names_are_refused(options):
         inspect.unwrap(load_network)(**{"name": "efficientnet-lite0"} | options)
 
 
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "dinov2"])
+def test_clean_fids_resize_is_refused_for_networks_that_clean_fid_does_not_have(name):
+    with pytest.raises(InputError, match=f"for inception; {name} has only its own"):
+        load_network(name, resize="clean")
+
+
 @pytest.mark.slow
 def test_compiled_features_equal_the_others_for_every_batch_size(inception, weights_path):
     compiled = load_network("inception", weights_path, compiled=True)

@@ -5,7 +5,7 @@ from sklearn.datasets import load_sample_images
 
 from repa.encoders.encoder import load_encoder
 from repa.errors import ChecksumError, MissingPackageError, UnknownNameError
-from repa.evaluation import plan as evaluation
+from repa.evaluation import load_named_network
 from repa.registry import entries as registry
 
 
@@ -68,7 +68,7 @@ def test_unknown_encoder_is_refused_with_the_closest_name():
 
 
 def load_lite0():
-    evaluation.load_named_network("efficientnet-lite0")
+    load_named_network("efficientnet-lite0")
 
 
 def load_lite1():

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from repa.generation.generate import generate
 
 from repa import SiT
 from repa.autoencoders.autoencoder import load_autoencoder
@@ -12,6 +11,7 @@ from repa.autoencoders.pixels import images_from_pixels
 from repa.checkpoints import load_model
 from repa.checkpoints.export import write_weights
 from repa.checkpoints.settings import CheckpointSettings, describe
+from repa.generation.job import generate
 from repa.generation.settings import SampleConfig
 from repa.models.prediction import Prediction
 from samplers import classifier_free_velocity, initial_noise, sample_ode

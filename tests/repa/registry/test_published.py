@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from metrics import MetricSettings
 from repa.generation.settings import SampleConfig
 from repa.registry import load_registry
 from repa.registry.published import closest_published_row, compare_with_row, lint_protocol
@@ -10,7 +11,6 @@ MEASURED = {
     "num_images": 50_000,
     "reference": "adm-imagenet-256",
     "network": "inception",
-    "distances": "adm",
 }
 
 
@@ -61,7 +61,7 @@ def test_each_setting_finds_its_own_row(cfg, interval, fid):
 
 
 def test_every_row_of_the_released_checkpoint_is_found_by_its_own_settings():
-    rows = {n: e for n, e in load_registry()["published"].items() if e["checkpoint"]}
+    rows = load_registry()["published"]
     assert len(rows) == 13
     for name, entry in rows.items():
         row = closest(manifest(**entry["settings"]))
@@ -81,7 +81,9 @@ def test_every_row_of_the_released_checkpoint_is_found_by_its_own_settings():
         ({}, {"num_images": 500}, "num_images 500 instead of 50000"),
         ({}, {"reference": "mine.npz"}, "reference mine.npz instead of adm-imagenet-256"),
         ({}, {"network": "inception-clean"}, "network inception-clean instead of inception"),
-        ({}, {"distances": "exact"}, "distances exact instead of adm"),
+        ({}, {"settings": MetricSettings(distances="exact")}, "distances exact instead of adm"),
+        ({}, {"settings": MetricSettings(num_neighbors=5)}, "num_neighbors 5 instead of 3"),
+        ({}, {"settings": MetricSettings(split_size=500)}, "split_size 500 instead of 5000"),
         ({}, {"registered_weights": False}, "weights others instead of as registered"),
     ],
 )
@@ -98,9 +100,9 @@ def test_the_row_with_the_fewest_differences_is_the_closest():
     assert row.name == "repa-xl-2-cfg-2.0-interval-0.65"
 
 
-def test_a_reference_is_known_by_the_name_of_its_file():
-    path = "/data/VIRTUAL_imagenet256_labeled.npz"
-    assert closest(manifest(), reference=path).comparable
+def test_the_name_of_a_file_does_not_make_it_the_published_reference():
+    row = closest(manifest(), reference="/data/VIRTUAL_imagenet256_labeled.npz")
+    assert [difference.setting for difference in row.differences] == ["reference"]
 
 
 @pytest.mark.parametrize("made", [None, {}, {"model": "digits"}, {"model": None}, {"model": [1]}])
@@ -138,12 +140,6 @@ def test_half_of_the_last_digit_is_that_of_the_number_as_printed():
 def test_metrics_that_one_side_lacks_are_left_out():
     values = compare_with_row(closest(manifest()), {"FID": 1.5, "KID": 0.1, "IS": 300.0})
     assert [value.label for value in values] == ["FID", "IS"]
-
-
-def test_unknown_published_values_are_null_and_rows_of_unreleased_checkpoints_are_never_compared():
-    entry = load_registry()["published"]["repa-xl-2-1m-unguided"]
-    assert entry["checkpoint"] is None and entry["metrics"]["sfid"] is None
-    assert closest(manifest(model=None)) is None
 
 
 def test_rows_become_plain_values():

@@ -49,9 +49,9 @@ def test_names_in_the_registry_refer_to_entries_of_the_registry():
     for entry in known["datasets"].values():
         assert entry["reference"] in known["references"] and entry["network"] in known["networks"]
     for entry in known["references"].values():
-        assert entry["network"] in known["networks"] and entry["holds"]
+        assert entry["network"] in known["networks"]
     for entry in known["published"].values():
-        assert entry["checkpoint"] is None or entry["checkpoint"] in known["checkpoints"]
+        assert entry["checkpoint"] in known["checkpoints"]
         assert entry["settings"]["autoencoder"] in known["autoencoders"]
 
 

@@ -19,6 +19,7 @@ from metrics import (
     MetricSettings,
     NoiseImages,
     Reference,
+    bootstrap_inception_score,
     compare,
     evaluate,
     evaluate_sets,
@@ -29,6 +30,7 @@ from metrics import (
     open_images,
     open_reference,
     precision_recall,
+    standard_error,
 )
 from metrics.extraction.prefetch import prefetch
 
@@ -282,6 +284,21 @@ def test_progress_of_everything_that_takes_long_goes_to_its_end(tmp_path):
     }
     for steps in told.values():
         assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_split_size_that_is_reported_is_that_of_the_score_and_of_its_error(tmp_path, cached):
+    cache = FeatureCache(tmp_path) if cached else None
+    found = measure(ArrayImages(SAMPLES), network(), split_size=10, cache=cache)
+    resampled = MetricSettings(num_resamples=5 if cached else 0)
+    report = compare(found, measure(ArrayImages(REAL), network()), network(), settings=resampled)
+    probabilities = torch.tensor(features(SAMPLES)[2]).softmax(1).numpy()
+    assert report.settings["split_size"] == 10
+    assert report.values["IS-a"] == pytest.approx(inception_score(probabilities, 10), rel=1e-5)
+    assert report.values["IS-a"] != pytest.approx(inception_score(probabilities), rel=1e-3)
+    if cached:
+        resamples = bootstrap_inception_score(found.probabilities, split_size=10, num_resamples=5)
+        assert report.standard_errors["IS-a"] == standard_error(resamples)
 
 
 def test_a_report_is_plain_values():

@@ -1,7 +1,7 @@
-"""The numbers of sets of images against a reference, with what they were made from."""
+"""Sets of images against a reference: their numbers, with what these were made from."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from metrics.errors import InputError
@@ -11,7 +11,7 @@ from metrics.images.inspection import ImageFindings
 from metrics.images.source import ImageSource
 from metrics.networks.network import MetricNetwork
 from metrics.report.reference import Reference, check_reference, measure_reference
-from metrics.report.scores import EXTRAPOLATION_START, scores
+from metrics.report.scores import EXTRAPOLATION_START, Comparison
 from metrics.settings import DEFAULT_BATCH_SIZE, MetricSettings
 from repa_base.processes import Processes, SingleProcess, at_first
 from repa_base.progress import Progress
@@ -162,7 +162,8 @@ def compare(
         samples: The generated images.
         reference: What they are compared with.
         network: What measured them.
-        settings: What is computed and how; the split size is only noted, the score is in `samples`.
+        settings: What is computed and how. The Inception Score and its standard error are of the
+            split size that `samples` was measured with, where it knows it; the report says which.
         progress: Called during what takes long.
 
     Raises:
@@ -174,7 +175,9 @@ def compare(
             raise InputError(
                 f"{measurement.name} was measured by {measurement.network}, not {network.name}."
             )
-    found = list(scores(samples, reference, network, settings, progress))
+    if samples.split_size is not None:
+        settings = replace(settings, split_size=samples.split_size)
+    found = list(Comparison(samples, reference, network, settings, progress).scores())
     return Report(
         samples=samples.name,
         num_samples=samples.count or 0,

@@ -1,0 +1,207 @@
+"""What a reference is follows from its content; what is typed means the same everywhere."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+from stand_in import stand_in
+
+from metrics import ArrayImages, InputError, MetricSettings, open_images
+from repa.errors import SettingError, UnknownNameError
+from repa.evaluation import evaluate as evaluating
+from repa.evaluation import evaluate_file, open_named_reference, plan_evaluation, provenance
+from repa.evaluation import references as references_module
+from repa.evaluation.references import baselines, reference_path
+from repa.registry import cached_path, find_entry, load_registry
+
+NAME = "adm-imagenet-256"
+FILE = "VIRTUAL_imagenet256_labeled.npz"
+COUNT, SIDE = 12, 8
+IMAGES = np.random.default_rng(0).integers(0, 256, (COUNT, SIDE, SIDE, 3), dtype=np.uint8)
+STATISTICS = {"mu": np.zeros(6), "sigma": np.eye(6), "mu_s": np.zeros(9), "sigma_s": np.eye(9)}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    """A working folder, an empty cache, and an entry whose file has as many images as a test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REPA_CACHE", str(tmp_path / "cache"))
+    changes = {"num_images": COUNT, "image_size": SIDE}
+    monkeypatch.setitem(
+        load_registry()["references"], NAME, find_entry("references", NAME) | changes
+    )
+    return tmp_path
+
+
+def save(path, **changes):
+    arrays = {"arr_0": IMAGES, **STATISTICS} | changes
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return str(path)
+
+
+def found(path):
+    known = provenance(path, open_named_reference(path, None))
+    return known.name, known.verified
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"arr_0": IMAGES[1:]},
+        {"arr_0": IMAGES[:, 1:]},
+        {"arr_0": None},
+        {"mu_s": None, "sigma_s": None},
+        {"network": np.array("inception")},
+        {"count": np.array(50)},
+        dict.fromkeys(STATISTICS),
+    ],
+)
+def test_a_file_of_the_name_with_another_content_is_not_the_registered_one(here, changes):
+    path = save(here / FILE, **changes)
+    assert found(path) == (path, True)
+
+
+def test_the_form_of_a_registered_file_is_an_unverified_claim_under_any_name(here):
+    for name in (FILE, "mine.npz"):
+        path = save(here / name)
+        assert found(path) == (NAME, False)
+        (warning,) = provenance(path, open_named_reference(path, None)).lint(
+            open_named_reference(path, None)
+        )
+        assert warning.check == "reference-unverified" and "unverified" in warning.reason
+
+
+def test_a_copy_of_the_file_in_the_cache_is_that_file_under_any_name(here):
+    kept = save(cached_path("references", find_entry("references", NAME)))
+    assert found(kept) == found(shutil.copy(kept, here / "copy.npz")) == (NAME, True)
+    other = save(here / FILE, arr_0=255 - IMAGES)  # of the same form and size
+    assert found(other) == (other, True)
+
+
+def test_a_recorded_hash_decides_alone(here, monkeypatch):
+    path = save(here / "mine.npz")
+    content = (here / "mine.npz").read_bytes()
+    entry = find_entry("references", NAME)
+    known = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    monkeypatch.setitem(load_registry()["references"], NAME, entry | known)
+    assert found(path) == (NAME, True)
+    other = save(here / FILE, arr_0=255 - IMAGES)
+    assert found(other) == (other, True)
+
+
+def test_the_name_itself_is_what_it_says(here):
+    save(cached_path("references", find_entry("references", NAME)), arr_0=IMAGES[:5])
+    assert found(NAME) == (NAME, True)
+
+
+def test_a_file_spelt_like_a_name_is_written_with_a_dot_in_every_place(here, monkeypatch):
+    monkeypatch.setitem(
+        references_module._BUILT_IN, "digits", lambda split, size: (IMAGES, np.arange(COUNT))
+    )
+    name, path = "digits-heldout", "./digits-heldout"
+    np.savez(here / "file.npz", 255 - IMAGES, network=np.array("inception"), **STATISTICS)
+    (here / "file.npz").rename(here / name)
+    samples, shape = ArrayImages(IMAGES), (SIDE, SIDE, 3)
+    for typed, is_name in ((name, True), (path, False)):
+        plan = plan_evaluation(samples, typed)
+        opened = open_named_reference(typed, shape)
+        assert plan.network == ("efficientnet-lite0" if is_name else "inception")
+        assert (reference_path(typed) is None) == is_name
+        assert (opened.file is None) == (opened.statistics is None) == is_name
+        assert (provenance(typed, opened).published_count is None) == is_name
+        assert ("real" in baselines(typed, shape, 5)) == is_name
+
+
+def test_what_is_neither_a_name_nor_there_gets_the_closest_name():
+    with pytest.raises(UnknownNameError, match="did you mean 'digits-heldout'"):
+        reference_path("digits-heldoud")
+    with pytest.raises(UnknownNameError):
+        reference_path("")
+
+
+@pytest.fixture
+def judged(here, monkeypatch):
+    """Judge images of the published protocol by a stand-in for Inception."""
+    row = load_registry()["published"]["repa-xl-2-cfg-1.8-interval-0.7"]
+    monkeypatch.setitem(row["settings"], "num_images", COUNT)
+    made = row["settings"] | {"model": row["checkpoint"], "dataset": row["dataset"]}
+    save(here / "samples.npz", **dict.fromkeys(STATISTICS), manifest=np.array(json.dumps(made)))
+    weights = find_entry("networks", "inception")["sha256_prefix"].ljust(64, "0")
+    network = stand_in("inception", weights_sha256=weights)
+    monkeypatch.setattr(evaluating, "load_named_network", lambda *_, **__: network)
+
+    def judge(**options):
+        return evaluate_file(here / "samples.npz", **options)
+
+    return judge
+
+
+def test_the_row_beside_an_unverified_reference_says_so(here, judged):
+    told = []
+    found = judged(reference=save(here / "mine.npz"), on_warning=told.append)
+    row = found.to_dict()["samples"]["published"]
+    assert not row["differences"] and row["reference_verified"] is False
+    assert "reference-unverified" in {warning.check for warning in found.warnings}
+    assert [text for text in told if "unverified" in text]
+    save(cached_path("references", find_entry("references", NAME)))
+    by_name = judged()
+    assert by_name.published.comparable and by_name.published.reference_verified
+    assert "reference-unverified" not in {warning.check for warning in by_name.warnings}
+    other = judged(reference=save(here / FILE, arr_0=255 - IMAGES))
+    assert [difference.setting for difference in other.published.differences] == ["reference"]
+
+
+def test_a_reference_file_is_opened_once(here, judged, monkeypatch):
+    opened = []
+    original = references_module.open_reference
+
+    def counting(path):
+        opened.append(str(path))
+        return original(path)
+
+    monkeypatch.setattr(references_module, "open_reference", counting)
+    monkeypatch.setattr("repa.evaluation.plan.open_reference", counting)
+    path = save(here / "mine.npz")
+    judged(reference=path)
+    assert opened == [path]
+    opened.clear()
+    kept = save(cached_path("references", find_entry("references", NAME)))
+    judged(reference=NAME)
+    assert opened == [kept]
+
+
+def test_one_call_tells_by_its_callbacks_and_prints_nothing(here, judged, capsys):
+    notes, warnings = [], []
+    path = save(here / "mine.npz")
+    result = judged(
+        reference=path, baselines=True, on_note=notes.append, on_warning=warnings.append
+    )
+    assert notes == [
+        f"reference {path}, network inception: as asked.",
+        f"no real training images are known for {path}: noise only.",
+    ]
+    assert warnings == [str(warning) for warning in result.warnings] != []
+    assert list(result.reports) == ["samples", "noise"]
+    assert json.loads(json.dumps(result.to_dict()))["samples"]["run"]["processes"] == 1
+    assert capsys.readouterr() == ("", "")
+
+
+def test_open_images_are_judged_like_their_file(here, judged):
+    path = save(here / "mine.npz")
+    wanted = judged(reference=path, cached=False).reports["samples"]
+    images = open_images(here / "samples.npz")
+    found = evaluate_file(images, reference=path, cached=False).reports["samples"]
+    assert found == wanted
+    assert not (here / "cache").exists()
+
+
+def test_settings_that_do_not_fit_are_named_by_their_field(here, judged):
+    path = save(here / "mine.npz", arr_0=None)
+    with pytest.raises(SettingError, match="holds statistics alone") as caught:
+        judged(reference=path, settings=MetricSettings(kernel_distance=True))
+    assert caught.value.field == "kernel_distance"
+    with pytest.raises(InputError, match="12 images, 99 were asked for"):
+        judged(reference=path, num=99)
