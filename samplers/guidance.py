@@ -66,11 +66,7 @@ def guided_velocity(positive: UnguidedFn, negative: UnguidedFn, weight: float) -
 
 
 def guided_velocity_from_pair(positive: UnguidedFn, pair: PairFn, weight: float) -> VelocityFn:
-    """Do as `guided_velocity` where one evaluation gives both velocities, `positive` one of them.
-
-    Raises:
-        ValueError: If weight is below 1 or not finite.
-    """
+    """Do as `guided_velocity` where one evaluation gives both, the positive one first."""
     _check_weight("weight", weight)
 
     def velocity(x: Tensor, t: Tensor, guided: bool) -> Tensor:

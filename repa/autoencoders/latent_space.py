@@ -6,10 +6,8 @@ A model of pixels lives in the space of no autoencoder, by the identity. The onl
 0.18215 of Stable Diffusion's latents. The file loads no network.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +18,7 @@ Numbers = float | tuple[float, ...]
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """The space of a model's x: autoencoder's latents = scale * x + bias.
+    """The space of a model's x: autoencoder's latents = scale * x + bias; JSON as its `asdict`.
 
     Attributes:
         autoencoder: Name in the registry, or folder, of what decodes the latents; None for pixels,
@@ -69,20 +67,6 @@ class LatentSpace:
         """Turn the autoencoder's latents (..., C, h, w) into the model's x, in their dtype."""
         unbiased = latents - _factor(self.bias, latents) if self.bias else latents
         return unbiased * _factor(_inverse(self.scale), latents)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold and `from_dict` reads."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "LatentSpace":
-        """Read what `to_dict` wrote.
-
-        Raises:
-            ValueError: A value is wrong.
-            TypeError: A key is unknown, or `values` has none.
-        """
-        return cls(**values)
 
 
 def _checked(name: str, numbers: object) -> Numbers:

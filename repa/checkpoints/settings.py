@@ -4,7 +4,7 @@ The description stands in our own files and, without its format, in the registry
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
 
 from torch import Tensor
@@ -101,7 +101,7 @@ def settings_from_description(
         model={**model, **projectors_of(tensors)},
         path_type=description.get("path_type", "linear"),
         dataset=description.get("dataset"),
-        prediction=Prediction() if prediction is None else Prediction.from_dict(prediction),
+        prediction=Prediction() if prediction is None else Prediction(**prediction),
         latent_space=_described_latent_space(description, model.get("in_channels")),
     )
 
@@ -122,7 +122,7 @@ def describe(settings: CheckpointSettings) -> dict[str, Any]:
     assumed = assumed_latent_space(space.autoencoder, settings.model["in_channels"])
     if (space, prediction) == (assumed, Prediction()):
         return {"format": 1, **described, "autoencoder": space.autoencoder}
-    stated = {"latent_space": space.to_dict(), "prediction": prediction.to_dict()}
+    stated = {"latent_space": asdict(space), "prediction": asdict(prediction)}
     return {"format": 2, **described, **stated}
 
 
@@ -142,7 +142,7 @@ def _described_latent_space(description: Mapping[str, Any], in_channels: object)
         return assumed_latent_space(autoencoder, in_channels)
     if autoencoder is not None:
         raise ValueError("the description has both an autoencoder and a latent_space")
-    return LatentSpace.from_dict(space)
+    return LatentSpace(**space)
 
 
 def projectors_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Networks: SiT and its parts. They know nothing of losses, paths or samplers."""
+"""Networks: SiT and its parts, which know no losses, paths or samplers; and what outputs mean."""
 
 from repa.models.sit import SIT_SIZES, SiT
 

@@ -4,9 +4,9 @@ Elsewhere a network is asked for a velocity, at times from 0 (data) to 1 (noise)
 to other conventions is turned here, once. The file knows no network.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ NetworkFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network predicts; the default is the toolkit's own convention.
+    """What a network predicts; the default is the toolkit's own convention; JSON as its `asdict`.
 
     Attributes:
         target: "velocity", "noise" or "data".
@@ -77,17 +77,3 @@ class Prediction:
             return at.d_alpha * data + at.d_sigma * noise
 
         return model
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold and `from_dict` reads."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Prediction":
-        """Read what `to_dict` wrote.
-
-        Raises:
-            ValueError: A value is wrong.
-            TypeError: A key is unknown, or `values` has none.
-        """
-        return cls(**values)

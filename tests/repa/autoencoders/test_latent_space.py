@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -51,7 +52,7 @@ def test_one_scale_goes_with_a_bias_for_each_channel_and_the_other_way_round():
     "space", [PIXELS, SD_LATENTS, LatentSpace("vae", scale=(0.1, 3.0), bias=(-1.0, 1 / 3))]
 )
 def test_a_space_survives_json_exactly(space):
-    assert LatentSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+    assert LatentSpace(**json.loads(json.dumps(asdict(space)))) == space
 
 
 @pytest.mark.parametrize(
@@ -71,9 +72,4 @@ def test_a_space_survives_json_exactly(space):
 )
 def test_what_is_unclear_is_refused_with_its_value(values, message):
     with pytest.raises(ValueError, match=message):
-        LatentSpace.from_dict(values)
-
-
-def test_unknown_key_is_not_ignored():
-    with pytest.raises(TypeError, match="shift"):
-        LatentSpace.from_dict({"scale": 1.0, "shift": 0.1})
+        LatentSpace(**values)

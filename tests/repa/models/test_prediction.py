@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -102,7 +103,7 @@ def test_the_toolkits_own_convention_is_the_network_itself():
 
 @EVERY
 def test_a_prediction_survives_json(prediction):
-    assert Prediction.from_dict(json.loads(json.dumps(prediction.to_dict()))) == prediction
+    assert Prediction(**json.loads(json.dumps(asdict(prediction)))) == prediction
 
 
 @pytest.mark.parametrize(
@@ -118,4 +119,4 @@ def test_a_prediction_survives_json(prediction):
 )
 def test_what_is_unclear_is_refused_with_its_value(values, message):
     with pytest.raises(ValueError, match=message):
-        Prediction.from_dict(values)
+        Prediction(**values)
