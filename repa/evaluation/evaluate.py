@@ -1,7 +1,7 @@
 """One call for all that `repa fid` does: from images to numbers and what they are worth."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +100,8 @@ def evaluate_file(
 
     Args:
         samples: NPZ or NPY file, folder, or images that are open.
-        reference: Name in the registry (where a file is spelt like one, write ./NAME), or path;
-            None for that of the manifest's data set, or of the size of the images.
+        reference: Name in the registry, or path (a file that is spelt like a name is written
+            "./NAME"); None for that of the manifest's data set, or of the size of the images.
         network: Name of a metric network; None for the data set's or the reference's.
         weights_path: Its weights; None for those of the registry, downloaded if need be.
         resize: As for `metrics.load_network`.
@@ -160,7 +160,7 @@ def evaluate_file(
     for warning in seen:
         on_warning(str(warning))
     return Evaluation(
-        plan=plan,
+        plan=replace(plan, opened=None),
         reports=reports,
         warnings=(*warnings, *seen),
         published=row,

@@ -164,14 +164,12 @@ def _same_content(entry: Entry, path: Path) -> bool | None:
 def _same_form(entry: Entry, reference: Reference) -> bool:
     """Whether a reference is of ADM's form, with as many images of the size as an entry's."""
     statistics, images = reference.statistics, reference.images
-    if statistics is None or images is None or entry["num_images"] is None:
+    if statistics is None or images is None or entry.get("num_images") is None:
         return False
-    adms = statistics.spatial is not None and (statistics.network, statistics.pool.count) == (
-        None,
-        None,
-    )
+    adms = statistics.spatial is not None and statistics.network is None
     side = entry["image_size"]
-    return adms and (images.count, images.shape) == (entry["num_images"], (side, side, 3))
+    same = (images.count, images.shape) == (entry["num_images"], (side, side, 3))
+    return adms and same and statistics.pool.count is None  # ADM's files do not say how many
 
 
 def _built_in_images(
