@@ -1,5 +1,6 @@
 """Training data: indices to inputs of the network, labels and the images that an encoder sees."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,6 +10,24 @@ from torch import Tensor
 
 from repa.data.digits import load_digits
 from repa.errors import DataError
+
+RowGenerator = Callable[[int], np.random.Generator]
+"""Row of a batch to the generator of its own draws: no row's draws depend on another's."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples of a data set, on the CPU.
+
+    Attributes:
+        indices: Which images (B,).
+        inputs: float32 (B, in_channels, input_size, input_size), pixels in [-1, 1] or latents.
+        labels: int64 (B,).
+    """
+
+    indices: np.ndarray
+    inputs: Tensor
+    labels: Tensor
 
 
 class TrainingData(Protocol):
@@ -44,8 +63,8 @@ class TrainingData(Protocol):
         """Name of what decodes inputs to pixels; None when they are pixels."""
         ...
 
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return inputs float32 (B, in_channels, input_size, input_size) and labels int64 (B,)."""
+    def batch(self, indices: np.ndarray, generator: RowGenerator) -> Batch:
+        """Return the samples of these images; `generator` is for what is random in a sample."""
         ...
 
     def images(self, indices: np.ndarray) -> Tensor:
@@ -55,7 +74,7 @@ class TrainingData(Protocol):
 
 @dataclass(frozen=True)
 class PixelData:
-    """Images held in memory and trained on as pixels in [-1, 1]."""
+    """Images held in memory and trained on as pixels in [-1, 1]; nothing of them is random."""
 
     name: str
     all_images: Tensor
@@ -74,10 +93,10 @@ class PixelData:
         """Side of the images in pixels."""
         return self.all_images.shape[1]
 
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return pixels float32 (B, 3, H, W) in [-1, 1] and labels int64 (B,)."""
-        pixels = self.all_images[indices].permute(0, 3, 1, 2).float() / 127.5 - 1
-        return pixels.contiguous(), self.all_labels[indices]
+    def batch(self, indices: np.ndarray, generator: RowGenerator) -> Batch:
+        """Return pixels and labels."""
+        pixels = self.images(indices).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return Batch(indices, pixels.contiguous(), self.all_labels[indices])
 
     def images(self, indices: np.ndarray) -> Tensor:
         """Return the images uint8 (B, H, W, 3)."""
