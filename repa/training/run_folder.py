@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from repa.errors import CheckpointFormatError, InUseError, OutputExistsError, SettingError
 from repa.training.settings import CHANGEABLE, TrainConfig
@@ -95,20 +96,17 @@ def record_settings(
         CheckpointFormatError: The history is damaged.
     """
     path = out / _HISTORY
-    history = _read_history(path)
-    recorded = {number for entry in history for number in entry.get("skip", ())}
+    history, recorded = _read_history(path)
     new = sorted(set(skip) - recorded)
     for number in new:
         if not step < number <= config.num_steps:
-            raise SettingError(
-                "skip",
-                f"step {number} cannot be left out: steps {step + 1} to {config.num_steps} are "
-                "to come.",
-            )
+            rule = f"only steps after {step} and up to {config.num_steps}"
+            raise SettingError("skip", f"step {number} cannot be left out, {rule}.")
     changed = _changes(before or config, config)
+    write_text(out / _CONFIG, (before or config).to_json())  # first of all, it is a run's folder
     if changed or new:
         entry = {"from_step": step + 1, "changed": changed, "skip": new}
-        # Before the settings: a change that a kill keeps from them is made, and recorded, again.
+        # Before the new settings: no change holds that is not recorded.
         write_text(path, "".join(json.dumps(e) + "\n" for e in [*history, entry]))
     write_text(out / _CONFIG, config.to_json())
     notes = [f"{name} {old} -> {now}" for name, (old, now) in changed.items()]
@@ -181,11 +179,13 @@ def _changes(before: TrainConfig, after: TrainConfig) -> dict[str, tuple[object,
     return {name: (old[name], new[name]) for name in new if old[name] != new[name]}
 
 
-def _read_history(path: Path) -> list[dict[str, list[int]]]:
+def _read_history(path: Path) -> tuple[list[dict[str, Any]], set[int]]:
+    """Return the entries, and all steps whose update they leave out."""
     try:
         lines = path.read_text().splitlines() if path.exists() else []
-        return [dict(json.loads(line)) for line in lines]
-    except (ValueError, TypeError) as error:
+        entries = [json.loads(line) for line in lines]
+        return entries, {int(number) for entry in entries for number in entry["skip"]}
+    except (ValueError, TypeError, KeyError) as error:
         raise CheckpointFormatError(f"{path}: is damaged ({error}).") from error
 
 

@@ -32,7 +32,7 @@ others decide the network, the data, the features to align with, or the draws of
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides the weights a run ends with.
+    """Everything that decides the weights a run ends with, unless it goes on with other settings.
 
     Defaults are the reference's (REPA train.py at 67f7145), except that a run says its data, model
     and length itself.

@@ -13,6 +13,7 @@ from repa.training.run_folder import (
     record_settings,
     remove_old_checkpoints,
 )
+from repa_base.files import replacing
 
 OTHER = {
     "num_steps": 7,
@@ -99,13 +100,13 @@ def test_steps_left_out_are_remembered(tmp_path):
 @pytest.mark.parametrize("number", [0, 3, 7])
 def test_a_step_that_is_not_to_come_cannot_be_left_out(tmp_path, number):
     begun(tmp_path)
-    with pytest.raises(SettingError, match="steps 4 to 6 are to come") as caught:
+    with pytest.raises(SettingError, match="only steps after 3 and up to 6") as caught:
         record_settings(tmp_path, TINY, before=TINY, step=3, skip=[number])
     assert caught.value.field == "skip"
     assert not (tmp_path / "history.jsonl").exists()
 
 
-@pytest.mark.parametrize("text", ['{"skip": [1]', "[1]\n"])
+@pytest.mark.parametrize("text", ['{"skip": [1]', "[1]\n", "{}", '{"skip": 5}'])
 def test_a_damaged_history_is_named(tmp_path, text):
     begun(tmp_path)
     (tmp_path / "history.jsonl").write_text(text)
@@ -159,6 +160,15 @@ def test_steps_are_counted_and_not_spelled(tmp_path):
         (tmp_path / f"step-{step:07d}").mkdir()
     remove_old_checkpoints(tmp_path, keep_last=1, keep_every=0)
     assert [path.name for path in tmp_path.iterdir()] == ["step-10000000"]
+
+
+def test_what_a_killed_process_left_of_a_checkpoint_is_removed(tmp_path):
+    (tmp_path / "step-0000001").mkdir()
+    # The block's file is gone when it ends, which is the error: a kill would not have got there.
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "step-0000002") as partial:
+        partial.mkdir()
+        remove_old_checkpoints(tmp_path, keep_last=1, keep_every=0)
+        assert [path.name for path in tmp_path.iterdir()] == ["step-0000001"]
 
 
 def test_only_checkpoints_and_what_a_kill_left_of_them_are_removed(tmp_path):
