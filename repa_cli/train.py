@@ -6,13 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from repa.training.settings import PRESETS, TrainConfig
+from repa.training.settings import PRESETS, Reporting, TrainConfig
+from repa_base.settings import rules
 from repa_cli.options import Device, Json, choice, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar
 
 _DEFAULT = "digits"
 
 
+@setting_options(Reporting)
 @setting_options(TrainConfig, defaults=False)
 def train(
     preset: Annotated[
@@ -32,14 +34,17 @@ def train(
         bool,
         typer.Option("--resume", help="Go on from the latest checkpoint in --out, as set there."),
     ] = False,
+    skip: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=1,
+            metavar="STEP",
+            help="Number of a step whose update is left out; may be given several times, and "
+            "--resume remembers it.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
-    log_every: Annotated[int, typer.Option(min=1, help="Steps between lines of log.jsonl.")] = 50,
-    checkpoint_every: Annotated[
-        int, typer.Option(min=1, help="Steps between checkpoints; the last step has one too.")
-    ] = 1000,
-    preview_every: Annotated[
-        int, typer.Option(min=1, help="Steps between contact sheets of EMA samples.")
-    ] = 1000,
     as_json: Json = False,
     **settings: Any,  # noqa: ANN401
 ) -> None:
@@ -47,10 +52,11 @@ def train(
 
     What is not given is the preset's, or with --resume the run's own. Writes a folder with
     config.json, log.jsonl, checkpoints/ and previews/. Ctrl-C ends the run after the step in hand,
-    saved; --resume goes on from there and ends with the same weights.
+    saved; --resume goes on from there and ends with the same weights. Settings that change neither
+    network nor data may be given anew with --resume; history.jsonl records from which step on.
     """
     from repa.errors import OutputExistsError
-    from repa.training.loop import Interrupted, Reporting
+    from repa.training.loop import Interrupted
     from repa.training.loop import train as run
     from repa.training.run_folder import read_run_config
     from repa_base.device import resolve_device
@@ -61,6 +67,7 @@ def train(
         raise OutputExistsError(
             f"{folder} holds no run to go on with; see --out, or name a --preset to start one."
         )
+    reported = {name: settings.pop(name) for name in rules(Reporting) if name in settings}
     config = replace(stored or PRESETS[preset or _DEFAULT], **settings)
 
     with progress_bar(config.num_steps, "steps", "training") as bar:
@@ -69,16 +76,15 @@ def train(
             bar.update(step - bar.n)
             bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
 
-        reporting = Reporting(
-            log_every=log_every,
-            checkpoint_every=checkpoint_every,
-            preview_every=preview_every,
-            on_step=show,
-            on_note=print_note,
-        )
+        reporting = Reporting(on_step=show, on_note=print_note, **reported)
         try:
             checkpoint = run(
-                config, folder, resume=resume, device=resolve_device(device), reporting=reporting
+                config,
+                folder,
+                resume=resume,
+                skip=skip or (),
+                device=resolve_device(device),
+                reporting=reporting,
             )
         except Interrupted as stop:
             bar.close()

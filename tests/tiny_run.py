@@ -1,7 +1,13 @@
-"""Settings of a training run that takes less than a second."""
+"""A training run that takes less than a second: settings, state, numbered images, an encoder."""
 
-from repa.training.loop import Reporting
-from repa.training.settings import preset
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from repa.data import PixelData
+from repa.encoders import Encoder
+from repa.training.settings import Reporting, preset
+from repa.training.state import TrainState, model_settings
 
 TINY = preset(
     "digits",
@@ -15,3 +21,39 @@ TINY = preset(
     decay_steps=0,
 )
 QUIET = Reporting(checkpoint_every=3, preview_every=100, log_every=1)
+
+
+def tiny_state(config=TINY, target_dims=()):
+    settings = model_settings(
+        config,
+        input_size=config.image_size,
+        in_channels=3,
+        num_classes=10,
+        target_dims=list(target_dims),
+    )
+    return TrainState.create(config, settings, "cpu")
+
+
+def numbered_data(count=40):
+    """Images of 16 by 16 pixels whose every red value is the image's own number."""
+    images = torch.randint(0, 256, (count, 16, 16, 3), dtype=torch.uint8)
+    images[..., 0] = torch.arange(count, dtype=torch.uint8)[:, None, None]
+    return PixelData("digits", images, torch.arange(count) % 10, num_classes=10)
+
+
+def numbers(features):
+    """The images' numbers, from the features that the stand-in encoder gives them."""
+    return features[:, 0, 0].round().long().tolist()
+
+
+def stand_in_encoder(name="stand-in", device="cpu"):
+    """Its features are mean colours, so that they say which numbered image they are of."""
+
+    def preprocess(images, grid_size):
+        return F.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), grid_size)
+
+    return Encoder(name, nn.Identity(), 3, range(1, 9), preprocess)
+
+
+def file_bytes(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}

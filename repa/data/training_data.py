@@ -1,5 +1,6 @@
 """Training data: indices to inputs of the network, labels and the images that an encoder sees."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,8 +8,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from repa.autoencoders.latent_space import PIXELS, LatentSpace
 from repa.data.digits import load_digits
 from repa.errors import DataError
+
+RowGenerator = Callable[[int], np.random.Generator]
+"""Row of a batch to the generator of its own draws: no row's draws depend on another's."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples of a data set, on the CPU.
+
+    Attributes:
+        indices: Which images (B,).
+        inputs: float32 (B, in_channels, input_size, input_size), pixels in [-1, 1] or latents.
+        labels: int64 (B,).
+    """
+
+    indices: np.ndarray
+    inputs: Tensor
+    labels: Tensor
 
 
 class TrainingData(Protocol):
@@ -40,12 +60,12 @@ class TrainingData(Protocol):
         ...
 
     @property
-    def autoencoder(self) -> str | None:
-        """Name of what decodes inputs to pixels; None when they are pixels."""
+    def latent_space(self) -> LatentSpace:
+        """Where the inputs live."""
         ...
 
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return inputs float32 (B, in_channels, input_size, input_size) and labels int64 (B,)."""
+    def batch(self, indices: np.ndarray, generator: RowGenerator) -> Batch:
+        """Return the samples of these images; `generator` is for what is random in a sample."""
         ...
 
     def images(self, indices: np.ndarray) -> Tensor:
@@ -55,14 +75,14 @@ class TrainingData(Protocol):
 
 @dataclass(frozen=True)
 class PixelData:
-    """Images held in memory and trained on as pixels in [-1, 1]."""
+    """Images held in memory and trained on as pixels in [-1, 1]; nothing of them is random."""
 
     name: str
     all_images: Tensor
     all_labels: Tensor
     num_classes: int
     in_channels: int = 3
-    autoencoder: str | None = None
+    latent_space: LatentSpace = PIXELS
 
     @property
     def count(self) -> int:
@@ -74,10 +94,10 @@ class PixelData:
         """Side of the images in pixels."""
         return self.all_images.shape[1]
 
-    def batch(self, indices: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return pixels float32 (B, 3, H, W) in [-1, 1] and labels int64 (B,)."""
-        pixels = self.all_images[indices].permute(0, 3, 1, 2).float() / 127.5 - 1
-        return pixels.contiguous(), self.all_labels[indices]
+    def batch(self, indices: np.ndarray, generator: RowGenerator) -> Batch:
+        """Return pixels and labels."""
+        pixels = self.images(indices).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return Batch(indices, pixels.contiguous(), self.all_labels[indices])
 
     def images(self, indices: np.ndarray) -> Tensor:
         """Return the images uint8 (B, H, W, 3)."""

@@ -1,4 +1,4 @@
-"""Training: settings, losses, the loop, its state and its folder.
+"""Training: what a step consumes, the step, the loop around it, its state and its folder.
 
 `settings` does not import torch.
 """

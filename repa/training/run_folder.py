@@ -1,18 +1,31 @@
-"""The folder of a training run: whose it is, its settings and its log."""
+"""The folder of a training run: whose it is, its settings and their history, log, checkpoints.
+
+config.json    the settings as they are now
+history.jsonl  what changed since the run began, one line each time that it went on otherwise:
+{"from_step": 1001, "changed": {"learning_rate": [0.001, 0.0005]}, "skip": [1234]}
+log.jsonl      losses
+checkpoints/   `step-0001000` and so on, see `repa.training.state`
+"""
 
 import json
+import re
+import secrets
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from repa.errors import CheckpointFormatError, InUseError, OutputExistsError
-from repa.training.settings import TrainConfig
+from repa.errors import CheckpointFormatError, InUseError, OutputExistsError, SettingError
+from repa.training.settings import CHANGEABLE, TrainConfig
 from repa_base.files import write_text
 from repa_base.locks import lock_if_free
 
-_CONFIG, _LOCK = "config.json", "run.lock"
+_CONFIG, _HISTORY, _LOCK = "config.json", "history.jsonl", "run.lock"
+_CHECKPOINT = re.compile(r"step-(\d{7,})")
+_LEFTOVER = re.compile(r"\.step-\d{7,}\.[0-9a-f]+\.part")
 
 
 def read_run_config(out: Path) -> TrainConfig | None:
@@ -32,33 +45,73 @@ def read_run_config(out: Path) -> TrainConfig | None:
         raise CheckpointFormatError(f"{path}: holds no settings ({error}).") from error
 
 
-def check_run_folder(config: TrainConfig, out: Path, *, resume: bool) -> None:
+def check_run_folder(config: TrainConfig, out: Path, *, resume: bool) -> TrainConfig | None:
     """Find out, writing nothing, whether a run of these settings may use a folder.
 
+    Returns:
+        The settings of the run that it holds, or None.
+
     Raises:
-        OutputExistsError: It holds a run and `resume` is False, a run of other settings, or
-            something else.
+        OutputExistsError: It holds a run and `resume` is False, a run of another network, of other
+            data or draws, or something else.
     """
     stored = read_run_config(out)
     if stored is None:
         if out.is_file() or (out.is_dir() and any(p.name != _LOCK for p in out.iterdir())):
             raise OutputExistsError(f"{out} is not empty and holds no run: use another --out.")
-        return
+        return None
     if not resume:
         raise OutputExistsError(f"{out} holds a run already: add --resume, or another --out.")
-    # A longer run is another run only where the end decides the learning rate before it.
-    free = () if config.decay_steps else ("num_steps",)
-    before = asdict(stored)
-    other = [k for k, v in asdict(config).items() if before[k] != v and k not in free]
+    other = [name for name in _changes(stored, config) if name not in CHANGEABLE]
     if other:
         raise OutputExistsError(
             f"{out} was started with other settings ({', '.join(other)}): use another --out."
         )
+    return stored
 
 
-def write_run_config(config: TrainConfig, out: Path) -> None:
-    """Write the settings, whole or not at all; the folder is a run's from then on."""
+def record_settings(
+    out: Path,
+    config: TrainConfig,
+    *,
+    before: TrainConfig | None,
+    step: int,
+    skip: Iterable[int] = (),
+) -> tuple[frozenset[int], list[str]]:
+    """Write settings and history; the folder is a run's from then on.
+
+    Args:
+        out: Folder of the run.
+        config: Its settings from now on.
+        before: Its settings until now; None at the start of a run.
+        step: Steps that it has taken.
+        skip: Numbers of steps, from 1, whose update is to be left out.
+
+    Returns:
+        All steps whose update is left out, those recorded earlier included, and what is new in
+        words.
+
+    Raises:
+        SettingError: A step to be left out is behind the run, or after its end.
+        CheckpointFormatError: The history is damaged.
+    """
+    path = out / _HISTORY
+    history, recorded = _read_history(path)
+    new = sorted(set(skip) - recorded)
+    for number in new:
+        if not step < number <= config.num_steps:
+            rule = f"only steps after {step} and up to {config.num_steps}"
+            raise SettingError("skip", f"step {number} cannot be left out, {rule}.")
+    changed = _changes(before or config, config)
+    write_text(out / _CONFIG, (before or config).to_json())  # first of all, it is a run's folder
+    if changed or new:
+        entry = {"from_step": step + 1, "changed": changed, "skip": new}
+        # Before the new settings: no change holds that is not recorded.
+        write_text(path, "".join(json.dumps(e) + "\n" for e in [*history, entry]))
     write_text(out / _CONFIG, config.to_json())
+    notes = [f"{name} {old} -> {now}" for name, (old, now) in changed.items()]
+    notes += [f"without the update of step {number}" for number in new]
+    return frozenset(recorded | set(new)), notes
 
 
 @contextmanager
@@ -74,6 +127,30 @@ def locked(out: Path) -> Iterator[None]:
         if lock_if_free(lock.fileno(), out) is False:
             raise InUseError(f"{out}: another process trains in it.")
         yield
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint of the highest step in a folder, or None."""
+    return max(_checkpoints(folder), default=(0, None))[1]
+
+
+def remove_old_checkpoints(folder: Path, *, keep_last: int, keep_every: int) -> None:
+    """Remove all checkpoints but those to keep, and what a killed process left of others.
+
+    Nothing that is not called `step-0001000` is touched. What goes is renamed first, so that
+    whatever is called so is complete.
+
+    Args:
+        folder: Holds the checkpoints; nobody else writes in it.
+        keep_last: How many of the highest steps stay.
+        keep_every: Steps that are multiples of it stay; 0 for none.
+    """
+    for step, path in sorted(_checkpoints(folder))[:-keep_last]:
+        if keep_every == 0 or step % keep_every:
+            path.rename(path.with_name(f".{path.name}.{secrets.token_hex(4)}.part"))
+    for path in folder.iterdir():
+        if _LEFTOVER.fullmatch(path.name) and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class Log:
@@ -95,6 +172,26 @@ class Log:
         entry = {"step": step, **losses, "steps_per_second": round(rate, 3)}
         with self._path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
+
+
+def _changes(before: TrainConfig, after: TrainConfig) -> dict[str, tuple[object, object]]:
+    old, new = asdict(before), asdict(after)
+    return {name: (old[name], new[name]) for name in new if old[name] != new[name]}
+
+
+def _read_history(path: Path) -> tuple[list[dict[str, Any]], set[int]]:
+    """Return the entries, and all steps whose update they leave out."""
+    try:
+        lines = path.read_text().splitlines() if path.exists() else []
+        entries = [json.loads(line) for line in lines]
+        return entries, {int(number) for entry in entries for number in entry["skip"]}
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointFormatError(f"{path}: is damaged ({error}).") from error
+
+
+def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    found = ((_CHECKPOINT.fullmatch(path.name), path) for path in folder.glob("step-*"))
+    return [(int(match[1]), path) for match, path in found if match]
 
 
 def _is_entry_until(line: str, step: int) -> bool:

@@ -1,8 +1,8 @@
 """Settings of a training run, validated, and the named presets. Does not import torch."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from repa.errors import UnknownNameError
@@ -14,10 +14,25 @@ Precision = Literal["fp32", "bf16"]
 DATASETS = ("digits",)
 ENCODERS = ("efficientnet-lite1", "none")
 
+CHANGEABLE = (
+    "num_steps",
+    "alignment_weight",
+    "label_dropout",
+    "learning_rate",
+    "warmup_steps",
+    "decay_steps",
+    "weight_decay",
+    "max_grad_norm",
+    "ema_decay",
+    "precision",
+)
+"""Settings that a run may go on with other values of: they say how it steps, or for how long. All
+others decide the network, the data, the features to align with, or the draws of a step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides the weights a run ends with.
+    """Everything that decides the weights a run ends with, unless it goes on with other settings.
 
     Defaults are the reference's (REPA train.py at 67f7145), except that a run says its data, model
     and length itself.
@@ -103,6 +118,37 @@ class TrainConfig:
             RepaError: A setting is unknown, missing or out of its range.
         """
         return from_mapping(cls, values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporting:
+    """What a run writes beside its last weights; none of it changes them.
+
+    Attributes:
+        preview_cfg_scale: Guidance of the previews.
+        on_step: Told the number and the losses of every step that is taken.
+        on_note: Told what else happens.
+
+    Raises:
+        SettingError: A value is out of its range.
+    """
+
+    log_every: int = setting("Steps between lines of log.jsonl.", 50, low=1)
+    checkpoint_every: int = setting(
+        "Steps between checkpoints; the last step has one too.", 1000, low=1
+    )
+    preview_every: int = setting("Steps between contact sheets of EMA samples.", 1000, low=1)
+    keep_last: int = setting("Latest checkpoints that are kept; older ones are removed.", 2, low=1)
+    keep_every: int = setting(
+        "Checkpoints at multiples of this step are kept as well; 0 for none.", 0, low=0
+    )
+    preview_cfg_scale: float = 2.0
+    on_step: Callable[[int, dict[str, float]], None] = field(default=lambda step, losses: None)
+    on_note: Callable[[str], None] = field(default=lambda note: None)
+
+    def __post_init__(self) -> None:
+        """Check every range."""
+        check_settings(self)
 
 
 PRESETS: dict[str, TrainConfig] = {

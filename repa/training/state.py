@@ -8,7 +8,6 @@ there is no generator state to save.
 
 import copy
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,13 +24,12 @@ from repa.errors import (
     CheckpointFormatError,
     CheckpointMismatchError,
     RepaError,
-    UnknownNameError,
+    SettingError,
+    suggestion,
 )
 from repa.models.sit import SIT_SIZES, SiT
 from repa.training.settings import TrainConfig
 from repa_base.files import replacing
-
-_STEP_FOLDER = re.compile(r"step-(\d{7,})")
 
 
 @dataclass
@@ -70,6 +68,12 @@ class TrainState:
             lr=config.learning_rate,
             weight_decay=config.weight_decay,
         )
+        for parameter in optimizer.param_groups[0]["params"]:
+            optimizer.state[parameter] = {
+                "step": torch.tensor(0.0),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
         return cls(model.train(), ema, optimizer, step=0)
 
     def update_ema(self, decay: float) -> None:
@@ -83,7 +87,7 @@ class TrainState:
         Args:
             folder: Holds all checkpoints of the run.
             config: Settings of the run, written beside the tensors.
-            description: What the weights are, for whoever loads them (see `describe`).
+            description: What the weights are, for whoever loads them.
         """
         target = folder / f"step-{self.step:07d}"
         with replacing(target) as partial:
@@ -161,15 +165,13 @@ def model_settings(
     """Return the keyword arguments of `SiT` that a run's settings and data ask for.
 
     Raises:
-        UnknownNameError: No size has the model's name.
+        SettingError: No size has the model's name.
     """
-    if config.model not in SIT_SIZES:
-        raise UnknownNameError("model", config.model, SIT_SIZES)
     return {
         "input_size": input_size,
         "in_channels": in_channels,
         "num_classes": num_classes,
-        **SIT_SIZES[config.model],
+        **_sizes(config),
         "encoder_depth": config.encoder_depth,
         "target_dims": target_dims,
         "projector_dim": config.projector_dim,
@@ -177,11 +179,25 @@ def model_settings(
     }
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the complete checkpoint of the highest step in a folder, or None."""
-    found = [
-        (int(match[1]), path)
-        for path in folder.glob("step-*")
-        if (match := _STEP_FOLDER.fullmatch(path.name))
-    ]
-    return max(found)[1] if found else None
+def check_model(config: TrainConfig) -> None:
+    """Check, before any data are there, that the settings make a network.
+
+    Raises:
+        SettingError: No size has the model's name, it has too few blocks, or its patches do not
+            divide the images.
+    """
+    sizes = _sizes(config)
+    depth, patch = sizes["depth"], sizes["patch_size"]
+    if config.encoder_depth > depth:
+        rule = f"encoder_depth must be from 1 to {depth} for {config.model}"
+        raise SettingError("encoder_depth", f"{rule}, got {config.encoder_depth}.")
+    if config.image_size % patch:
+        rule = f"image_size must be a multiple of {patch} for {config.model}"
+        raise SettingError("image_size", f"{rule}, got {config.image_size}.")
+
+
+def _sizes(config: TrainConfig) -> dict[str, int]:
+    if config.model not in SIT_SIZES:
+        hint = suggestion(config.model, SIT_SIZES)
+        raise SettingError("model", f"unknown model {config.model!r}{hint}")
+    return SIT_SIZES[config.model]

@@ -1,92 +1,180 @@
-"""Features of the frozen encoder for every training image, computed once and kept with the run."""
+"""Target features of a batch's images: kept in memory or in a file, or made by the encoder at once.
 
-from collections.abc import Callable
+`open_targets` alone decides where they come from.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
-from repa.data import TrainingData
-from repa.encoders.encoder import load_encoder
+from repa.data import Batch, TrainingData
+from repa.encoders import Encoder, load_encoder
 from repa.errors import CheckpointFormatError
-from repa_base.files import replacing
+from repa_base.files import check_room, replacing
+from repa_base.memory_map import release_pages
 
-_FILE_NAME = "target_features.safetensors"
+Keeping = Literal["memory", "file", "nowhere"]
+"""Where a run keeps its target features: in memory and saved with the run, in a file that is mapped
+into memory, or nowhere: the encoder sees the images of every batch."""
+
+_SAVED, _MAPPED = "target_features.safetensors", "target_features.npy"
+_CHUNK_IMAGES = 64
 
 
-@dataclass(frozen=True)
-class TargetFeatures:
-    """Target features by image index; without an encoder there are none."""
-
-    features: Tensor | None
+class TargetSource(Protocol):
+    """Gives the features that a batch is aligned with."""
 
     @property
     def dims(self) -> list[int]:
         """Widths of the features, one an encoder."""
-        return [] if self.features is None else [self.features.shape[2]]
+        ...
+
+    def __call__(self, batch: Batch, device: torch.device | str) -> list[Tensor]:
+        """Return the features float32 (B, N, D) of the batch's images, one tensor an encoder."""
+        ...
+
+
+class NoTargets:
+    """There is no encoder, and nothing to align with."""
+
+    dims: list[int] = []  # noqa: RUF012
+
+    def __call__(self, batch: Batch, device: torch.device | str) -> list[Tensor]:
+        """Return an empty list."""
+        return []
+
+
+@dataclass(frozen=True)
+class StoredTargets:
+    """Features of all images (count, N, D), in memory or memory-mapped; a batch reads its rows."""
+
+    features: np.ndarray
 
     @property
-    def num_tokens(self) -> int:
-        """Feature vectors an image."""
-        return 0 if self.features is None else self.features.shape[1]
+    def dims(self) -> list[int]:
+        """Width of the features."""
+        return [self.features.shape[2]]
 
-    def __call__(self, indices: np.ndarray, device: torch.device | str) -> list[Tensor]:
-        """Return the features (B, N, D) of these images, one tensor an encoder."""
-        return [] if self.features is None else [self.features[indices].to(device)]
-
-    @classmethod
-    def open(
-        cls,
-        encoder_name: str,
-        data: TrainingData,
-        folder: Path,
-        device: torch.device | str,
-        on_note: Callable[[str], None],
-    ) -> "TargetFeatures":
-        """Read the run's features, or compute them; `save` writes them.
-
-        Args:
-            encoder_name: Encoder to align with, or `none`.
-            data: Whose images the encoder sees.
-            folder: Folder of the run.
-            device: Where the encoder runs.
-            on_note: Told when the features have to be computed.
-
-        Raises:
-            CheckpointFormatError: The saved features are damaged, or of other images.
-        """
-        if encoder_name == "none":
-            return cls(None)
-        path = folder / _FILE_NAME
-        if not path.exists():
-            on_note(f"computing {encoder_name} features of {data.count} images, once.")
-            return cls(_compute(encoder_name, data, device))
-        try:
-            features = load_file(path)["features"]
-        except (SafetensorError, KeyError) as error:
-            raise CheckpointFormatError(
-                f"{path}: damaged ({error}); remove it and it is made again."
-            ) from error
-        if len(features) != data.count:
-            raise CheckpointFormatError(
-                f"{path}: holds features of {len(features)} images, the data set has "
-                f"{data.count}; remove it and it is made again."
-            )
-        return cls(features)
-
-    def save(self, folder: Path) -> None:
-        """Keep the features with the run, unless they are there already."""
-        path = folder / _FILE_NAME
-        if self.features is not None and not path.exists():
-            with replacing(path) as partial:
-                save_file({"features": self.features}, partial)
+    def __call__(self, batch: Batch, device: torch.device | str) -> list[Tensor]:
+        """Return the rows of the batch's images."""
+        rows = torch.from_numpy(self.features[batch.indices])
+        release_pages(self.features)
+        return [rows.to(device)]
 
 
-def _compute(encoder_name: str, data: TrainingData, device: torch.device | str) -> Tensor:
+@dataclass(frozen=True)
+class EncoderTargets:
+    """Features that the encoder makes of the batch's images on the way."""
+
+    encoder: Encoder
+    data: TrainingData
+    grid_size: int
+    device: torch.device | str
+
+    @property
+    def dims(self) -> list[int]:
+        """Width of the features."""
+        return [self.encoder.feature_dim]
+
+    def __call__(self, batch: Batch, device: torch.device | str) -> list[Tensor]:
+        """Return the encoder's features of the batch's images."""
+        return [self._features(batch.indices).to(device)]
+
+    def of_all(self) -> Iterator[np.ndarray]:
+        """Yield the features of all images in their order, some images at a time."""
+        count = self.data.count
+        for indices in np.array_split(np.arange(count), -(-count // _CHUNK_IMAGES)):
+            yield self._features(indices).cpu().numpy()
+
+    def _features(self, indices: np.ndarray) -> Tensor:
+        images = self.data.images(indices).to(self.device)
+        return self.encoder(images, grid_size=self.grid_size)
+
+
+def open_targets(
+    encoder_name: str,
+    data: TrainingData,
+    folder: Path,
+    grid_size: int,
+    device: torch.device | str,
+) -> TargetSource:
+    """Find a run's features, or what can make them; writes and computes nothing.
+
+    Args:
+        encoder_name: Encoder to align with, or `none`.
+        data: Whose images the encoder sees.
+        folder: Folder of the run; features that it holds are used.
+        grid_size: Side of the model's grid of tokens, each of which gets a feature.
+        device: Where the encoder runs.
+
+    Raises:
+        CheckpointFormatError: The folder's features are damaged, or of other images or tokens.
+        RepaError: The encoder does not give this grid, or is not on this machine.
+    """
+    if encoder_name == "none":
+        return NoTargets()
+    for path in (folder / _SAVED, folder / _MAPPED):
+        if path.exists():
+            return StoredTargets(_read(path, (data.count, grid_size**2)))
     encoder = load_encoder(encoder_name, device)
-    batches = np.array_split(np.arange(data.count), -(-data.count // 64))
-    return torch.cat([encoder(data.images(batch).to(device)).cpu() for batch in batches])
+    encoder.check_grid(grid_size)
+    return EncoderTargets(encoder, data, grid_size, device)
+
+
+def keep_targets(
+    source: TargetSource, folder: Path, keeping: Keeping, on_note: Callable[[str], None]
+) -> TargetSource:
+    """Let an encoder see all images once, and keep its features with the run as asked.
+
+    Args:
+        source: From `open_targets`; what is no encoder's stays as it is.
+        folder: Folder of the run.
+        keeping: Where the features are kept.
+        on_note: Told when the features have to be computed.
+    """
+    if not isinstance(source, EncoderTargets) or keeping == "nowhere":
+        return source
+    count = source.data.count
+    on_note(f"computing {source.encoder.name} features of {count} images, once.")
+    if keeping == "memory":
+        features = np.concatenate(list(source.of_all()))
+        with replacing(folder / _SAVED) as partial:
+            save_file({"features": features}, partial)
+        return StoredTargets(features)
+    shape = (count, source.grid_size**2, source.encoder.feature_dim)
+    check_room(4 * int(np.prod(shape)), folder, what="the target features need")
+    with replacing(folder / _MAPPED) as partial:
+        _fill(partial, shape, source.of_all())
+    return StoredTargets(_read(folder / _MAPPED, shape[:2]))
+
+
+def _fill(path: Path, shape: tuple[int, int, int], parts: Iterator[np.ndarray]) -> None:
+    file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    done = 0
+    for part in parts:
+        file[done : done + len(part)] = part
+        done += len(part)
+    file.flush()
+
+
+def _read(path: Path, expected: tuple[int, int]) -> np.ndarray:
+    again = "remove it and it is made again."
+    try:
+        features = (
+            np.load(path, mmap_mode="r") if path.suffix == ".npy" else load_file(path)["features"]
+        )
+    except (SafetensorError, KeyError, ValueError, EOFError) as error:
+        raise CheckpointFormatError(f"{path}: damaged ({error}); {again}") from error
+    for found, wanted, what in zip(
+        features.shape, expected, ("images", "features an image"), strict=False
+    ):
+        if found != wanted:
+            raise CheckpointFormatError(f"{path}: holds {found} {what}, not {wanted}; {again}")
+    return features

@@ -33,10 +33,10 @@ def test_digits_are_grey_rgb_of_the_asked_size_with_their_own_labels():
 
 def test_batches_are_pixels_of_the_images_asked_for():
     data = open_training_data("digits", 16)
-    pixels, labels = data.batch(np.array([3, 0]))
-    images = data.images(np.array([3, 0]))
+    batch = data.batch(np.array([3, 0]), np.random.default_rng)
+    pixels, images = batch.inputs, data.images(np.array([3, 0]))
     assert pixels.shape == (2, 3, 16, 16)
-    assert labels.tolist() == [3, 0]
+    assert batch.indices.tolist() == batch.labels.tolist() == [3, 0]
     restored = ((pixels + 1) * 127.5).round().permute(0, 2, 3, 1).to(torch.uint8)
     assert torch.equal(restored, images)
     assert pixels.min() == -1  # black background

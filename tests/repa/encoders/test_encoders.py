@@ -4,7 +4,7 @@ import torch
 from sklearn.datasets import load_sample_images
 
 from repa.encoders.encoder import load_encoder
-from repa.errors import ChecksumError, MissingPackageError, UnknownNameError
+from repa.errors import ChecksumError, MissingPackageError, RepaError, UnknownNameError
 from repa.evaluation import load_named_network
 from repa.registry import entries as registry
 
@@ -14,20 +14,32 @@ def encoder():
     return load_encoder("efficientnet-lite1")
 
 
-def test_lite1_gives_an_eight_by_eight_grid_of_112_features_for_any_image_size(encoder):
-    for size in (32, 100):
-        features = encoder(torch.zeros(2, size, size, 3, dtype=torch.uint8))
-        assert features.shape == (2, 64, encoder.feature_dim) == (2, 64, 112)
-        assert features.dtype == torch.float32
+@pytest.mark.parametrize("grid_size", [4, 5, 8, 16])
+@pytest.mark.parametrize("size", [32, 100])
+def test_lite1_gives_the_grid_asked_for_of_112_features_for_any_image_size(
+    encoder, grid_size, size
+):
+    features = encoder(torch.zeros(2, size, size, 3, dtype=torch.uint8), grid_size=grid_size)
+    assert features.shape == (2, grid_size**2, encoder.feature_dim) == (2, grid_size**2, 112)
+    assert features.dtype == torch.float32
 
 
-def test_lite1_features_lie_in_row_order(encoder):
+@pytest.mark.parametrize("grid_size", [0, 3, 33])
+def test_a_grid_that_an_encoder_does_not_give_is_refused_with_those_it_gives(encoder, grid_size):
+    asked = f"4 x 4 to 32 x 32 features an image, not {grid_size} x {grid_size}"
+    with pytest.raises(RepaError, match=asked):
+        encoder(torch.zeros(1, 32, 32, 3, dtype=torch.uint8), grid_size=grid_size)
+
+
+@pytest.mark.parametrize("grid_size", [8, 16])
+def test_lite1_features_lie_in_row_order(encoder, grid_size):
     image = torch.zeros(1, 128, 128, 3, dtype=torch.uint8)
     corner = image.clone()
-    corner[:, :20, 100:] = 255  # top right: token 7 of the first row
-    change = (encoder(corner) - encoder(image)).norm(dim=2)[0]
-    assert change.argmax().item() % 8 >= 6
-    assert change.argmax().item() // 8 <= 1
+    corner[:, :20, 100:] = 255  # top right: token 7 of the first row of eight
+    first, second = (encoder(x, grid_size=grid_size) for x in (corner, image))
+    row, column = divmod((first - second).norm(dim=2)[0].argmax().item(), grid_size)
+    assert row < grid_size / 4
+    assert column >= grid_size * 3 / 4
 
 
 def test_lite1_holds_the_trained_weights_and_its_classifier_knows_the_sample_photographs():
@@ -52,14 +64,14 @@ def test_lite1_holds_the_trained_weights_and_its_classifier_knows_the_sample_pho
     with torch.no_grad():
         stem = full.bn1(full.conv_stem((image.permute(2, 0, 1)[None].float() - 127) / 128))
         expected = full.blocks[:5](stem).flatten(2).transpose(1, 2)
-    found = load_encoder("efficientnet-lite1")(image[None])
+    found = load_encoder("efficientnet-lite1")(image[None], grid_size=8)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_encoder_is_frozen_and_deterministic(encoder):
     assert not any(p.requires_grad for p in encoder.network.parameters())
     images = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8)
-    assert torch.equal(encoder(images), encoder(images))
+    assert torch.equal(encoder(images, grid_size=4), encoder(images, grid_size=4))
 
 
 def test_unknown_encoder_is_refused_with_the_closest_name():

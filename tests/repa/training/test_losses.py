@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from repa import alignment_loss, velocity_loss
-from repa.training.loop import Batch, losses_of, train_step
+from repa.training.batch import NoisyBatch
 from repa.training.losses import times_from_draws
 from repa.training.settings import preset
 from repa.training.state import TrainState
+from repa.training.step import losses_of, train_step
 from samplers import INTERPOLANTS
 
 CASES = ["linear_uniform", "linear_lognormal", "cosine_uniform", "cosine_lognormal"]
@@ -32,7 +33,7 @@ def golden_batch(golden, prefix, labels=None, row=...):
     targets = [golden[key] for key in sorted(golden) if key.startswith("zs/")]
     labels = golden[f"{prefix}/labels_after_drop"][row] if labels is None else labels
     noise, times = golden[f"{prefix}/noises"][row], golden[f"{prefix}/time_input"][row]
-    return Batch(golden["images"], labels, noise, times, targets)
+    return NoisyBatch(golden["images"], labels, noise, times, targets)
 
 
 @pytest.mark.parametrize("name", MODELS)

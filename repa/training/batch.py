@@ -1,0 +1,115 @@
+"""What a step consumes: which images, and the random draws that are made for them.
+
+All draws of step k are keyed by (seed, k) and made for the whole batch, so that a step can be
+repeated, left out or resumed at without any state.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repa.data import TrainingData
+from repa.training.losses import sample_times
+from repa.training.settings import TrainConfig
+from repa.training.targets import TargetSource
+from samplers import Stream, keyed_generator
+
+_ORDER, _DRAWS, _ROWS = 0, 1, 2  # indices of the training stream; from _ROWS on, one a row
+
+
+@dataclass(frozen=True)
+class NoisyBatch:
+    """All that one step consumes, on the device.
+
+    Attributes:
+        data: Clean inputs (B, C, H, W).
+        labels: int64 (B,), some of them replaced by the null label.
+        noise: Standard normals, as `data`.
+        times: (B,), 0 = data, 1 = noise.
+        target_features: (B, N, D) of the same images, one tensor an encoder; may be empty.
+    """
+
+    data: Tensor
+    labels: Tensor
+    noise: Tensor
+    times: Tensor
+    target_features: list[Tensor]
+
+
+@dataclass
+class EpochOrder:
+    """Which images each step sees: every image once an epoch.
+
+    Epochs are shuffled by (seed, epoch) and strung together; a batch may span several. The orders
+    that the latest batch spans are held, so that each is computed once as steps go by.
+    """
+
+    seed: int
+    count: int
+    batch_size: int
+    _epochs: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+
+    def __call__(self, step: int) -> np.ndarray:
+        """Return the images (B,) of the step after `step` steps."""
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs, places = np.divmod(positions, self.count)
+        known = self._epochs
+        self._epochs = {
+            epoch: known[epoch] if epoch in known else self._shuffled(epoch)
+            for epoch in np.unique(epochs).tolist()
+        }
+        return np.concatenate([o[places[epochs == epoch]] for epoch, o in self._epochs.items()])
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        generator = keyed_generator(self.seed, Stream.TRAINING, _ORDER, epoch)
+        return generator.permutation(self.count)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batch of any step of a run.
+
+    The loop's draws are PyTorch's on the device, in the order times, noise, dropped labels. A CPU
+    keeps 32 bits of their seed, so of millions of steps a few share their draws, for other images.
+    """
+
+    config: TrainConfig
+    data: TrainingData
+    targets: TargetSource
+    device: torch.device | str
+    order: EpochOrder = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Start without the order of any epoch."""
+        order = EpochOrder(self.config.seed, self.data.count, self.config.batch_size)
+        object.__setattr__(self, "order", order)
+
+    def __call__(self, step: int) -> NoisyBatch:
+        """Return images, labels and draws of the step after `step` steps."""
+        config = self.config
+        batch = self.data.batch(self.order(step), partial(self._row_generator, step))
+        data, labels = batch.inputs.to(self.device), batch.labels.to(self.device)
+        generator = self._generator(step)
+        times = sample_times(
+            len(labels),
+            weighting=config.weighting,
+            path_type=config.path_type,
+            generator=generator,
+        )
+        noise = torch.randn(data.shape, generator=generator, device=self.device)
+        uniform = torch.rand(len(labels), generator=generator, device=self.device)
+        labels = torch.where(uniform < config.label_dropout, self.data.num_classes, labels)
+        return NoisyBatch(data, labels, noise, times, self.targets(batch, self.device))
+
+    def _generator(self, step: int) -> torch.Generator:
+        seed = int(self._keyed(_DRAWS, step).integers(2**63))
+        return torch.Generator(self.device).manual_seed(seed)
+
+    def _row_generator(self, step: int, row: int) -> np.random.Generator:
+        return self._keyed(_ROWS + row, step)
+
+    def _keyed(self, index: int, step: int) -> np.random.Generator:
+        return keyed_generator(self.config.seed, Stream.TRAINING, index, step)

@@ -1,0 +1,203 @@
+import json
+from dataclasses import asdict, replace
+
+import pytest
+from tiny_run import TINY
+
+from repa.errors import CheckpointFormatError, OutputExistsError, SettingError
+from repa.training.run_folder import (
+    check_run_folder,
+    latest_checkpoint,
+    locked,
+    read_run_config,
+    record_settings,
+    remove_old_checkpoints,
+)
+from repa_base.files import replacing
+
+OTHER = {
+    "num_steps": 7,
+    "alignment_weight": 0.25,
+    "label_dropout": 0.2,
+    "learning_rate": 5e-4,
+    "warmup_steps": 3,
+    "decay_steps": 2,
+    "weight_decay": 0.1,
+    "max_grad_norm": 0.5,
+    "ema_decay": 0.5,
+    "precision": "bf16",
+}
+FIXED = {
+    "model": "SiT-Ti/8",
+    "image_size": 32,
+    "encoder": "efficientnet-lite1",
+    "encoder_depth": 2,
+    "projector_dim": 16,
+    "qk_norm": True,
+    "path_type": "cosine",
+    "weighting": "lognormal",
+    "batch_size": 4,
+    "seed": 1,
+}
+
+
+def begun(out, step=0, **changes):
+    """Record a run's start, or, with changes, that it goes on with them after `step` steps."""
+    before = read_run_config(out)
+    config = replace(before or TINY, **changes)
+    return record_settings(out, config, before=before, step=step)
+
+
+def history(out):
+    return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+
+
+def test_every_setting_is_known_to_these_tests():
+    assert {*OTHER, *FIXED, "data"} == set(asdict(TINY))  # there is but one data set
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_what_says_how_a_run_steps_may_change_and_the_history_says_since_when(tmp_path, name):
+    begun(tmp_path)
+    assert not (tmp_path / "history.jsonl").exists()
+    config = replace(TINY, **{name: OTHER[name]})
+    assert check_run_folder(config, tmp_path, resume=True) == TINY
+    assert read_run_config(tmp_path) == TINY  # checking writes nothing
+    _, notes = begun(tmp_path, step=3, **{name: OTHER[name]})
+    assert read_run_config(tmp_path) == config
+    old = getattr(TINY, name)
+    assert history(tmp_path) == [
+        {"from_step": 4, "changed": {name: [old, OTHER[name]]}, "skip": []}
+    ]
+    assert notes == [f"{name} {old} -> {OTHER[name]}"]
+    begun(tmp_path, step=5)
+    begun(tmp_path, step=5, **{name: old})
+    assert [entry["from_step"] for entry in history(tmp_path)] == [4, 6]
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_what_decides_network_data_or_draws_may_not_change(tmp_path, name):
+    begun(tmp_path)
+    config = replace(TINY, **{name: FIXED[name]})
+    with pytest.raises(OutputExistsError, match=rf"\({name}\): use another --out"):
+        check_run_folder(config, tmp_path, resume=True)
+    assert read_run_config(tmp_path) == TINY
+
+
+def test_steps_left_out_are_remembered(tmp_path):
+    begun(tmp_path)
+    skipped, notes = record_settings(tmp_path, TINY, before=TINY, step=3, skip=[5, 4])
+    assert skipped == {4, 5} and notes == [
+        "without the update of step 4",
+        "without the update of step 5",
+    ]
+    assert record_settings(tmp_path, TINY, before=TINY, step=3) == ({4, 5}, [])
+    # A script that says so each time goes on, also when the step is behind the run.
+    assert record_settings(tmp_path, TINY, before=TINY, step=5, skip=[4]) == ({4, 5}, [])
+    assert history(tmp_path) == [{"from_step": 4, "changed": {}, "skip": [4, 5]}]
+
+
+@pytest.mark.parametrize("number", [0, 3, 7])
+def test_a_step_that_is_not_to_come_cannot_be_left_out(tmp_path, number):
+    begun(tmp_path)
+    with pytest.raises(SettingError, match="only steps after 3 and up to 6") as caught:
+        record_settings(tmp_path, TINY, before=TINY, step=3, skip=[number])
+    assert caught.value.field == "skip"
+    assert not (tmp_path / "history.jsonl").exists()
+
+
+@pytest.mark.parametrize("text", ['{"skip": [1]', "[1]\n", "{}", '{"skip": 5}'])
+def test_a_damaged_history_is_named(tmp_path, text):
+    begun(tmp_path)
+    (tmp_path / "history.jsonl").write_text(text)
+    with pytest.raises(CheckpointFormatError, match=r"history\.jsonl: is damaged"):
+        begun(tmp_path, step=1)
+
+
+def test_damaged_settings_of_a_run_are_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"data": "dig')
+    with pytest.raises(CheckpointFormatError, match=r"config\.json: holds no settings"):
+        check_run_folder(TINY, tmp_path, resume=True)
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(OutputExistsError, match="holds no run"):
+        check_run_folder(TINY, tmp_path, resume=True)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path):
+    with (
+        locked(tmp_path / "run"),
+        pytest.raises(OutputExistsError, match="another process trains"),
+        locked(tmp_path / "run"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("keep_last", "keep_every", "kept"),
+    [
+        (1, 0, [60]),
+        (2, 0, [50, 60]),
+        (2, 20, [20, 40, 50, 60]),
+        (3, 30, [30, 40, 50, 60]),
+        (9, 0, [10, 20, 30, 40, 50, 60]),
+    ],
+)
+def test_the_latest_checkpoints_and_those_at_multiples_stay(tmp_path, keep_last, keep_every, kept):
+    for step in range(10, 70, 10):
+        (tmp_path / f"step-{step:07d}").mkdir()
+        (tmp_path / f"step-{step:07d}/ema.safetensors").touch()
+    remove_old_checkpoints(tmp_path, keep_last=keep_last, keep_every=keep_every)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{s:07d}" for s in kept]
+    assert latest_checkpoint(tmp_path).name == "step-0000060"
+
+
+def test_steps_are_counted_and_not_spelled(tmp_path):
+    for step in (9_999_999, 10_000_000):
+        (tmp_path / f"step-{step:07d}").mkdir()
+    remove_old_checkpoints(tmp_path, keep_last=1, keep_every=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-10000000"]
+
+
+def test_what_a_killed_process_left_of_a_checkpoint_is_removed(tmp_path):
+    (tmp_path / "step-0000001").mkdir()
+    # The block's file is gone when it ends, which is the error: a kill would not have got there.
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "step-0000002") as partial:
+        partial.mkdir()
+        remove_old_checkpoints(tmp_path, keep_last=1, keep_every=0)
+        assert [path.name for path in tmp_path.iterdir()] == ["step-0000001"]
+
+
+def test_only_checkpoints_and_what_a_kill_left_of_them_are_removed(tmp_path):
+    others = ["step-12", "step-0000001.bak", "best-step-0000001", "step-0000001-old", ".git"]
+    others += ["step-abcdefg", "notes.part", ".step-0000001.backup"]
+    for name in [*others, "step-0000001", "step-0000002", ".step-0000000.0a1b2c3d.part"]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "precious").touch()
+    remove_old_checkpoints(tmp_path, keep_last=1, keep_every=0)
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "step-0000002"}
+    assert all((tmp_path / name / "precious").exists() for name in others)
+
+
+def test_a_kill_while_removing_leaves_whole_checkpoints_and_the_next_time_cleans_up(
+    tmp_path, monkeypatch
+):
+    for step in (1, 2, 3):
+        (tmp_path / f"step-{step:07d}").mkdir()
+        (tmp_path / f"step-{step:07d}/ema.safetensors").touch()
+
+    def killed(path, **options):
+        (path / "ema.safetensors").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            remove_old_checkpoints(tmp_path, keep_last=1, keep_every=0)
+    assert all((path / "ema.safetensors").exists() for path in tmp_path.glob("step-*"))
+    assert latest_checkpoint(tmp_path).name == "step-0000003"
+    remove_old_checkpoints(tmp_path, keep_last=1, keep_every=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000003"]

@@ -1,0 +1,124 @@
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_run import TINY, numbered_data, stand_in_encoder, tiny_state
+
+from repa.errors import NonFiniteError
+from repa.training.batch import Batches
+from repa.training.step import losses_of, train_step
+from repa.training.targets import EncoderTargets, NoTargets
+from samplers import INTERPOLANTS
+
+
+def batch_of(step, config=TINY):
+    return Batches(config, numbered_data(), NoTargets(), "cpu")(step)
+
+
+def aligned_batch(step, config=TINY):
+    data = numbered_data()
+    targets = EncoderTargets(stand_in_encoder(), data, 2, "cpu")
+    return Batches(config, data, targets, "cpu")(step)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_steps_are_those_of_plain_adamw_with_the_published_betas_and_the_decay_asked_for(
+    weight_decay,
+):
+    config = replace(TINY, weight_decay=weight_decay, max_grad_norm=0.7, learning_rate=1e-2)
+    state = tiny_state(config, target_dims=[3])
+    plain = copy.deepcopy(state.model)
+    optimizer = torch.optim.AdamW(
+        [p for p in plain.parameters() if p.requires_grad],
+        lr=1e-2,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=weight_decay,
+    )
+    for step in range(3):
+        batch = aligned_batch(step, config)
+        train_step(config, state, batch)
+        velocity, alignment = losses_of(plain, batch, INTERPOLANTS["linear"])
+        optimizer.zero_grad()
+        (velocity + 0.5 * alignment).backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.7)
+        optimizer.step()
+    for ours, theirs in zip(state.model.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_weights_without_a_gradient_only_decay(weight_decay):
+    config = replace(TINY, weight_decay=weight_decay, learning_rate=0.5)
+    state = tiny_state(config)
+    # A block starts as the identity: what is inside it has a gradient of exactly zero.
+    before = state.model.blocks[0].attn.qkv.weight.detach().clone()
+    train_step(config, state, batch_of(0, config))
+    after = state.model.blocks[0].attn.qkv.weight.detach()
+    torch.testing.assert_close(after, before * (1 - 0.5 * weight_decay))
+
+
+def test_ema_follows_the_weights_by_its_decay():
+    state = tiny_state()
+    before = state.ema.final_layer.linear.bias.clone()
+    with torch.no_grad():
+        state.model.final_layer.linear.bias += 1
+    state.update_ema(0.9)
+    expected = 0.9 * before + 0.1 * (before + 1)
+    torch.testing.assert_close(state.ema.final_layer.linear.bias, expected)
+
+
+def test_warm_up_raises_the_learning_rate_linearly():
+    config = replace(TINY, warmup_steps=4, learning_rate=0.5)
+    state = tiny_state(config)
+    rates = []
+    for step in range(5):
+        train_step(config, state, batch_of(step, config))
+        rates.append(state.optimizer.param_groups[0]["lr"])
+    assert rates == [0.125, 0.25, 0.375, 0.5, 0.5]
+
+
+def test_the_learning_rate_falls_linearly_to_zero_over_the_last_steps():
+    config = replace(TINY, num_steps=6, decay_steps=4, learning_rate=0.5)
+    rates = [config.learning_rate_at(step) for step in range(7)]
+    assert rates == [0.5, 0.5, 0.5, 0.375, 0.25, 0.125, 0.0]
+
+
+def test_alignment_trains_the_projectors_and_the_blocks_before_them():
+    config = replace(TINY, projector_dim=16, learning_rate=1e-3)
+    state = tiny_state(config, target_dims=[3])
+    batch = aligned_batch(0, config)
+    values = [train_step(config, state, batch)["alignment"] for _ in range(20)]
+    assert values[-1] < values[0] - 0.01
+
+
+def test_a_loss_that_is_not_finite_is_named_and_changes_nothing():
+    state = tiny_state()
+    batch = batch_of(0)
+    before = [p.clone() for p in state.model.parameters()]
+    with pytest.raises(NonFiniteError, match="the loss is nan at step 1"):
+        train_step(TINY, state, replace(batch, data=batch.data * float("nan")))
+    assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
+
+
+def test_a_gradient_that_is_not_finite_is_named_and_changes_nothing():
+    state = tiny_state()
+    before = [p.clone() for p in state.model.parameters()]
+    state.model.final_layer.linear.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(NonFiniteError, match=r"the gradient's norm is (nan|inf) at step 1"):
+        train_step(TINY, state, batch_of(0))
+    assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
+
+
+def test_bfloat16_training_stays_close_to_float32_without_being_it():
+    batch = batch_of(0)
+    losses = []
+    for config in (TINY, replace(TINY, precision="bf16")):
+        state = tiny_state(config)
+        torch.manual_seed(0)
+        for layer in (state.model.final_layer.linear, state.model.final_layer.adaLN_modulation[1]):
+            torch.nn.init.normal_(layer.weight, std=0.2)
+        losses.append(train_step(config, state, batch)["loss"])
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=2e-2)

@@ -1,0 +1,154 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_run import QUIET, TINY, file_bytes, numbered_data, numbers, stand_in_encoder
+
+import repa.training.loop as loop
+import repa.training.targets as module
+from repa.data import open_training_data
+from repa.encoders import load_encoder
+from repa.errors import CheckpointFormatError, RepaError
+from repa.training.loop import train
+from repa.training.targets import StoredTargets, keep_targets, open_targets
+
+KEEPINGS = ["memory", "file", "nowhere"]
+ALIGNED = replace(TINY, encoder="efficientnet-lite1", projector_dim=16)
+
+
+@pytest.fixture
+def with_stand_in(monkeypatch):
+    """Let the encoder be a stand-in; return the numbers of images that it is shown at a time."""
+    shown = []
+
+    def load(name, device):
+        encoder = stand_in_encoder(name)
+
+        def preprocess(images, grid_size):
+            shown.append(len(images))
+            return encoder.preprocess(images, grid_size)
+
+        return replace(encoder, preprocess=preprocess)
+
+    monkeypatch.setattr(module, "load_encoder", load)
+    return shown
+
+
+def targets_of(data, folder, keeping="memory", on_note=lambda note: None):
+    source = open_targets("efficientnet-lite1", data, folder, 2, "cpu")
+    return keep_targets(source, folder, keeping, on_note)
+
+
+def batch_of(data, *indices):
+    return data.batch(np.array(indices), np.random.default_rng)
+
+
+@pytest.mark.parametrize("keeping", KEEPINGS)
+def test_features_are_of_the_batches_images_in_their_order(keeping, with_stand_in, tmp_path):
+    data = numbered_data(150)
+    expected = stand_in_encoder()(data.images(np.array([149, 2, 2, 70])), grid_size=2)
+    for _ in range(2):  # made, and then found in the folder
+        targets = targets_of(data, tmp_path, keeping)
+        (features,) = targets(batch_of(data, 149, 2, 2, 70), "cpu")
+        assert numbers(features) == [149, 2, 2, 70]
+        assert torch.equal(features, expected)
+        assert features.shape == (4, 4, 3)
+        assert targets.dims == [3]
+
+
+@pytest.mark.parametrize("keeping", KEEPINGS)
+def test_an_encoder_sees_every_image_once_or_with_every_batch(keeping, with_stand_in, tmp_path):
+    data, notes = numbered_data(150), []
+    for _ in range(2):
+        targets = targets_of(data, tmp_path, keeping, notes.append)
+        for _ in range(3):
+            targets(batch_of(data, 1, 2), "cpu")
+    if keeping == "nowhere":
+        assert with_stand_in == [2] * 6
+        assert not notes and not list(tmp_path.iterdir())
+    else:
+        assert sum(with_stand_in) == 150 and max(with_stand_in) <= 64
+        assert notes == ["computing efficientnet-lite1 features of 150 images, once."]
+
+
+def test_a_run_ends_with_the_same_weights_wherever_its_features_are_kept(
+    with_stand_in, tmp_path, monkeypatch
+):
+    data = numbered_data(50)
+    monkeypatch.setattr(loop, "open_training_data", lambda name, size: data)
+    ends = [
+        file_bytes(train(ALIGNED, tmp_path / keeping, reporting=QUIET, keep_features=keeping))
+        for keeping in KEEPINGS
+    ]
+    assert ends[0] == ends[1] == ends[2]
+    files = [sorted(p.name for p in (tmp_path / k).glob("target*")) for k in KEEPINGS]
+    assert files == [["target_features.safetensors"], ["target_features.npy"], []]
+    features = np.load(tmp_path / "file/target_features.npy", mmap_mode="r")
+    assert features.shape == (50, 4, 3) and features.dtype == np.float32
+
+
+def test_features_on_disk_are_mapped_and_not_read_whole(with_stand_in, tmp_path):
+    targets = targets_of(numbered_data(), tmp_path, "file")
+    assert isinstance(targets, StoredTargets)
+    assert isinstance(targets.features, np.memmap) and targets.features.mode == "r"
+
+
+def test_a_run_begun_before_its_features_were_kept_goes_on(with_stand_in, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.json").write_text(ALIGNED.to_json())
+    train(ALIGNED, out, resume=True, reporting=QUIET)
+    assert load_file(out / "target_features.safetensors")["features"].shape == (901, 4, 3)
+
+
+def test_features_that_a_run_has_are_used_and_no_encoder_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.delattr(module, "load_encoder")
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "config.json").write_text(ALIGNED.to_json())
+    save_file({"features": torch.randn(901, 4, 5)}, out / "target_features.safetensors")
+    last = train(ALIGNED, out, resume=True, reporting=QUIET)
+    assert json.loads((last / "state.json").read_text())["step"] == 6
+    assert load_file(last / "ema.safetensors")["projectors.0.4.bias"].shape == (5,)
+
+
+def test_features_are_the_encoders(tmp_path):
+    digits = open_training_data("digits", 32)
+    data = replace(digits, all_images=digits.all_images[:70])
+    source = open_targets("efficientnet-lite1", data, tmp_path, 8, "cpu")
+    targets = keep_targets(source, tmp_path, "memory", lambda note: None)
+    (features,) = targets(batch_of(data, 69, 2), "cpu")
+    expected = load_encoder("efficientnet-lite1")(data.images(np.array([69, 2])), grid_size=8)
+    torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_an_encoder_that_does_not_give_the_models_grid_is_refused_before_anything_is_written(
+    tmp_path,
+):
+    with pytest.raises(RepaError, match="4 x 4 to 32 x 32 features an image, not 2 x 2"):
+        train(ALIGNED, tmp_path / "run", reporting=QUIET)
+    assert not (tmp_path / "run/config.json").exists()
+
+
+@pytest.mark.parametrize("name", ["target_features.safetensors", "target_features.npy"])
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((5, 4, 3), "holds 5 images, not 40"),
+        ((40, 64, 3), "holds 64 features an image, not 4"),
+        (None, "damaged"),
+    ],
+)
+def test_features_of_other_images_and_damaged_ones_are_refused(tmp_path, name, shape, message):
+    path = tmp_path / name
+    if shape is None:
+        path.write_bytes(b"damaged")
+    elif name.endswith(".npy"):
+        np.save(path, np.zeros(shape, np.float32))
+    else:
+        save_file({"features": torch.zeros(shape)}, path)
+    with pytest.raises(CheckpointFormatError, match=f"{name}: {message}.* remove it"):
+        open_targets("efficientnet-lite1", numbered_data(), tmp_path, 2, "cpu")

@@ -1,0 +1,223 @@
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_run import QUIET, TINY
+
+import repa.training.loop as loop
+from repa.data import open_training_data
+from repa.generation.settings import SampleConfig
+from repa.training.batch import EpochOrder
+from repa.training.loop import train
+from repa.training.run_folder import latest_checkpoint
+from repa.training.settings import Reporting, TrainConfig
+from repa_base.settings import flag_of, rules
+
+CLI = [sys.executable, "-m", "repa_cli", "train"]
+CLI_TINY = ["--model", "SiT-Pico/8", "--image-size", "16", "--encoder", "none"]
+CLI_TINY += ["--encoder-depth", "1", "--batch-size", "8", "--warmup-steps", "0"]
+CLI_TINY += ["--decay-steps", "0"]
+
+
+def names(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+@pytest.fixture
+def training(repa, tmp_path, monkeypatch):
+    """Run `repa train` with a tiny network in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: repa("train", *CLI_TINY, "--out", "run", *arguments)
+
+
+def test_command_trains_resumes_and_refuses_to_overwrite(training, repa, tmp_path):
+    code, out, error = training("--steps", 2, "--json")
+    assert code == 0, error
+    assert json.loads(out)["checkpoint"] == "run/checkpoints/step-0000002"
+    code, _, error = training("--steps", 3)
+    assert code == 1
+    assert error.count("\n") == 1 and "--resume" in error
+    # The rest is the run's own.
+    code, out, error = repa("train", "--out", "run", "--steps", 3, "--resume")
+    assert code == 0, error
+    assert "step-0000003" in out
+    code, _, error = repa("train", "--out", "rnu", "--resume")
+    assert code == 1 and "rnu holds no run to go on with" in error
+    assert not (tmp_path / "rnu").exists()
+    code, _, error = training("--step", 3, "--resume")
+    assert code == 2 and error.count("\n") == 1
+
+
+def test_command_killed_without_mercy_resumes_from_the_last_checkpoint(tmp_path):
+    arguments = [*CLI, *CLI_TINY, "--steps", "40", "--checkpoint-every", "2", "--out", "run"]
+    process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 60
+    while not latest_checkpoint(tmp_path / "run/checkpoints") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    done = subprocess.run(
+        [*arguments, "--resume"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert names(tmp_path / "run") == ["step-0000038", "step-0000040"]
+    whole = train(replace(TINY, num_steps=40), tmp_path / "whole", reporting=QUIET)
+    killed = latest_checkpoint(tmp_path / "run/checkpoints")
+    ours, theirs = load_file(killed / "ema.safetensors"), load_file(whole / "ema.safetensors")
+    for name, tensor in ours.items():
+        torch.testing.assert_close(tensor, theirs[name], atol=1e-5, rtol=1e-4)
+
+
+def advised(error):
+    """The commands that a message advises, as they would be typed."""
+    return [shlex.split(command)[1:] for command in re.findall(r"repa train [^;\n]*", error)]
+
+
+def test_a_run_that_meets_two_damaged_images_reaches_its_end_by_the_advice_given(
+    training, repa, tmp_path, monkeypatch
+):
+    class DamagedData:
+        def __getattr__(self, name):
+            return getattr(data, name)
+
+        def batch(self, indices, generator):
+            batch = data.batch(indices, generator)
+            bad = torch.from_numpy(np.isin(indices, damaged))
+            return replace(batch, inputs=batch.inputs.where(~bad[:, None, None, None], torch.nan))
+
+    data = open_training_data("digits", 16)
+    order = EpochOrder(TINY.seed, data.count, TINY.batch_size)
+    damaged = [order(3)[0], order(5)[2]]
+    monkeypatch.setattr(loop, "open_training_data", lambda name, size: DamagedData())
+    code, _, error = training("--steps", 8, "--checkpoint-every", 2)
+    for step in (4, 6):
+        assert code == 1 and error.splitlines()[-1].startswith("repa: error: the loss is nan")
+        assert f"at step {step}." in error
+        command = advised(error)[0]
+        assert command[-2:] == ["--skip", str(step)]
+        code, _, error = repa(*command)
+    assert code == 0, error
+    assert latest_checkpoint(tmp_path / "run/checkpoints").name == "step-0000008"
+    entries = [json.loads(x) for x in (tmp_path / "run/history.jsonl").read_text().splitlines()]
+    assert [(entry["from_step"], entry["skip"]) for entry in entries] == [(3, [4]), (3, [6])]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--skip", "4"), ("--learning-rate", "0.0005"), ("--precision", "fp32")]
+)
+def test_every_way_on_that_a_message_advises_leads_to_the_end(
+    training, repa, tmp_path, monkeypatch, option, value
+):
+    def step(config, state, batch):
+        if state.step == 3 and config.learning_rate == 1e-3 and config.precision == "bf16":
+            raise loop.NonFiniteError("the loss is nan at step 4")
+        return train_step(config, state, batch)
+
+    train_step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", step)
+    _, _, error = training("--steps", 6, "--checkpoint-every", 2, "--precision", "bf16")
+    (command,) = [command for command in advised(error) if option in command]
+    assert command[-2:] == [option, value]
+    code, _, error = repa(*command)
+    assert code == 0, error
+    assert names(tmp_path / "run")[-1] == "step-0000006"
+    entry = json.loads((tmp_path / "run/history.jsonl").read_text())
+    assert entry["from_step"] == 3
+
+
+def test_command_keeps_the_checkpoints_asked_for(training, tmp_path):
+    every = ("--checkpoint-every", 1)
+    assert training("--steps", 5, *every, "--keep-last", 1, "--keep-every", 2)[0] == 0
+    assert names(tmp_path / "run") == ["step-0000002", "step-0000004", "step-0000005"]
+
+
+def test_command_leaves_out_several_steps(training, tmp_path):
+    code, _, error = training("--steps", 3, "--skip", 1, "--skip", 3)
+    assert code == 0 and "without the update of step 1, without the update of step 3" in error
+    code, _, error = training("--steps", 4, "--resume", "--skip", 2)
+    assert code == 2 and "--skip" in error and "only steps after 3 and up to 4" in error
+
+
+def test_what_a_run_writes_has_the_defaults_of_the_library(training, monkeypatch):
+    given = []
+
+    def stop(*arguments, reporting, **options):
+        given.append(reporting)
+        raise loop.RepaError("enough")
+
+    monkeypatch.setattr(loop, "train", stop)
+    training("--steps", 1)
+    training("--steps", 1, "--log-every", 7)
+    for name in rules(Reporting):
+        assert getattr(given[0], name) == getattr(Reporting(), name)
+    assert given[1].log_every == 7
+
+
+def mistyped(settings):
+    """Values of every setting that its rule excludes: option and value."""
+    for name, (declared, rule) in rules(settings).items():
+        flag = flag_of(settings, name)
+        if rule.low is not None:
+            yield flag, rule.low - 1
+        if rule.high is not None:
+            yield flag, rule.high + 1
+        if rule.above is not None:
+            yield flag, rule.above
+        if rule.choices:
+            yield flag, "nonsense"
+        if declared.type in (int, float):
+            yield from ((flag, value) for value in ("many", "nan", "inf"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        *mistyped(TrainConfig),
+        *mistyped(Reporting),
+        ("--model", "SiT-XXL/2"),
+        ("--image-size", 20),  # no multiple of the patch
+        ("--encoder-depth", 9),
+        ("--preset", "digit"),
+        ("--device", "gpu"),
+        ("--skip", 0),
+        ("--skip", 9),
+    ],
+)
+def test_whatever_is_mistyped_in_training_has_exit_code_2_and_names_its_option(
+    training, tmp_path, flag, value
+):
+    code, out, error = training("--steps", 2, flag, value)
+    assert code == 2
+    assert not out and error.count("\n") == 1 and flag in error
+    assert not list(tmp_path.glob("run/*.json"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        *mistyped(SampleConfig),
+        ("--interval", "0.9,0.1"),
+        ("--interval", "0.5"),
+        ("--labels", "-1"),
+        ("--labels", "1,x"),
+        ("--out", "samples.png"),
+        ("--model", "digit"),
+        ("--device", "gpu"),
+    ],
+)
+def test_whatever_is_mistyped_in_sampling_has_exit_code_2_and_names_its_option(
+    repa, tmp_path, monkeypatch, flag, value
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, error = repa("sample", "--num", 1, f"{flag}={value}")
+    assert code == 2
+    assert not out and error.count("\n") == 1 and flag in error
+    assert not list(tmp_path.iterdir())
