@@ -39,7 +39,7 @@ class Processes:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    group: distributed.ProcessGroup | None = field(default=None, repr=False, compare=False)
+    group: Any = field(default=None, repr=False, compare=False)
 
     @property
     def is_first(self) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from repa_base.locks import lock_if_free
 
 _LOCK, _INNER = ".lock", "inner"
+_SUFFIX = "." + "[a-z0-9_]" * 8 + ".part"
 
 
 @contextmanager
@@ -26,13 +27,18 @@ def workplace(target: Path) -> Iterator[Path]:
         OSError: The folder cannot be made.
     """
     outer, lock = _begin(target)
-    try:
-        (outer / _INNER).mkdir()
-        yield outer / _INNER
-    finally:
-        with suppress(OSError):
-            _remove(outer)
-        os.close(lock)
+    with os.fdopen(lock):
+        try:
+            (outer / _INNER).mkdir()
+            yield outer / _INNER
+        finally:
+            with suppress(OSError):
+                _remove(outer)
+
+
+def is_workplace(path: Path) -> bool:
+    """Whether a path is called like a hidden folder, a living process's or a dead one's."""
+    return path.match(f".*{_SUFFIX}")
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
@@ -43,7 +49,7 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         name: The output's name; None for all outputs.
     """
     pattern = "*" if name is None else glob.escape(name)
-    for outer in folder.glob(f".{pattern}.{'[a-z0-9_]' * 8}.part"):
+    for outer in folder.glob(f".{pattern}{_SUFFIX}"):
         with suppress(OSError):
             outer.rmdir()  # killed before it had its lock, so that it is empty
         with suppress(OSError), (outer / _LOCK).open("r+") as lock:

@@ -24,13 +24,9 @@ QUIET = Reporting(checkpoint_every=3, preview_every=100, log_every=1)
 
 
 def tiny_state(config=TINY, target_dims=()):
-    settings = model_settings(
-        config,
-        input_size=config.image_size,
-        in_channels=3,
-        num_classes=10,
-        target_dims=list(target_dims),
-    )
+    image = torch.zeros(1, config.image_size, config.image_size, 3, dtype=torch.uint8)
+    data = PixelData("digits", image, torch.zeros(1, dtype=torch.int64), num_classes=10)
+    settings = model_settings(config, data, list(target_dims))
     return TrainState.create(config, settings, "cpu")
 
 

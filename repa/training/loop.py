@@ -87,13 +87,7 @@ def train(
         data = open_training_data(config.data, config.image_size)
         grid_size = data.input_size // SIT_SIZES[config.model]["patch_size"]
         targets = open_targets(config.encoder, data, out, grid_size, device)
-        settings = model_settings(
-            config,
-            input_size=data.input_size,
-            in_channels=data.in_channels,
-            num_classes=data.num_classes,
-            target_dims=targets.dims,
-        )
+        settings = model_settings(config, data, targets.dims)
         state = TrainState.create(config, settings, device)
         latest = latest_checkpoint(out / "checkpoints")
         if latest:
@@ -102,15 +96,13 @@ def train(
         targets = keep_targets(targets, out, keep_features, reporting.on_note)
         if latest:
             reporting.on_note(f"resuming from step {state.step} of {config.num_steps}.")
-        what = CheckpointSettings(
-            model=settings,
-            path_type=config.path_type,
-            dataset=data.name,
-            latent_space=data.latent_space,
-        )
         if notes:
             reporting.on_note(f"from step {state.step + 1} on: {', '.join(notes)}.")
         batches = Batches(config, data, targets, device)
+        space, path_type = data.latent_space, config.path_type
+        what = CheckpointSettings(
+            model=settings, path_type=path_type, dataset=data.name, latent_space=space
+        )
         run = Run(config, out, batches, skipped, what, reporting)
         with _signals() as stop:
             latest = run.to_the_end(state, stop) or latest
@@ -161,11 +153,9 @@ class Run:
 
     def save(self, state: TrainState) -> Path:
         """Write a checkpoint, and then remove those that it makes superfluous."""
-        folder, reporting = self.out / "checkpoints", self.reporting
+        folder, kept = self.out / "checkpoints", self.reporting
         saved = state.save(folder, self.config, describe(self.what))
-        remove_old_checkpoints(
-            folder, keep_last=reporting.keep_last, keep_every=reporting.keep_every
-        )
+        remove_old_checkpoints(folder, keep_last=kept.keep_last, keep_every=kept.keep_every)
         return saved
 
     def draw_preview(self, state: TrainState) -> None:

@@ -23,7 +23,7 @@ from repa.training.loop import Interrupted, train
 from repa.training.run_folder import latest_checkpoint
 from repa.training.settings import Reporting
 from repa.training.step import train_step
-from repa.training.targets import NoTargets
+from repa.training.targets import StoredTargets
 
 
 def weights(checkpoint, kind="model"):
@@ -187,7 +187,7 @@ def test_a_changed_setting_holds_from_the_step_resumed_from(tmp_path):
         config = TINY if step < 3 else slower
         if step == 3:
             state.optimizer.param_groups[0]["weight_decay"] = 0.5
-        batches = Batches(config, open_training_data("digits", 16), NoTargets(), "cpu")
+        batches = Batches(config, open_training_data("digits", 16), StoredTargets([]), "cpu")
         train_step(config, state, batches(step))
     assert equal(weights(last), dict(state.model.state_dict()))
     assert equal(weights(last, "ema"), dict(state.ema.state_dict()))
@@ -235,7 +235,7 @@ def test_a_step_left_out_counts_and_changes_nothing_else(tmp_path):
     state, data = tiny_state(), open_training_data("digits", 16)
     for step in (0, 1, 2, 4, 5):
         state.step = step
-        train_step(TINY, state, Batches(TINY, data, NoTargets(), "cpu")(step))
+        train_step(TINY, state, Batches(TINY, data, StoredTargets([]), "cpu")(step))
     assert equal(weights(last), dict(state.model.state_dict()))
     logged = [json.loads(x) for x in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in logged] == [1, 2, 3, 5, 6]

@@ -93,7 +93,7 @@ def test_a_run_ends_with_the_same_weights_wherever_its_features_are_kept(
 def test_features_on_disk_are_mapped_and_not_read_whole(with_stand_in, tmp_path):
     targets = targets_of(numbered_data(), tmp_path, "file")
     assert isinstance(targets, StoredTargets)
-    assert isinstance(targets.features, np.memmap) and targets.features.mode == "r"
+    assert isinstance(targets.features[0], np.memmap) and targets.features[0].mode == "r"
 
 
 def test_a_run_begun_before_its_features_were_kept_goes_on(with_stand_in, tmp_path):
