@@ -164,7 +164,7 @@ PRESETS: dict[str, TrainConfig] = {
         warmup_steps=200,
         decay_steps=1500,
         ema_decay=0.999,
-    ),
+    )
 }
 """Settings by name: `digits` trains on a laptop CPU in well under an hour."""
 
