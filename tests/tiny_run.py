@@ -1,16 +1,18 @@
 """A training run that takes less than a second: settings, state, numbered images, an encoder."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from repa.data import PixelData
 from repa.encoders import Encoder
-from repa.training.settings import Reporting, preset
+from repa.training.settings import PRESETS, Reporting
 from repa.training.state import TrainState, model_settings
 
-TINY = preset(
-    "digits",
+TINY = replace(
+    PRESETS["digits"],
     model="SiT-Pico/8",
     image_size=16,
     encoder="none",

@@ -5,6 +5,7 @@ repeated, left out or resumed at without any state.
 """
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -78,12 +79,11 @@ class Batches:
     data: TrainingData
     targets: TargetSource
     device: torch.device | str
-    order: EpochOrder = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        """Start without the order of any epoch."""
-        order = EpochOrder(self.config.seed, self.data.count, self.config.batch_size)
-        object.__setattr__(self, "order", order)
+    @cached_property
+    def order(self) -> EpochOrder:
+        """Which images each step sees."""
+        return EpochOrder(self.config.seed, self.data.count, self.config.batch_size)
 
     def __call__(self, step: int) -> NoisyBatch:
         """Return images, labels and draws of the step after `step` steps."""

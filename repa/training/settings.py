@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from repa.errors import UnknownNameError
-from repa_base.settings import check_settings, from_mapping, setting
+from repa.errors import RepaError, UnknownNameError
+from repa_base.settings import check_settings, setting
 from samplers.names import InterpolantName
 
 Weighting = Literal["uniform", "lognormal"]
@@ -14,18 +14,8 @@ Precision = Literal["fp32", "bf16"]
 DATASETS = ("digits",)
 ENCODERS = ("efficientnet-lite1", "none")
 
-CHANGEABLE = (
-    "num_steps",
-    "alignment_weight",
-    "label_dropout",
-    "learning_rate",
-    "warmup_steps",
-    "decay_steps",
-    "weight_decay",
-    "max_grad_norm",
-    "ema_decay",
-    "precision",
-)
+CHANGEABLE = ("num_steps", "alignment_weight", "label_dropout", "learning_rate", "warmup_steps")
+CHANGEABLE += ("decay_steps", "weight_decay", "max_grad_norm", "ema_decay", "precision")
 """Settings that a run may go on with other values of: they say how it steps, or for how long. All
 others decide the network, the data, the features to align with, or the draws of a step."""
 
@@ -46,9 +36,7 @@ class TrainConfig:
     num_steps: int = setting("Optimizer steps.", low=1, flag="--steps")
     image_size: int = setting("Side of the training images in pixels.", 256, low=1)
     encoder: str = setting(
-        "Frozen encoder to align with; none trains plain SiT.",
-        "efficientnet-lite1",
-        choices=ENCODERS,
+        "Frozen encoder to align with; none trains plain SiT.", ENCODERS[0], choices=ENCODERS
     )
     encoder_depth: int = setting("Block, counted from 1, whose output is aligned.", 8, low=1)
     projector_dim: int = setting("Hidden width of the projector.", 2048, low=1)
@@ -96,9 +84,7 @@ class TrainConfig:
         high=(1 << 63) - 1,
     )
 
-    def __post_init__(self) -> None:
-        """Check every range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def learning_rate_at(self, step: int) -> float:
         """Return the step size of the step after `step` steps."""
@@ -117,7 +103,14 @@ class TrainConfig:
         Raises:
             RepaError: A setting is unknown, missing or out of its range.
         """
-        return from_mapping(cls, values)
+        known = [declared.name for declared in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise UnknownNameError("setting", name, known)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise RepaError(f"settings are incomplete: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +139,7 @@ class Reporting:
     on_step: Callable[[int, dict[str, float]], None] = field(default=lambda step, losses: None)
     on_note: Callable[[str], None] = field(default=lambda note: None)
 
-    def __post_init__(self) -> None:
-        """Check every range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
 
 PRESETS: dict[str, TrainConfig] = {
@@ -167,14 +158,3 @@ PRESETS: dict[str, TrainConfig] = {
     )
 }
 """Settings by name: `digits` trains on a laptop CPU in well under an hour."""
-
-
-def preset(name: str, **changes: Any) -> TrainConfig:  # noqa: ANN401
-    """Return a preset with some settings changed.
-
-    Raises:
-        UnknownNameError: No such preset.
-    """
-    if name not in PRESETS:
-        raise UnknownNameError("preset", name, PRESETS)
-    return replace(PRESETS[name], **changes)

@@ -144,7 +144,7 @@ def test_settings_out_of_range_are_refused(change):
         replace(TINY, **change)
 
 
-def test_unknown_settings_of_a_stored_run_are_refused():
+def test_stored_settings_of_a_run_must_be_known_and_complete():
     from dataclasses import asdict
 
     from repa.training.settings import TrainConfig
@@ -152,6 +152,8 @@ def test_unknown_settings_of_a_stored_run_are_refused():
     assert TrainConfig.from_mapping(asdict(TINY)) == TINY
     with pytest.raises(UnknownNameError, match="did you mean 'learning_rate'"):
         TrainConfig.from_mapping({**asdict(TINY), "learning_rat": 1})
+    with pytest.raises(RepaError, match=r"incomplete.*num_steps"):
+        TrainConfig.from_mapping({"data": "digits", "model": TINY.model})
 
 
 def test_a_run_is_not_overwritten_nor_continued_as_another(tmp_path):
