@@ -73,11 +73,7 @@ class Processes:
                 distributed.barrier(group=self.group)
 
     def device(self, name: str) -> torch.device:
-        """Return the named device; of several GPUs, `auto` and `cuda` give each process its own.
-
-        Raises:
-            RepaError: See `repa_base.device.resolve_device`.
-        """
+        """Do as `resolve_device`; of several GPUs, `auto` and `cuda` give each process its own."""
         device = resolve_device(name)
         if device.type == "cuda" and device.index is None and self.size > 1:
             return resolve_device(f"cuda:{self.local_rank}")
@@ -119,7 +115,13 @@ def joined_processes(backend: str = "gloo", patience: timedelta = PATIENCE) -> I
         yield Processes(rank, size, local_rank)
         return
     if not existing:
-        _connect(backend, patience, rank, size)
+        try:
+            distributed.init_process_group(backend, timeout=patience, rank=rank, world_size=size)
+        except (RuntimeError, ValueError) as error:
+            raise RepaError(
+                f"cannot connect to the other processes ({str(error).splitlines()[0]}); torchrun "
+                "starts them so that they find each other."
+            ) from error
     group = None
     try:
         group = distributed.new_group(timeout=patience, backend="gloo")
@@ -129,26 +131,13 @@ def joined_processes(backend: str = "gloo", patience: timedelta = PATIENCE) -> I
             distributed.destroy_process_group(group if existing else None)
 
 
-def _connect(backend: str, patience: timedelta, rank: int, size: int) -> None:
-    try:
-        distributed.init_process_group(backend, timeout=patience, rank=rank, world_size=size)
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise RepaError(
-            f"cannot connect to the other processes ({reason}); torchrun starts them so that they "
-            "find each other."
-        ) from error
-
-
 @contextmanager
 def _ended_in_words() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RepaError(
-            "another process ended early, or let the others wait for too long; its own message "
-            "says why."
-        ) from error
+        message = "another process ended early, or let the others wait for too long; its own "
+        raise RepaError(message + "message says why.") from error
 
 
 def own_rows(processes: Processes, count: int, batch_size: int) -> range:

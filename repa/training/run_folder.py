@@ -37,8 +37,7 @@ def read_run_config(out: Path) -> TrainConfig | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text())
-        return TrainConfig.from_mapping(values)
+        return TrainConfig.from_mapping(json.loads(path.read_text()))
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointFormatError(f"{path}: holds no settings ({error}).") from error
 
@@ -135,12 +134,7 @@ def remove_old_checkpoints(folder: Path, *, keep_last: int, keep_every: int) -> 
     """Remove all checkpoints but those to keep, and what a killed process left of others.
 
     Nothing that is not called `step-0001000` is touched. What goes is moved away first, so that
-    whatever is called so is complete.
-
-    Args:
-        folder: Holds the checkpoints.
-        keep_last: How many of the highest steps stay.
-        keep_every: Steps that are multiples of it stay; 0 for none.
+    whatever is called so is complete. See `Reporting` for what stays.
     """
     for step, path in sorted(_checkpoints(folder))[:-keep_last]:
         if keep_every == 0 or step % keep_every:
