@@ -136,8 +136,10 @@ def _ended_in_words() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        message = "another process ended early, or let the others wait for too long; its own "
-        raise RepaError(message + "message says why.") from error
+        raise RepaError(
+            "another process ended early, or let the others wait for too long; its own message "
+            "says why."
+        ) from error
 
 
 def own_rows(processes: Processes, count: int, batch_size: int) -> range:

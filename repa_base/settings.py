@@ -41,10 +41,11 @@ class Rule:
 def setting(help: str, default: Any = MISSING, **rule: Any) -> Any:  # noqa: A002, ANN401
     """Return a dataclass field with a `Rule`; `rule` holds its other attributes.
 
-    `choices` may be a tuple or a Literal type.
+    `choices` may be a tuple or a Literal type; "{choices}" in the help stands for their list.
     """
     if not isinstance(rule.get("choices", ()), tuple):
         rule["choices"] = get_args(rule["choices"])
+    help = help.replace("{choices}", ", ".join(rule.get("choices", ())))  # noqa: A001
     return field(default=default, metadata={_RULE: Rule(help=help, **rule)})
 
 

@@ -96,7 +96,8 @@ class Batches:
         noise = torch.randn(data.shape, generator=generator, device=device)
         uniform = torch.rand(len(labels), generator=generator, device=device)
         labels = torch.where(uniform < config.label_dropout, self.data.num_classes, labels)
-        return NoisyBatch(data, labels, noise, times, self.targets(batch, device))
+        targets = [features.to(device) for features in self.targets(batch)]
+        return NoisyBatch(data, labels, noise, times, targets)
 
     def _keyed(self, index: int, step: int) -> np.random.Generator:
         return keyed_generator(self.config.seed, Stream.TRAINING, index, step)

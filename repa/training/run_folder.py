@@ -23,7 +23,7 @@ from repa_base.locks import lock_if_free
 from repa_base.workplace import is_workplace, remove_leftovers, workplace
 
 _CONFIG, _HISTORY, _LOCK = "config.json", "history.jsonl", "run.lock"
-_CHECKPOINT = re.compile(r"step-(\d{7,})")
+_CHECKPOINT = re.compile(r"step-\d{7,}")
 
 
 def read_run_config(out: Path) -> TrainConfig | None:
@@ -60,10 +60,9 @@ def check_run_folder(config: TrainConfig, out: Path, *, resume: bool) -> TrainCo
         return None
     if not resume:
         raise OutputExistsError(f"{out} holds a run already: add --resume, or another --out.")
-    other = [name for name in _changes(stored, config) if name not in CHANGEABLE]
-    if other:
+    if other := ", ".join(n for n in _changes(stored, config) if n not in CHANGEABLE):
         raise OutputExistsError(
-            f"{out} was started with other settings ({', '.join(other)}): use another --out."
+            f"{out} was started with other settings ({other}): use another --out."
         )
     return stored
 
@@ -180,8 +179,8 @@ def _read_history(path: Path) -> tuple[list[dict[str, Any]], set[int]]:
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    found = ((_CHECKPOINT.fullmatch(path.name), path) for path in folder.glob("step-*"))
-    return [(int(match[1]), path) for match, path in found if match]
+    found = folder.glob("step-*")
+    return [(int(p.name[5:]), p) for p in found if _CHECKPOINT.fullmatch(p.name)]
 
 
 def _is_entry_until(line: str, step: int) -> bool:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from repa.errors import RepaError, UnknownNameError
 from repa_base.settings import check_settings, setting
@@ -31,7 +31,7 @@ class TrainConfig:
         SettingError: A value is out of its range, or of its choices.
     """
 
-    data: str = setting(f"Data set: {', '.join(DATASETS)}.", choices=DATASETS)
+    data: str = setting("Data set: {choices}.", choices=DATASETS)
     model: str = setting("Size of the network, e.g. SiT-Ti/4 or SiT-XL/2.", value="NAME")
     num_steps: int = setting("Optimizer steps.", low=1, flag="--steps")
     image_size: int = setting("Side of the training images in pixels.", 256, low=1)
@@ -45,15 +45,10 @@ class TrainConfig:
     )
     qk_norm: bool = setting("Normalise queries and keys.", False)
     path_type: InterpolantName = setting(
-        f"Interpolant: {', '.join(get_args(InterpolantName))}.",
-        "linear",
-        choices=InterpolantName,
-        flag="--path",
+        "Interpolant: {choices}.", "linear", choices=InterpolantName, flag="--path"
     )
     weighting: Weighting = setting(
-        f"Distribution of training times: {', '.join(get_args(Weighting))}.",
-        "uniform",
-        choices=Weighting,
+        "Distribution of training times: {choices}.", "uniform", choices=Weighting
     )
     label_dropout: float = setting(
         "Share of labels replaced by the null label, which guidance needs.", 0.1, low=0, high=1
@@ -72,8 +67,7 @@ class TrainConfig:
         "Decay of the moving average of the weights, from the first step on.", 0.9999, low=0, high=1
     )
     precision: Precision = setting(
-        f"Compute dtype of the network: {', '.join(get_args(Precision))}; weights, losses and "
-        "optimizer stay float32.",
+        "Compute dtype of the network: {choices}; weights, losses and optimizer stay float32.",
         "fp32",
         choices=Precision,
     )

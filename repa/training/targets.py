@@ -39,12 +39,12 @@ class StoredTargets:
         """Widths of the features, one an encoder."""
         return [features.shape[2] for features in self.features]
 
-    def __call__(self, batch: Batch, device: torch.device | str) -> list[Tensor]:
+    def __call__(self, batch: Batch) -> list[Tensor]:
         """Return the features float32 (B, N, D) of the batch's images, one tensor an encoder."""
         rows = [torch.from_numpy(features[batch.indices]) for features in self.features]
         for features in self.features:
             release_pages(features)
-        return [own.to(device) for own in rows]
+        return rows
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class EncoderTargets:
         """Width of the features."""
         return [self.encoder.feature_dim]
 
-    def __call__(self, batch: Batch, device: torch.device | str) -> list[Tensor]:
+    def __call__(self, batch: Batch) -> list[Tensor]:
         """Return the encoder's features of the batch's images."""
-        return [self._features(batch.indices).to(device)]
+        return [self._features(batch.indices)]
 
     def of_all(self) -> Iterator[np.ndarray]:
         """Yield the features of all images in their order, some images at a time."""
@@ -77,7 +77,7 @@ class EncoderTargets:
 
 
 TargetSource = StoredTargets | EncoderTargets
-"""Gives, called with a batch and a device, the features that the batch is aligned with."""
+"""Called with a batch, it gives the features to align with: float32 (B, N, D), one an encoder."""
 
 
 def open_targets(
