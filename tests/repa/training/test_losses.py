@@ -1,6 +1,7 @@
 """The losses and three optimizer steps: recorded values of the reference, and identities."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
