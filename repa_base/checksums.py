@@ -34,17 +34,6 @@ def file_sha256(
     key = (path.absolute(), size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
     if key in _known and watch is None:
         return _known[key]
-    digest = _read(path, size, progress, watch)
-    if size >= _PIECE_BYTES and now - changed > _SETTLED_SECONDS * 1e9:
-        if len(_known) >= _MAX_REMEMBERED:
-            _known.clear()
-        _known[key] = digest
-    return digest
-
-
-def _read(
-    path: Path, size: int, progress: Steps | None, watch: Callable[[bytes], object] | None
-) -> str:
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as stream:
         while piece := stream.read(_PIECE_BYTES):
@@ -53,4 +42,8 @@ def _read(
                 watch(piece)
             if progress is not None:
                 progress(stream.tell(), size)
+    if size >= _PIECE_BYTES and now - changed > _SETTLED_SECONDS * 1e9:
+        if len(_known) >= _MAX_REMEMBERED:
+            _known.clear()
+        _known[key] = digest.hexdigest()
     return digest.hexdigest()

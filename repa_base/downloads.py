@@ -51,8 +51,7 @@ def download(url: str, path: Path, *, check: Callable[[Path], None] = lambda pat
         ChecksumError: From `check`; the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.part")
-    lock = path.with_name(f"{path.name}.lock")
+    partial, lock = (path.with_name(path.name + suffix) for suffix in (".part", ".lock"))
     lock.touch()
     with locked(lock):
         if path.exists():
@@ -68,9 +67,9 @@ def download(url: str, path: Path, *, check: Callable[[Path], None] = lambda pat
             check(partial)
         except ChecksumError:
             partial.unlink()
-            _tag_path(partial).unlink(missing_ok=True)
             raise
-        _tag_path(partial).unlink(missing_ok=True)
+        finally:
+            _tag_path(partial).unlink(missing_ok=True)
         partial.replace(path)
 
 
@@ -113,12 +112,9 @@ def _transfer(url: str, partial: Path, name: str) -> None:
 def _resume_point(partial: Path) -> tuple[int, str]:
     """Return how many bytes are there and the server's tag for them; (0, "") without a tag."""
     tag_path = _tag_path(partial)
-    if not (partial.exists() and tag_path.exists()):
-        return 0, ""
-    tag = tag_path.read_text()
+    tag = tag_path.read_text() if partial.exists() and tag_path.exists() else ""
     # A weak tag does not promise equal bytes, so it cannot join two halves.
-    strong = tag.startswith('"')
-    return (partial.stat().st_size, tag) if strong else (0, "")
+    return (partial.stat().st_size, tag) if tag.startswith('"') else (0, "")
 
 
 def _tag_path(partial: Path) -> Path:

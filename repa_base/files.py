@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from repa_base.errors import OutputExistsError
-from repa_base.workplace import hidden_prefix, remove_leftovers, workplace
+from repa_base.workplace import remove_leftovers, workplace
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FOLDER_REFUSALS = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EACCES)
-_REPLACED = ".replaced"
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
@@ -42,12 +41,12 @@ def replacing(path: Path) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target.parent, target.name)
-    with _naming(path, hidden_prefix(target)), workplace(target) as (place, mode):
+    with _naming(path, str(target.with_name(f".{target.name}."))), workplace(target) as place:
         partial = place / target.name
         yield partial
-        _settle(partial, mode)
+        _settle(partial, place.stat().st_mode & 0o666)
         if partial.is_dir() and target.exists():
-            target.rename(place / _REPLACED)
+            target.rename(place / ".replaced")
         partial.replace(target)
         to_disk(target.parent)
 
@@ -59,11 +58,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def to_disk(path: Path) -> None:
-    """Wait until a file is on the disk, or a folder's list of files where that can be waited for.
-
-    Raises:
-        OSError: The disk refuses.
-    """
+    """Wait until a file is on disk, or a folder's list of files where that can be waited for."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -91,29 +86,22 @@ def check_output(path: Path, *, overwrite: bool = False, option: str = "--out") 
     if path.is_dir():
         raise OutputExistsError(f"{path} is a folder; use another {option}.")
     if path.exists() and not overwrite:
-        raise OutputExistsError(
-            f"{path} exists; use --overwrite to replace it, or another {option}."
-        )
+        message = f"{path} exists; use --overwrite to replace it, or another {option}."
+        raise OutputExistsError(message)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise OSError(
-            error.errno, "no file can be made in this folder", str(path.parent)
-        ) from error
+        reason = "no file can be made in this folder"
+        raise OSError(error.errno, reason, str(path.parent)) from error
 
 
 def check_room(size: int, path: Path, *, what: str = "the file needs") -> None:
-    """Find out whether a disk has room.
-
-    Args:
-        size: Bytes.
-        path: A folder, or a file to be made in one.
-        what: Subject and verb of the message.
+    """Find out whether there is room for `size` bytes in a folder, or for a file to be made in one.
 
     Raises:
-        OSError: There is no room (ENOSPC); the message gives the sizes.
+        OSError: There is none (ENOSPC); the message gives the sizes, after the words of `what`.
     """
     free = shutil.disk_usage(path if path.is_dir() else path.parent).free
     if size > free:
@@ -121,15 +109,10 @@ def check_room(size: int, path: Path, *, what: str = "the file needs") -> None:
 
 
 def reserve(descriptor: int, size: int, path: Path) -> None:
-    """Take `size` bytes of disk for a file now, so that a long run cannot fill the disk later.
-
-    Args:
-        descriptor: The file, open for writing.
-        size: Bytes, at least 1.
-        path: The file's path, for the message.
+    """Take `size` bytes, at least 1, for an open file now, so that nothing fills the disk later.
 
     Raises:
-        OSError: There is no room (ENOSPC); the message gives the sizes.
+        OSError: There is no room (ENOSPC); the message gives `path` and the sizes.
     """
     check_room(size, path)
     try:
@@ -162,16 +145,14 @@ def _naming(path: Path, hidden: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        name = error.filename
-        if error.errno is None or (name is not None and not os.fsdecode(name).startswith(hidden)):
+        if error.errno is None or not os.fsdecode(error.filename or hidden).startswith(hidden):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     except Exception as error:
         # Libraries in Rust (safetensors) tell the system's error in words alone.
         if (number := _OS_ERROR.search(str(error))) is None:
             raise
-        code = int(number[1])
-        raise OSError(code, os.strerror(code), str(path)) from error
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def _settle(partial: Path, mode: int) -> None:

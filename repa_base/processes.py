@@ -9,7 +9,7 @@ import os
 import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -33,13 +33,13 @@ class Processes:
         rank: Which of them this is, from 0.
         size: How many there are.
         local_rank: Which of those on this machine.
-        group: PyTorch's group that values travel in; None for its default group.
+        group: PyTorch's group that values travel in.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    group: distributed.ProcessGroup | None = field(default=None, repr=False, compare=False)
+    group: Any = field(default=None, repr=False, compare=False)
 
     @property
     def is_first(self) -> bool:
@@ -73,11 +73,7 @@ class Processes:
                 distributed.barrier(group=self.group)
 
     def device(self, name: str) -> torch.device:
-        """Return the named device; of several GPUs, `auto` and `cuda` give each process its own.
-
-        Raises:
-            RepaError: See `repa_base.device.resolve_device`.
-        """
+        """Do as `resolve_device`; of several GPUs, `auto` and `cuda` give each process its own."""
         device = resolve_device(name)
         if device.type == "cuda" and device.index is None and self.size > 1:
             return resolve_device(f"cuda:{self.local_rank}")
@@ -92,9 +88,8 @@ class Processes:
             yield box[0]
 
 
-def SingleProcess() -> Processes:  # noqa: N802 (the name stands in notebooks, where it was a class)
-    """Return a process that has no others beside it."""
-    return Processes()
+SingleProcess = Processes
+"""A process that has no others beside it, by the name that stands in notebooks."""
 
 
 @contextmanager
@@ -112,44 +107,28 @@ def joined_processes(backend: str = "gloo", patience: timedelta = PATIENCE) -> I
         RepaError: The processes cannot be reached.
     """
     existing = distributed.is_initialized()
-    processes = started_processes()
+    names = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+    rank, size, local_rank = (int(os.environ.get(name, default)) for name, default in names)
     if existing:
         rank, size = distributed.get_rank(), distributed.get_world_size()
-        processes = replace(processes, rank=rank, size=size)
-    if processes.size == 1:
-        yield processes
+    if size == 1:
+        yield Processes(rank, size, local_rank)
         return
     if not existing:
-        _connect(processes, backend, patience)
+        try:
+            distributed.init_process_group(backend, timeout=patience, rank=rank, world_size=size)
+        except (RuntimeError, ValueError) as error:
+            raise RepaError(
+                f"cannot connect to the other processes ({str(error).splitlines()[0]}); torchrun "
+                "starts them so that they find each other."
+            ) from error
     group = None
     try:
-        group = _group_of_values(patience)
-        yield replace(processes, group=group)
+        group = distributed.new_group(timeout=patience, backend="gloo")
+        yield Processes(rank, size, local_rank, group)
     finally:
-        if not existing:
-            distributed.destroy_process_group()
-        elif group is not None:
-            distributed.destroy_process_group(group)
-
-
-def _group_of_values(patience: timedelta) -> Any:  # noqa: ANN401
-    """Return a gloo group, or None where the default group is one."""
-    if distributed.get_backend() == "gloo":
-        return None
-    return distributed.new_group(timeout=patience, backend="gloo")
-
-
-def _connect(processes: Processes, backend: str, patience: timedelta) -> None:
-    try:
-        distributed.init_process_group(
-            backend, timeout=patience, rank=processes.rank, world_size=processes.size
-        )
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise RepaError(
-            f"cannot connect to the other processes ({reason}); torchrun starts them so that they "
-            "find each other."
-        ) from error
+        if not existing or group is not None:
+            distributed.destroy_process_group(group if existing else None)
 
 
 @contextmanager
@@ -161,13 +140,6 @@ def _ended_in_words() -> Iterator[None]:
             "another process ended early, or let the others wait for too long; its own message "
             "says why."
         ) from error
-
-
-def started_processes() -> Processes:
-    """Return what torchrun set, without connecting; a process alone if it set nothing."""
-    names = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
-    rank, size, local_rank = (int(os.environ.get(name, default)) for name, default in names)
-    return Processes(rank, size, local_rank)
 
 
 def own_rows(processes: Processes, count: int, batch_size: int) -> range:

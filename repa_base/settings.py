@@ -5,14 +5,14 @@ refuses a value, so that nothing has two defaults, two ranges or two names.
 """
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from repa_base.errors import RepaError, SettingError, UnknownNameError, suggestion
+from repa_base.errors import SettingError, suggestion
 
 _RULE = "rule"
+_UNIONS = (Union, UnionType)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,11 @@ class Rule:
 def setting(help: str, default: Any = MISSING, **rule: Any) -> Any:  # noqa: A002, ANN401
     """Return a dataclass field with a `Rule`; `rule` holds its other attributes.
 
-    `choices` may be a tuple or a Literal type.
+    `choices` may be a tuple or a Literal type; "{choices}" in the help stands for their list.
     """
     if not isinstance(rule.get("choices", ()), tuple):
         rule["choices"] = get_args(rule["choices"])
+    help = help.replace("{choices}", ", ".join(rule.get("choices", ())))  # noqa: A001
     return field(default=default, metadata={_RULE: Rule(help=help, **rule)})
 
 
@@ -55,9 +56,8 @@ def rules(settings: Any) -> dict[str, tuple["Field[Any]", Rule]]:  # noqa: ANN40
 
 def flag_of(settings: Any, name: str) -> str:  # noqa: ANN401
     """Return the option of a setting: its one declared alias, or --its-name."""
-    known = rules(settings)
-    flag = known[name][1].flag if name in known else None
-    return flag or "--" + name.replace("_", "-")
+    _, rule = rules(settings).get(name, (None, None))
+    return (rule and rule.flag) or "--" + name.replace("_", "-")
 
 
 def check_settings(settings: Any) -> None:  # noqa: ANN401
@@ -70,7 +70,7 @@ def check_settings(settings: Any) -> None:  # noqa: ANN401
     """
     for name, (declared, rule) in rules(settings).items():
         value = getattr(settings, name)
-        if rule.choices and (isinstance(value, str) or not _is_union(declared.type)):
+        if rule.choices and (isinstance(value, str) or get_origin(declared.type) not in _UNIONS):
             if value not in rule.choices:
                 hint = suggestion(str(value), rule.choices)
                 raise SettingError(name, f"unknown {name} {value!r}{hint}")
@@ -79,43 +79,16 @@ def check_settings(settings: Any) -> None:  # noqa: ANN401
             object.__setattr__(settings, name, declared.type(value))
 
 
-def from_mapping(cls: Callable[..., Any], values: Mapping[str, Any]) -> Any:  # noqa: ANN401
-    """Build settings from stored ones.
-
-    Raises:
-        UnknownNameError: A name is no setting.
-        RepaError: A setting is missing.
-    """
-    known = [declared.name for declared in fields(cls)]  # pyright: ignore[reportArgumentType]
-    for name in values:
-        if name not in known:
-            raise UnknownNameError("setting", name, known)
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise RepaError(f"settings are incomplete: {error}") from error
-
-
 def _check_number(name: str, value: Any, kind: Any, rule: Rule) -> None:  # noqa: ANN401
     allowed = {bool: bool, int: int, float: int | float}[kind]
     if not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool)):
         words = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
         raise SettingError(name, f"{name} must be {words}, got {value!r}.")
-    if kind is bool:
-        return
     if rule.above is not None and not rule.above < value < math.inf:
         raise SettingError(name, f"{name} must be above {rule.above:g}, got {value}.")
     low = -math.inf if rule.low is None else rule.low
     high = math.inf if rule.high is None else rule.high
     if not low <= value <= high or math.isinf(value):
-        between = f"at least {low:g}" if high == math.inf else f"from {low:g} to {_large(high)}"
+        largest = "2**63 - 1" if high == (1 << 63) - 1 else f"{high:g}"
+        between = f"at least {low:g}" if high == math.inf else f"from {low:g} to {largest}"
         raise SettingError(name, f"{name} must be {between}, got {value}.")
-
-
-def _is_union(kind: Any) -> bool:  # noqa: ANN401
-    return get_origin(kind) in (Union, UnionType)
-
-
-def _large(number: float) -> str:
-    bits = int(number).bit_length()
-    return f"2**{bits} - 1" if bits > 32 and number == (1 << bits) - 1 else f"{number:g}"

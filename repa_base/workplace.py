@@ -7,40 +7,38 @@ system has no locks, nothing is removed but by its maker.
 
 import glob
 import os
-import secrets
 import shutil
-import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from repa_base.locks import lock_if_free
 
-_LOCK = ".lock"
+_LOCK, _INNER = ".lock", "inner"
+_SUFFIX = "." + "[a-z0-9_]" * 8 + ".part"
 
 
 @contextmanager
-def workplace(target: Path) -> Iterator[tuple[Path, int]]:
-    """Make a locked folder beside an output, and remove it afterwards.
-
-    Yields:
-        The folder, and the permissions that the system gives new files there.
+def workplace(target: Path) -> Iterator[Path]:
+    """Make a hidden folder beside an output, and remove it afterwards with all that is in it.
 
     Raises:
         OSError: The folder cannot be made.
     """
-    place, lock = _begin(target)
-    try:
-        yield place, stat.S_IMODE(os.fstat(lock).st_mode)
-    finally:
-        with suppress(OSError):
-            _remove(place)
-        os.close(lock)
+    outer, lock = _begin(target)
+    with os.fdopen(lock):
+        try:
+            (outer / _INNER).mkdir()
+            yield outer / _INNER
+        finally:
+            with suppress(OSError):
+                _remove(outer)
 
 
-def hidden_prefix(target: Path) -> str:
-    """Return how the paths of an output's hidden folders begin."""
-    return str(target.with_name(f".{target.name}."))
+def is_workplace(path: Path) -> bool:
+    """Whether a path is called like a hidden folder, a living process's or a dead one's."""
+    return path.match(f".*{_SUFFIX}")
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
@@ -51,47 +49,27 @@ def remove_leftovers(folder: Path, name: str | None = None) -> None:
         name: The output's name; None for all outputs.
     """
     pattern = "*" if name is None else glob.escape(name)
-    for place in folder.glob(f".{pattern}.{'[0-9a-f]' * 8}.part"):
+    for outer in folder.glob(f".{pattern}{_SUFFIX}"):
         with suppress(OSError):
-            _remove_if_dead(place)
+            outer.rmdir()  # killed before it had its lock, so that it is empty
+        with suppress(OSError), (outer / _LOCK).open("r+") as lock:
+            if lock_if_free(lock.fileno(), outer, warn=False):
+                _remove(outer)
 
 
 def _begin(target: Path) -> tuple[Path, int]:
     """Return a new folder and the descriptor that holds its lock."""
     while True:
-        place = Path(f"{hidden_prefix(target)}{secrets.token_hex(4)}.part")
-        place.mkdir()
-        try:
-            lock = os.open(place / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:
-            continue  # taken for a dead one's before it had its lock
-        except OSError:
-            place.rmdir()
-            raise
-        if lock_if_free(lock, place, warn=False) is not False and (place / _LOCK).exists():
-            return place, lock
-        os.close(lock)
+        outer = Path(tempfile.mkdtemp(".part", f".{target.name}.", target.parent))
+        with suppress(FileNotFoundError):  # taken for a dead one's before it had its lock
+            lock = os.open(outer / _LOCK, os.O_RDWR | os.O_CREAT)
+            if lock_if_free(lock, outer, warn=False) is not False and (outer / _LOCK).exists():
+                return outer, lock
+            os.close(lock)
 
 
-def _remove_if_dead(place: Path) -> None:
-    try:
-        lock = os.open(place / _LOCK, os.O_RDWR)
-    except FileNotFoundError:
-        place.rmdir()  # killed before it had its lock, so that it is empty
-        return
-    try:
-        if lock_if_free(lock, place, warn=False):
-            _remove(place)
-    finally:
-        os.close(lock)
-
-
-def _remove(place: Path) -> None:
+def _remove(outer: Path) -> None:
     """Remove a folder, its lock last: without it, what another kill leaves would stay for ever."""
-    for path in place.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.name != _LOCK:
-            path.unlink()
-    (place / _LOCK).unlink()
-    place.rmdir()
+    if (outer / _INNER).exists():
+        shutil.rmtree(outer / _INNER)
+    shutil.rmtree(outer)

@@ -25,12 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("sample", no_args_is_help=False)(sample.sample)
-app.command("fid")(fid.fid)
-app.command("stats")(stats.stats)
-app.command("cache")(cache.cache)
-app.command("train")(train.train)
-app.command("export")(export.export)
+for command in (sample.sample, fid.fid, stats.stats, cache.cache, train.train, export.export):
+    app.command()(command)
 
 
 def _print_version(value: bool) -> None:

@@ -1,6 +1,5 @@
 """Downloads on stderr: a bar on a terminal, else one line for each file."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from tqdm import tqdm
 
 from repa_base.downloads import reporting_downloads
-from repa_cli.output import print_note
+from repa_cli.output import print_note, progress_bar
 
 
 @contextmanager
@@ -18,7 +17,8 @@ def shown_downloads() -> Iterator[None]:
 
     def show(name: str, url: str, done: int, total: int | None) -> None:
         if name not in bars:
-            bars[name] = _bar(name, done, total)
+            own = {"unit": "B", "unit_scale": True, "smoothing": 0.3, "initial": done}
+            bars[name] = progress_bar(total, "", name, **own)
             if bars[name].disable:
                 print_note(f"downloading {name} from {url}")
         bars[name].update(done - bars[name].n)
@@ -31,16 +31,3 @@ def shown_downloads() -> Iterator[None]:
     finally:
         for bar in bars.values():
             bar.close()
-
-
-def _bar(name: str, done: int, total: int | None) -> "tqdm[Any]":
-    return tqdm(
-        total=total,
-        initial=done,
-        unit="B",
-        unit_scale=True,
-        desc=name,
-        file=sys.stderr,
-        disable=not sys.stderr.isatty(),
-        dynamic_ncols=True,
-    )

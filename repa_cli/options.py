@@ -49,30 +49,23 @@ def setting_options(
         defaults: Whether the help shows the defaults.
         first: Settings whose options come first.
     """
-    known = rules(settings)
-    names = [*first, *(name for name in known if name not in first)]
+    names = [*first, *(name for name in rules(settings) if name not in first)]
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         signature = inspect.signature(command)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         place = [p.name for p in own].index("device")
-        made = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=_option(settings, name, (parsers or {}).get(name), shown=defaults),
-            )
-            for name in names
-        ]
+        options = {n: _option(settings, n, (parsers or {}).get(n), shown=defaults) for n in names}
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        made = [inspect.Parameter(n, keyword, default=None, annotation=options[n]) for n in names]
 
         @functools.wraps(command)
         def run(**values: Any) -> Any:  # noqa: ANN401
-            unset = {name for name in names if values[name] is None}
+            given = {k: v for k, v in values.items() if v is not None or k not in names}
             with setting_errors_as_options({name: flag_of(settings, name) for name in names}):
-                return command(**{k: v for k, v in values.items() if k not in unset})
+                return command(**given)
 
-        own = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
+        own = [p.replace(kind=keyword) for p in own]
         parameters = [*own[:place], *made, *own[place:]]
         run.__signature__ = signature.replace(parameters=parameters)  # pyright: ignore
         run.__annotations__ = {p.name: p.annotation for p in parameters}
@@ -86,19 +79,16 @@ def _option(settings: type, name: str, parser: Callable[[str], Any] | None, *, s
     declared, rule = rules(settings)[name]
     flag, kind = flag_of(settings, name), declared.type
     details: dict[str, Any] = {"help": _help(declared.default, rule, shown), "show_default": False}
-    if kind is bool:
-        return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", **details)]
-    if kind in (int, float):
-        details |= {"min": rule.low, "max": rule.high}
-        return Annotated[kind | None, typer.Option(flag, **details)]  # pyright: ignore
     if rule.choices and parser is None:
         parser = choice(name, rule.choices)
-    if parser is not None:
-        details |= {"parser": parser, "metavar": rule.value or "NAME"}
-        return Annotated[str | None, typer.Option(flag, **details)]
-    if rule.value is not None:
-        details["metavar"] = rule.value
-    return Annotated[(Path if kind is Path else str) | None, typer.Option(flag, **details)]
+    if kind is bool:
+        flag = f"{flag}/--no-{flag[2:]}"
+    elif kind in (int, float):
+        details |= {"min": rule.low, "max": rule.high}
+    else:
+        kind = Path if kind is Path and parser is None else str
+        details |= {"parser": parser, "metavar": rule.value or (parser and "NAME")}
+    return Annotated[kind | None, typer.Option(flag, **details)]  # pyright: ignore
 
 
 def _help(default: object, rule: Rule, shown: bool) -> str:

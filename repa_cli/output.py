@@ -54,22 +54,15 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             typer.echo("  ".join("-" * width for width in widths))
 
 
-def progress_bar(total: int, unit: str, description: str, delay: float = 0.0) -> "tqdm[Any]":
+def progress_bar(total: int | None, unit: str, description: str, /, **options: Any) -> "tqdm[Any]":  # noqa: ANN401
     """Return a tqdm bar on stderr with rate and time left; silent when stderr is no terminal.
 
-    What is done within `delay` seconds leaves no bar.
+    `options` are other ones of tqdm, such as the `delay` within which what is done leaves no bar.
     """
-    return tqdm(
-        total=total,
-        unit=f" {unit}" if unit else "",
-        unit_scale=total > _MANY,
-        desc=description,
-        delay=delay,
-        file=sys.stderr,
-        disable=not sys.stderr.isatty(),
-        dynamic_ncols=True,
-        smoothing=0.05,
-    )
+    options = {"unit_scale": (total or 0) > _MANY, "smoothing": 0.05, **options}
+    unit, silent = f" {unit}" if unit else "", not sys.stderr.isatty()
+    shown = {"unit": unit, "file": sys.stderr, "disable": silent, "dynamic_ncols": True}
+    return tqdm(total=total, desc=description, **{**shown, **options})
 
 
 def progress_bars() -> Callable[[str, float, int], None]:

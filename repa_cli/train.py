@@ -77,14 +77,10 @@ def train(
             bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
 
         reporting = Reporting(on_step=show, on_note=print_note, **reported)
+        where = resolve_device(device)
         try:
             checkpoint = run(
-                config,
-                folder,
-                resume=resume,
-                skip=skip or (),
-                device=resolve_device(device),
-                reporting=reporting,
+                config, folder, resume=resume, skip=skip or (), device=where, reporting=reporting
             )
         except Interrupted as stop:
             bar.close()

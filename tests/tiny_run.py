@@ -1,16 +1,18 @@
 """A training run that takes less than a second: settings, state, numbered images, an encoder."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from repa.data import PixelData
 from repa.encoders import Encoder
-from repa.training.settings import Reporting, preset
+from repa.training.settings import PRESETS, Reporting
 from repa.training.state import TrainState, model_settings
 
-TINY = preset(
-    "digits",
+TINY = replace(
+    PRESETS["digits"],
     model="SiT-Pico/8",
     image_size=16,
     encoder="none",
@@ -24,13 +26,9 @@ QUIET = Reporting(checkpoint_every=3, preview_every=100, log_every=1)
 
 
 def tiny_state(config=TINY, target_dims=()):
-    settings = model_settings(
-        config,
-        input_size=config.image_size,
-        in_channels=3,
-        num_classes=10,
-        target_dims=list(target_dims),
-    )
+    image = torch.zeros(1, config.image_size, config.image_size, 3, dtype=torch.uint8)
+    data = PixelData("digits", image, torch.zeros(1, dtype=torch.int64), num_classes=10)
+    settings = model_settings(config, data, list(target_dims))
     return TrainState.create(config, settings, "cpu")
 
 

@@ -26,9 +26,8 @@ def load_digits(split: Split, image_size: int) -> tuple[np.ndarray, np.ndarray]:
     try:
         from sklearn.datasets import load_digits as load
     except ImportError as error:
-        raise MissingPackageError(
-            "the digits come with scikit-learn: pip install 'repa-toolkit[demo]'"
-        ) from error
+        message = "the digits come with scikit-learn: pip install 'repa-toolkit[demo]'"
+        raise MissingPackageError(message) from error
     pixels, target = load(return_X_y=True)
     labels = target.astype(np.int64)
     turn = np.zeros(len(labels), dtype=np.int64)

@@ -32,37 +32,23 @@ class Batch:
 
 
 class TrainingData(Protocol):
-    """What the training loop asks of a data set; inputs are pixels or latents alike."""
+    """What the training loop asks of a data set; inputs are pixels or latents alike.
 
-    @property
-    def name(self) -> str:
-        """Name in the registry."""
-        ...
+    Attributes:
+        name: Name in the registry.
+        count: Number of images.
+        num_classes: Number of classes.
+        in_channels: Channels of an input.
+        input_size: Side of an input.
+        latent_space: Where the inputs live.
+    """
 
-    @property
-    def count(self) -> int:
-        """Number of images."""
-        ...
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        ...
-
-    @property
-    def in_channels(self) -> int:
-        """Channels of an input."""
-        ...
-
-    @property
-    def input_size(self) -> int:
-        """Side of an input."""
-        ...
-
-    @property
-    def latent_space(self) -> LatentSpace:
-        """Where the inputs live."""
-        ...
+    name: str
+    count: int
+    num_classes: int
+    in_channels: int
+    input_size: int
+    latent_space: LatentSpace
 
     def batch(self, indices: np.ndarray, generator: RowGenerator) -> Batch:
         """Return the samples of these images; `generator` is for what is random in a sample."""
@@ -73,7 +59,7 @@ class TrainingData(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class PixelData:
     """Images held in memory and trained on as pixels in [-1, 1]; nothing of them is random."""
 
@@ -84,15 +70,8 @@ class PixelData:
     in_channels: int = 3
     latent_space: LatentSpace = PIXELS
 
-    @property
-    def count(self) -> int:
-        """Number of images."""
-        return len(self.all_images)
-
-    @property
-    def input_size(self) -> int:
-        """Side of the images in pixels."""
-        return self.all_images.shape[1]
+    def __post_init__(self) -> None:
+        self.count, self.input_size = self.all_images.shape[:2]
 
     def batch(self, indices: np.ndarray, generator: RowGenerator) -> Batch:
         """Return pixels and labels."""

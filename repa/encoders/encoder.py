@@ -48,13 +48,10 @@ class Encoder:
 
         Args:
             images: uint8 (B, H, W, 3), of any size.
-            grid_size: Side of the model's grid of tokens.
+            grid_size: Side of the model's grid of tokens; errors are those of `check_grid`.
 
         Returns:
             float32 (B, grid_size squared, feature_dim), row by row.
-
-        Raises:
-            RepaError: The encoder cannot give this grid.
         """
         self.check_grid(grid_size)
         feature_map = self.network(self.preprocess(images, grid_size))

@@ -5,7 +5,7 @@ repeated, left out or resumed at without any state.
 """
 
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -64,8 +64,7 @@ class EpochOrder:
         return np.concatenate([o[places[epochs == epoch]] for epoch, o in self._epochs.items()])
 
     def _shuffled(self, epoch: int) -> np.ndarray:
-        generator = keyed_generator(self.seed, Stream.TRAINING, _ORDER, epoch)
-        return generator.permutation(self.count)
+        return keyed_generator(self.seed, Stream.TRAINING, _ORDER, epoch).permutation(self.count)
 
 
 @dataclass(frozen=True)
@@ -80,36 +79,25 @@ class Batches:
     data: TrainingData
     targets: TargetSource
     device: torch.device | str
-    order: EpochOrder = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
-        """Start without the order of any epoch."""
-        order = EpochOrder(self.config.seed, self.data.count, self.config.batch_size)
-        object.__setattr__(self, "order", order)
+    @cached_property
+    def order(self) -> EpochOrder:
+        """Which images each step sees."""
+        return EpochOrder(self.config.seed, self.data.count, self.config.batch_size)
 
     def __call__(self, step: int) -> NoisyBatch:
         """Return images, labels and draws of the step after `step` steps."""
-        config = self.config
-        batch = self.data.batch(self.order(step), partial(self._row_generator, step))
-        data, labels = batch.inputs.to(self.device), batch.labels.to(self.device)
-        generator = self._generator(step)
-        times = sample_times(
-            len(labels),
-            weighting=config.weighting,
-            path_type=config.path_type,
-            generator=generator,
-        )
-        noise = torch.randn(data.shape, generator=generator, device=self.device)
-        uniform = torch.rand(len(labels), generator=generator, device=self.device)
-        labels = torch.where(uniform < config.label_dropout, self.data.num_classes, labels)
-        return NoisyBatch(data, labels, noise, times, self.targets(batch, self.device))
-
-    def _generator(self, step: int) -> torch.Generator:
+        config, device = self.config, self.device
+        batch = self.data.batch(self.order(step), lambda row: self._keyed(_ROWS + row, step))
+        data, labels = batch.inputs.to(device), batch.labels.to(device)
         seed = int(self._keyed(_DRAWS, step).integers(2**63))
-        return torch.Generator(self.device).manual_seed(seed)
-
-    def _row_generator(self, step: int, row: int) -> np.random.Generator:
-        return self._keyed(_ROWS + row, step)
+        generator = torch.Generator(device).manual_seed(seed)
+        times = sample_times(len(labels), config.weighting, config.path_type, generator)
+        noise = torch.randn(data.shape, generator=generator, device=device)
+        uniform = torch.rand(len(labels), generator=generator, device=device)
+        labels = torch.where(uniform < config.label_dropout, self.data.num_classes, labels)
+        targets = [features.to(device) for features in self.targets(batch)]
+        return NoisyBatch(data, labels, noise, times, targets)
 
     def _keyed(self, index: int, step: int) -> np.random.Generator:
         return keyed_generator(self.config.seed, Stream.TRAINING, index, step)

@@ -23,7 +23,6 @@ import torch
 from repa.checkpoints.settings import CheckpointSettings, describe
 from repa.data import open_training_data
 from repa.errors import NonFiniteError, RepaError
-from repa.models.sit import SIT_SIZES
 from repa.sheets.contact_sheet import save_png
 from repa.training.batch import Batches
 from repa.training.previews import preview
@@ -72,8 +71,7 @@ def train(
         The last checkpoint's folder.
 
     Raises:
-        OutputExistsError: `out` holds a run and `resume` is False, or a run of another network,
-            other data or draws.
+        OutputExistsError: See `check_run_folder`.
         SettingError: The settings make no network, or a step of `skip` is not to come.
         Interrupted: SIGINT or SIGTERM came; the step was completed and saved.
         NonFiniteError: The loss is not finite; nothing of that step is saved, and the message says
@@ -81,19 +79,13 @@ def train(
     """
     reporting = reporting or Reporting()
     check_run_folder(config, out, resume=resume)
-    check_model(config)
+    sizes = check_model(config)
     with locked(out):
         before = check_run_folder(config, out, resume=resume)  # it may have changed unlocked
         data = open_training_data(config.data, config.image_size)
-        grid_size = data.input_size // SIT_SIZES[config.model]["patch_size"]
+        grid_size = data.input_size // sizes["patch_size"]
         targets = open_targets(config.encoder, data, out, grid_size, device)
-        settings = model_settings(
-            config,
-            input_size=data.input_size,
-            in_channels=data.in_channels,
-            num_classes=data.num_classes,
-            target_dims=targets.dims,
-        )
+        settings = model_settings(config, data, targets.dims)
         state = TrainState.create(config, settings, device)
         latest = latest_checkpoint(out / "checkpoints")
         if latest:
@@ -102,16 +94,14 @@ def train(
         targets = keep_targets(targets, out, keep_features, reporting.on_note)
         if latest:
             reporting.on_note(f"resuming from step {state.step} of {config.num_steps}.")
-        what = CheckpointSettings(
-            model=settings,
-            path_type=config.path_type,
-            dataset=data.name,
-            latent_space=data.latent_space,
-        )
         if notes:
             reporting.on_note(f"from step {state.step + 1} on: {', '.join(notes)}.")
         batches = Batches(config, data, targets, device)
-        run = Run(config, out, batches, skipped, what, reporting)
+        space, path_type = data.latent_space, config.path_type
+        what = CheckpointSettings(
+            model=settings, path_type=path_type, dataset=data.name, latent_space=space
+        )
+        run = _Run(config, out, batches, skipped, what, reporting)
         with _signals() as stop:
             latest = run.to_the_end(state, stop) or latest
     if latest is None:
@@ -120,9 +110,7 @@ def train(
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run whose settings have been checked and recorded."""
-
+class _Run:
     config: TrainConfig
     out: Path
     batches: Batches
@@ -132,23 +120,24 @@ class Run:
 
     def to_the_end(self, state: TrainState, stop: threading.Event) -> Path | None:
         """Take every step that is left; return the last checkpoint, if one was written."""
+        reporting, num_steps = self.reporting, self.config.num_steps
         log, latest = Log(self.out / "log.jsonl", state.step), None
-        while state.step < self.config.num_steps:
+        while state.step < num_steps:
             losses = self.step(state)
-            ended = state.step == self.config.num_steps
+            ended = state.step == num_steps
             last = ended or stop.is_set()
-            if losses and (last or state.step % self.reporting.log_every == 0):
+            if losses and (last or state.step % reporting.log_every == 0):
                 log.write(state.step, losses)
-            if last or state.step % self.reporting.checkpoint_every == 0:
+            if last or state.step % reporting.checkpoint_every == 0:
                 latest = self.save(state)
-            if ended or state.step % self.reporting.preview_every == 0:
+            if ended or state.step % reporting.preview_every == 0:
                 self.draw_preview(state)
             if last and not ended:
                 raise Interrupted(f"stopped after step {state.step}, which is saved")
         return latest
 
     def step(self, state: TrainState) -> dict[str, float]:
-        """Take one step and return its losses, which a step that is left out has none of."""
+        """Take one step and return its losses; a step that is left out has none."""
         if state.step + 1 in self.skipped:
             state.step += 1
             return {}
@@ -160,12 +149,9 @@ class Run:
         return losses
 
     def save(self, state: TrainState) -> Path:
-        """Write a checkpoint, and then remove those that it makes superfluous."""
-        folder, reporting = self.out / "checkpoints", self.reporting
+        folder, kept = self.out / "checkpoints", self.reporting
         saved = state.save(folder, self.config, describe(self.what))
-        remove_old_checkpoints(
-            folder, keep_last=reporting.keep_last, keep_every=reporting.keep_every
-        )
+        remove_old_checkpoints(folder, keep_last=kept.keep_last, keep_every=kept.keep_every)
         return saved
 
     def draw_preview(self, state: TrainState) -> None:

@@ -15,11 +15,7 @@ from samplers import Interpolant, InterpolantName
 
 
 def velocity_loss(
-    predicted: Tensor,
-    data: Tensor,
-    noise: Tensor,
-    t: Tensor,
-    interpolant: Interpolant,
+    predicted: Tensor, data: Tensor, noise: Tensor, t: Tensor, interpolant: Interpolant
 ) -> Tensor:
     """Return the mean squared error of the velocity, one number an image.
 
@@ -73,7 +69,7 @@ def alignment_loss(
 
 
 def sample_times(
-    batch_size: int, *, weighting: Weighting, path_type: InterpolantName, generator: torch.Generator
+    batch_size: int, weighting: Weighting, path_type: InterpolantName, generator: torch.Generator
 ) -> Tensor:
     """Draw training times (B,) on the generator's device; see `times_from_draws`."""
     draw = torch.rand if weighting == "uniform" else torch.randn

@@ -9,8 +9,6 @@ checkpoints/   `step-0001000` and so on, see `repa.training.state`
 
 import json
 import re
-import secrets
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,10 +20,10 @@ from repa.errors import CheckpointFormatError, InUseError, OutputExistsError, Se
 from repa.training.settings import CHANGEABLE, TrainConfig
 from repa_base.files import write_text
 from repa_base.locks import lock_if_free
+from repa_base.workplace import is_workplace, remove_leftovers, workplace
 
 _CONFIG, _HISTORY, _LOCK = "config.json", "history.jsonl", "run.lock"
-_CHECKPOINT = re.compile(r"step-(\d{7,})")
-_LEFTOVER = re.compile(r"\.step-\d{7,}\.[0-9a-f]+\.part")
+_CHECKPOINT = re.compile(r"step-\d{7,}")
 
 
 def read_run_config(out: Path) -> TrainConfig | None:
@@ -39,8 +37,7 @@ def read_run_config(out: Path) -> TrainConfig | None:
     if not path.exists():
         return None
     try:
-        values = json.loads(path.read_text())
-        return TrainConfig.from_mapping(values)
+        return TrainConfig.from_mapping(json.loads(path.read_text()))
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointFormatError(f"{path}: holds no settings ({error}).") from error
 
@@ -57,26 +54,21 @@ def check_run_folder(config: TrainConfig, out: Path, *, resume: bool) -> TrainCo
     """
     stored = read_run_config(out)
     if stored is None:
-        if out.is_file() or (out.is_dir() and any(p.name != _LOCK for p in out.iterdir())):
+        found = out.iterdir() if out.is_dir() else ()
+        if out.is_file() or any(p.name != _LOCK and not is_workplace(p) for p in found):
             raise OutputExistsError(f"{out} is not empty and holds no run: use another --out.")
         return None
     if not resume:
         raise OutputExistsError(f"{out} holds a run already: add --resume, or another --out.")
-    other = [name for name in _changes(stored, config) if name not in CHANGEABLE]
-    if other:
+    if other := ", ".join(n for n in _changes(stored, config) if n not in CHANGEABLE):
         raise OutputExistsError(
-            f"{out} was started with other settings ({', '.join(other)}): use another --out."
+            f"{out} was started with other settings ({other}): use another --out."
         )
     return stored
 
 
 def record_settings(
-    out: Path,
-    config: TrainConfig,
-    *,
-    before: TrainConfig | None,
-    step: int,
-    skip: Iterable[int] = (),
+    out: Path, config: TrainConfig, *, before: TrainConfig | None, step: int, skip: Iterable[int]
 ) -> tuple[frozenset[int], list[str]]:
     """Write settings and history; the folder is a run's from then on.
 
@@ -118,6 +110,8 @@ def record_settings(
 def locked(out: Path) -> Iterator[None]:
     """Make the folder if need be, and keep other processes from training in it.
 
+    What a killed process left of its files is removed.
+
     Raises:
         OutputExistsError: Another process does already.
         OSError: The folder cannot be made.
@@ -126,6 +120,7 @@ def locked(out: Path) -> Iterator[None]:
     with (out / _LOCK).open("w") as lock:
         if lock_if_free(lock.fileno(), out) is False:
             raise InUseError(f"{out}: another process trains in it.")
+        remove_leftovers(out)
         yield
 
 
@@ -137,20 +132,14 @@ def latest_checkpoint(folder: Path) -> Path | None:
 def remove_old_checkpoints(folder: Path, *, keep_last: int, keep_every: int) -> None:
     """Remove all checkpoints but those to keep, and what a killed process left of others.
 
-    Nothing that is not called `step-0001000` is touched. What goes is renamed first, so that
-    whatever is called so is complete.
-
-    Args:
-        folder: Holds the checkpoints; nobody else writes in it.
-        keep_last: How many of the highest steps stay.
-        keep_every: Steps that are multiples of it stay; 0 for none.
+    Nothing that is not called `step-0001000` is touched. What goes is moved away first, so that
+    whatever is called so is complete. See `Reporting` for what stays.
     """
     for step, path in sorted(_checkpoints(folder))[:-keep_last]:
         if keep_every == 0 or step % keep_every:
-            path.rename(path.with_name(f".{path.name}.{secrets.token_hex(4)}.part"))
-    for path in folder.iterdir():
-        if _LEFTOVER.fullmatch(path.name) and path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
+            with workplace(path) as place:
+                path.rename(place / path.name)
+    remove_leftovers(folder)
 
 
 class Log:
@@ -190,8 +179,8 @@ def _read_history(path: Path) -> tuple[list[dict[str, Any]], set[int]]:
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    found = ((_CHECKPOINT.fullmatch(path.name), path) for path in folder.glob("step-*"))
-    return [(int(match[1]), path) for match, path in found if match]
+    found = folder.glob("step-*")
+    return [(int(p.name[5:]), p) for p in found if _CHECKPOINT.fullmatch(p.name)]
 
 
 def _is_entry_until(line: str, step: int) -> bool:

@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
 
-from repa.errors import UnknownNameError
-from repa_base.settings import check_settings, from_mapping, setting
+from repa.errors import RepaError, UnknownNameError
+from repa_base.settings import check_settings, setting
 from samplers.names import InterpolantName
 
 Weighting = Literal["uniform", "lognormal"]
@@ -14,18 +14,8 @@ Precision = Literal["fp32", "bf16"]
 DATASETS = ("digits",)
 ENCODERS = ("efficientnet-lite1", "none")
 
-CHANGEABLE = (
-    "num_steps",
-    "alignment_weight",
-    "label_dropout",
-    "learning_rate",
-    "warmup_steps",
-    "decay_steps",
-    "weight_decay",
-    "max_grad_norm",
-    "ema_decay",
-    "precision",
-)
+CHANGEABLE = ("num_steps", "alignment_weight", "label_dropout", "learning_rate", "warmup_steps")
+CHANGEABLE += ("decay_steps", "weight_decay", "max_grad_norm", "ema_decay", "precision")
 """Settings that a run may go on with other values of: they say how it steps, or for how long. All
 others decide the network, the data, the features to align with, or the draws of a step."""
 
@@ -41,14 +31,12 @@ class TrainConfig:
         SettingError: A value is out of its range, or of its choices.
     """
 
-    data: str = setting(f"Data set: {', '.join(DATASETS)}.", choices=DATASETS)
+    data: str = setting("Data set: {choices}.", choices=DATASETS)
     model: str = setting("Size of the network, e.g. SiT-Ti/4 or SiT-XL/2.", value="NAME")
     num_steps: int = setting("Optimizer steps.", low=1, flag="--steps")
     image_size: int = setting("Side of the training images in pixels.", 256, low=1)
     encoder: str = setting(
-        "Frozen encoder to align with; none trains plain SiT.",
-        "efficientnet-lite1",
-        choices=ENCODERS,
+        "Frozen encoder to align with; none trains plain SiT.", ENCODERS[0], choices=ENCODERS
     )
     encoder_depth: int = setting("Block, counted from 1, whose output is aligned.", 8, low=1)
     projector_dim: int = setting("Hidden width of the projector.", 2048, low=1)
@@ -57,15 +45,10 @@ class TrainConfig:
     )
     qk_norm: bool = setting("Normalise queries and keys.", False)
     path_type: InterpolantName = setting(
-        f"Interpolant: {', '.join(get_args(InterpolantName))}.",
-        "linear",
-        choices=InterpolantName,
-        flag="--path",
+        "Interpolant: {choices}.", "linear", choices=InterpolantName, flag="--path"
     )
     weighting: Weighting = setting(
-        f"Distribution of training times: {', '.join(get_args(Weighting))}.",
-        "uniform",
-        choices=Weighting,
+        "Distribution of training times: {choices}.", "uniform", choices=Weighting
     )
     label_dropout: float = setting(
         "Share of labels replaced by the null label, which guidance needs.", 0.1, low=0, high=1
@@ -84,8 +67,7 @@ class TrainConfig:
         "Decay of the moving average of the weights, from the first step on.", 0.9999, low=0, high=1
     )
     precision: Precision = setting(
-        f"Compute dtype of the network: {', '.join(get_args(Precision))}; weights, losses and "
-        "optimizer stay float32.",
+        "Compute dtype of the network: {choices}; weights, losses and optimizer stay float32.",
         "fp32",
         choices=Precision,
     )
@@ -96,9 +78,7 @@ class TrainConfig:
         high=(1 << 63) - 1,
     )
 
-    def __post_init__(self) -> None:
-        """Check every range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
     def learning_rate_at(self, step: int) -> float:
         """Return the step size of the step after `step` steps."""
@@ -117,7 +97,14 @@ class TrainConfig:
         Raises:
             RepaError: A setting is unknown, missing or out of its range.
         """
-        return from_mapping(cls, values)
+        known = [declared.name for declared in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise UnknownNameError("setting", name, known)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise RepaError(f"settings are incomplete: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,9 +133,7 @@ class Reporting:
     on_step: Callable[[int, dict[str, float]], None] = field(default=lambda step, losses: None)
     on_note: Callable[[str], None] = field(default=lambda note: None)
 
-    def __post_init__(self) -> None:
-        """Check every range."""
-        check_settings(self)
+    __post_init__ = check_settings
 
 
 PRESETS: dict[str, TrainConfig] = {
@@ -164,17 +149,6 @@ PRESETS: dict[str, TrainConfig] = {
         warmup_steps=200,
         decay_steps=1500,
         ema_decay=0.999,
-    ),
+    )
 }
 """Settings by name: `digits` trains on a laptop CPU in well under an hour."""
-
-
-def preset(name: str, **changes: Any) -> TrainConfig:  # noqa: ANN401
-    """Return a preset with some settings changed.
-
-    Raises:
-        UnknownNameError: No such preset.
-    """
-    if name not in PRESETS:
-        raise UnknownNameError("preset", name, PRESETS)
-    return replace(PRESETS[name], **changes)

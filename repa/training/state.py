@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from repa.checkpoints.export import write_weights
+from repa.data import TrainingData
 from repa.errors import (
     CheckpointFormatError,
     CheckpointMismatchError,
@@ -43,10 +44,7 @@ class TrainState:
 
     @classmethod
     def create(
-        cls,
-        config: TrainConfig,
-        settings: Mapping[str, Any],
-        device: torch.device | str,
+        cls, config: TrainConfig, settings: Mapping[str, Any], device: torch.device | str
     ) -> "TrainState":
         """Build the state before the first step; initial weights depend on the seed alone.
 
@@ -60,15 +58,18 @@ class TrainState:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            model = build_model(config, settings)
+            try:
+                # The loop drops labels itself, by draws that are keyed by the step.
+                model = SiT(**settings, label_dropout=0.0)
+            except ValueError as error:
+                raise RepaError(f"{config.model} does not fit these settings: {error}") from error
         model.to(device)
         ema = copy.deepcopy(model).requires_grad_(False).eval()
+        trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
-            [p for p in model.parameters() if p.requires_grad],
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
+            trained, lr=config.learning_rate, weight_decay=config.weight_decay
         )
-        for parameter in optimizer.param_groups[0]["params"]:
+        for parameter in trained:
             optimizer.state[parameter] = {
                 "step": torch.tensor(0.0),
                 "exp_avg": torch.zeros_like(parameter),
@@ -82,12 +83,9 @@ class TrainState:
         average(list(self.ema.parameters()), list(self.model.parameters()), 0)
 
     def save(self, folder: Path, config: TrainConfig, description: Mapping[str, Any]) -> Path:
-        """Write `folder/step-N` at once; return its path.
+        """Write `folder/step-N` at once, with the settings of the run; return its path.
 
-        Args:
-            folder: Holds all checkpoints of the run.
-            config: Settings of the run, written beside the tensors.
-            description: What the weights are, for whoever loads them.
+        `description` says what the weights are, for whoever loads them.
         """
         target = folder / f"step-{self.step:07d}"
         with replacing(target) as partial:
@@ -108,17 +106,12 @@ class TrainState:
             CheckpointMismatchError: The tensors are not those of this model.
         """
         try:
-            step = json.loads((checkpoint / "state.json").read_text())["step"]
+            self.step = json.loads((checkpoint / "state.json").read_text())["step"]
             for name, model in (("model", self.model), ("ema", self.ema)):
                 model.load_state_dict(load_file(checkpoint / f"{name}.safetensors"))
             tensors = load_file(checkpoint / "optimizer.safetensors")
-            moments = {
-                name: {
-                    key: tensors[f"{key}/{name}"].to("cpu" if key == "step" else parameter.device)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
-                for name, parameter in self._trained()
-            }
+            for name, value in self._optimizer_tensors().items():
+                value.copy_(tensors[name])
         except RuntimeError as error:
             raise CheckpointMismatchError(f"{checkpoint}: {error}") from error
         except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -126,52 +119,31 @@ class TrainState:
                 f"{checkpoint}: cannot be resumed from ({error}); remove it to resume from the "
                 "checkpoint before it."
             ) from error
-        for name, parameter in self._trained():
-            self.optimizer.state[parameter] = moments[name]
-        self.step = step
-
-    def _trained(self) -> list[tuple[str, Tensor]]:
-        return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         return {
             f"{key}/{name}": value
-            for name, parameter in self._trained()
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
             for key, value in self.optimizer.state[parameter].items()
         }
 
 
-def build_model(config: TrainConfig, settings: Mapping[str, Any]) -> SiT:
-    """Build the network of a run from PyTorch's random state.
-
-    Raises:
-        RepaError: The settings make no network.
-    """
-    try:
-        # The loop drops labels itself, by draws that are keyed by the step.
-        return SiT(**settings, label_dropout=0.0)
-    except ValueError as error:
-        raise RepaError(f"{config.model} does not fit these settings: {error}") from error
-
-
 def model_settings(
-    config: TrainConfig,
-    *,
-    input_size: int,
-    in_channels: int,
-    num_classes: int,
-    target_dims: list[int],
+    config: TrainConfig, data: TrainingData, target_dims: list[int]
 ) -> dict[str, Any]:
     """Return the keyword arguments of `SiT` that a run's settings and data ask for.
 
-    Raises:
-        SettingError: No size has the model's name.
+    Args:
+        config: Settings of the run; errors are those of `check_model`.
+        data: What it trains on.
+        target_dims: Widths of the features to align with, one an encoder.
     """
     return {
-        "input_size": input_size,
-        "in_channels": in_channels,
-        "num_classes": num_classes,
-        **_sizes(config),
+        "input_size": data.input_size,
+        "in_channels": data.in_channels,
+        "num_classes": data.num_classes,
+        **check_model(config),
         "encoder_depth": config.encoder_depth,
         "target_dims": target_dims,
         "projector_dim": config.projector_dim,
@@ -179,14 +151,17 @@ def model_settings(
     }
 
 
-def check_model(config: TrainConfig) -> None:
-    """Check, before any data are there, that the settings make a network.
+def check_model(config: TrainConfig) -> dict[str, int]:
+    """Check, before any data are there, that the settings make a network; return its sizes.
 
     Raises:
         SettingError: No size has the model's name, it has too few blocks, or its patches do not
             divide the images.
     """
-    sizes = _sizes(config)
+    if config.model not in SIT_SIZES:
+        hint = suggestion(config.model, SIT_SIZES)
+        raise SettingError("model", f"unknown model {config.model!r}{hint}")
+    sizes = SIT_SIZES[config.model]
     depth, patch = sizes["depth"], sizes["patch_size"]
     if config.encoder_depth > depth:
         rule = f"encoder_depth must be from 1 to {depth} for {config.model}"
@@ -194,10 +169,4 @@ def check_model(config: TrainConfig) -> None:
     if config.image_size % patch:
         rule = f"image_size must be a multiple of {patch} for {config.model}"
         raise SettingError("image_size", f"{rule}, got {config.image_size}.")
-
-
-def _sizes(config: TrainConfig) -> dict[str, int]:
-    if config.model not in SIT_SIZES:
-        hint = suggestion(config.model, SIT_SIZES)
-        raise SettingError("model", f"unknown model {config.model!r}{hint}")
-    return SIT_SIZES[config.model]
+    return sizes

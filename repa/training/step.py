@@ -20,7 +20,8 @@ def train_step(config: TrainConfig, state: TrainState, batch: NoisyBatch) -> dic
         NonFiniteError: The loss or its gradient is not finite; the weights are as before the step.
     """
     interpolant = INTERPOLANTS[config.path_type]
-    with _autocast(config, batch.data.device):
+    device = batch.data.device.type
+    with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
         velocity, alignment = losses_of(state.model, batch, interpolant)
     loss = velocity + config.alignment_weight * alignment
     values = {"loss": loss.item(), "velocity": velocity.item(), "alignment": alignment.item()}
@@ -57,9 +58,3 @@ def losses_of(
 def _check_finite(value: float, name: str, step: int) -> None:
     if not math.isfinite(value):
         raise NonFiniteError(f"the {name} is {value} at step {step + 1}")
-
-
-def _autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
-    return torch.autocast(
-        device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16", cache_enabled=True
-    )

@@ -6,7 +6,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,45 +28,23 @@ _SAVED, _MAPPED = "target_features.safetensors", "target_features.npy"
 _CHUNK_IMAGES = 64
 
 
-class TargetSource(Protocol):
-    """Gives the features that a batch is aligned with."""
+@dataclass(frozen=True)
+class StoredTargets:
+    """Features of all images, (count, N, D) an encoder, in memory or mapped; none for "none"."""
+
+    features: list[np.ndarray]
 
     @property
     def dims(self) -> list[int]:
         """Widths of the features, one an encoder."""
-        ...
+        return [features.shape[2] for features in self.features]
 
-    def __call__(self, batch: Batch, device: torch.device | str) -> list[Tensor]:
+    def __call__(self, batch: Batch) -> list[Tensor]:
         """Return the features float32 (B, N, D) of the batch's images, one tensor an encoder."""
-        ...
-
-
-class NoTargets:
-    """There is no encoder, and nothing to align with."""
-
-    dims: list[int] = []  # noqa: RUF012
-
-    def __call__(self, batch: Batch, device: torch.device | str) -> list[Tensor]:
-        """Return an empty list."""
-        return []
-
-
-@dataclass(frozen=True)
-class StoredTargets:
-    """Features of all images (count, N, D), in memory or memory-mapped; a batch reads its rows."""
-
-    features: np.ndarray
-
-    @property
-    def dims(self) -> list[int]:
-        """Width of the features."""
-        return [self.features.shape[2]]
-
-    def __call__(self, batch: Batch, device: torch.device | str) -> list[Tensor]:
-        """Return the rows of the batch's images."""
-        rows = torch.from_numpy(self.features[batch.indices])
-        release_pages(self.features)
-        return [rows.to(device)]
+        rows = [torch.from_numpy(features[batch.indices]) for features in self.features]
+        for features in self.features:
+            release_pages(features)
+        return rows
 
 
 @dataclass(frozen=True)
@@ -83,9 +61,9 @@ class EncoderTargets:
         """Width of the features."""
         return [self.encoder.feature_dim]
 
-    def __call__(self, batch: Batch, device: torch.device | str) -> list[Tensor]:
+    def __call__(self, batch: Batch) -> list[Tensor]:
         """Return the encoder's features of the batch's images."""
-        return [self._features(batch.indices).to(device)]
+        return [self._features(batch.indices)]
 
     def of_all(self) -> Iterator[np.ndarray]:
         """Yield the features of all images in their order, some images at a time."""
@@ -98,12 +76,12 @@ class EncoderTargets:
         return self.encoder(images, grid_size=self.grid_size)
 
 
+TargetSource = StoredTargets | EncoderTargets
+"""Called with a batch, it gives the features to align with: float32 (B, N, D), one an encoder."""
+
+
 def open_targets(
-    encoder_name: str,
-    data: TrainingData,
-    folder: Path,
-    grid_size: int,
-    device: torch.device | str,
+    encoder_name: str, data: TrainingData, folder: Path, grid_size: int, device: torch.device | str
 ) -> TargetSource:
     """Find a run's features, or what can make them; writes and computes nothing.
 
@@ -119,10 +97,10 @@ def open_targets(
         RepaError: The encoder does not give this grid, or is not on this machine.
     """
     if encoder_name == "none":
-        return NoTargets()
+        return StoredTargets([])
     for path in (folder / _SAVED, folder / _MAPPED):
         if path.exists():
-            return StoredTargets(_read(path, (data.count, grid_size**2)))
+            return StoredTargets([_read(path, (data.count, grid_size**2))])
     encoder = load_encoder(encoder_name, device)
     encoder.check_grid(grid_size)
     return EncoderTargets(encoder, data, grid_size, device)
@@ -131,13 +109,9 @@ def open_targets(
 def keep_targets(
     source: TargetSource, folder: Path, keeping: Keeping, on_note: Callable[[str], None]
 ) -> TargetSource:
-    """Let an encoder see all images once, and keep its features with the run as asked.
+    """Let an encoder see all images once, and keep its features in the folder of the run as asked.
 
-    Args:
-        source: From `open_targets`; what is no encoder's stays as it is.
-        folder: Folder of the run.
-        keeping: Where the features are kept.
-        on_note: Told when the features have to be computed.
+    What is no encoder's stays as it is. `on_note` is told when the features have to be computed.
     """
     if not isinstance(source, EncoderTargets) or keeping == "nowhere":
         return source
@@ -147,34 +121,27 @@ def keep_targets(
         features = np.concatenate(list(source.of_all()))
         with replacing(folder / _SAVED) as partial:
             save_file({"features": features}, partial)
-        return StoredTargets(features)
+        return StoredTargets([features])
     shape = (count, source.grid_size**2, source.encoder.feature_dim)
     check_room(4 * int(np.prod(shape)), folder, what="the target features need")
     with replacing(folder / _MAPPED) as partial:
-        _fill(partial, shape, source.of_all())
-    return StoredTargets(_read(folder / _MAPPED, shape[:2]))
-
-
-def _fill(path: Path, shape: tuple[int, int, int], parts: Iterator[np.ndarray]) -> None:
-    file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-    done = 0
-    for part in parts:
-        file[done : done + len(part)] = part
-        done += len(part)
-    file.flush()
+        file = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
+        done = 0
+        for part in source.of_all():
+            file[done : done + len(part)] = part
+            done += len(part)
+        file.flush()
+    return StoredTargets([_read(folder / _MAPPED, shape[:2])])
 
 
 def _read(path: Path, expected: tuple[int, int]) -> np.ndarray:
     again = "remove it and it is made again."
+    mapped = path.suffix == ".npy"
     try:
-        features = (
-            np.load(path, mmap_mode="r") if path.suffix == ".npy" else load_file(path)["features"]
-        )
+        features = np.load(path, mmap_mode="r") if mapped else load_file(path)["features"]
     except (SafetensorError, KeyError, ValueError, EOFError) as error:
         raise CheckpointFormatError(f"{path}: damaged ({error}); {again}") from error
-    for found, wanted, what in zip(
-        features.shape, expected, ("images", "features an image"), strict=False
-    ):
+    for found, wanted, what in zip(features.shape, expected, ("images", "features an image")):  # noqa: B905
         if found != wanted:
             raise CheckpointFormatError(f"{path}: holds {found} {what}, not {wanted}; {again}")
     return features

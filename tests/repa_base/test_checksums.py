@@ -1,5 +1,6 @@
 import hashlib
 import os
+from pathlib import Path
 
 import pytest
 
@@ -19,8 +20,14 @@ def path(tmp_path, monkeypatch):
 @pytest.fixture
 def reads(monkeypatch):
     """Count the files that are read."""
-    seen, original = [], checksums._read
-    monkeypatch.setattr(checksums, "_read", lambda *a: seen.append(a[0]) or original(*a))
+    seen, original = [], Path.open
+
+    def opened(path, mode="r", *rest, **options):
+        if mode == "rb":
+            seen.append(path)
+        return original(path, mode, *rest, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
     return seen
 
 

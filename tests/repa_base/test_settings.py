@@ -4,8 +4,8 @@ from typing import Literal
 
 import pytest
 
-from repa_base.errors import RepaError, SettingError, UnknownNameError
-from repa_base.settings import check_settings, flag_of, from_mapping, setting
+from repa_base.errors import SettingError
+from repa_base.settings import check_settings, flag_of, setting
 
 Kind = Literal["one", "two"]
 
@@ -60,11 +60,3 @@ def test_the_option_is_the_name_or_its_one_alias():
     assert flag_of(Settings, "steps") == "--steps-to-take"
     assert flag_of(Settings, "scale") == "--scale"
     assert flag_of(Settings, "no_rule") == "--no-rule"
-
-
-def test_stored_settings_must_be_known_and_complete():
-    assert from_mapping(Settings, {"steps": 3}) == Settings(steps=3)
-    with pytest.raises(UnknownNameError, match="unknown setting 'stepps'; did you mean 'steps'"):
-        from_mapping(Settings, {"stepps": 3})
-    with pytest.raises(RepaError, match=r"incomplete.*steps"):
-        from_mapping(Settings, {})

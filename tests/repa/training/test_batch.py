@@ -8,12 +8,14 @@ from tiny_run import TINY, numbered_data, numbers, stand_in_encoder
 import repa.training.batch as module
 from repa.data import Batch
 from repa.training.batch import Batches, EpochOrder
-from repa.training.targets import EncoderTargets, NoTargets
+from repa.training.targets import EncoderTargets, StoredTargets
 from samplers import Stream, keyed_generator
 
 
 def batch_of(step, data=None, **changes):
-    return Batches(replace(TINY, **changes), data or numbered_data(), NoTargets(), "cpu")(step)
+    return Batches(replace(TINY, **changes), data or numbered_data(), StoredTargets([]), "cpu")(
+        step
+    )
 
 
 def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own():

@@ -23,7 +23,7 @@ from repa.training.loop import Interrupted, train
 from repa.training.run_folder import latest_checkpoint
 from repa.training.settings import Reporting
 from repa.training.step import train_step
-from repa.training.targets import NoTargets
+from repa.training.targets import StoredTargets
 
 
 def weights(checkpoint, kind="model"):
@@ -144,7 +144,7 @@ def test_settings_out_of_range_are_refused(change):
         replace(TINY, **change)
 
 
-def test_unknown_settings_of_a_stored_run_are_refused():
+def test_stored_settings_of_a_run_must_be_known_and_complete():
     from dataclasses import asdict
 
     from repa.training.settings import TrainConfig
@@ -152,6 +152,8 @@ def test_unknown_settings_of_a_stored_run_are_refused():
     assert TrainConfig.from_mapping(asdict(TINY)) == TINY
     with pytest.raises(UnknownNameError, match="did you mean 'learning_rate'"):
         TrainConfig.from_mapping({**asdict(TINY), "learning_rat": 1})
+    with pytest.raises(RepaError, match=r"incomplete.*num_steps"):
+        TrainConfig.from_mapping({"data": "digits", "model": TINY.model})
 
 
 def test_a_run_is_not_overwritten_nor_continued_as_another(tmp_path):
@@ -187,7 +189,7 @@ def test_a_changed_setting_holds_from_the_step_resumed_from(tmp_path):
         config = TINY if step < 3 else slower
         if step == 3:
             state.optimizer.param_groups[0]["weight_decay"] = 0.5
-        batches = Batches(config, open_training_data("digits", 16), NoTargets(), "cpu")
+        batches = Batches(config, open_training_data("digits", 16), StoredTargets([]), "cpu")
         train_step(config, state, batches(step))
     assert equal(weights(last), dict(state.model.state_dict()))
     assert equal(weights(last, "ema"), dict(state.ema.state_dict()))
@@ -235,7 +237,7 @@ def test_a_step_left_out_counts_and_changes_nothing_else(tmp_path):
     state, data = tiny_state(), open_training_data("digits", 16)
     for step in (0, 1, 2, 4, 5):
         state.step = step
-        train_step(TINY, state, Batches(TINY, data, NoTargets(), "cpu")(step))
+        train_step(TINY, state, Batches(TINY, data, StoredTargets([]), "cpu")(step))
     assert equal(weights(last), dict(state.model.state_dict()))
     logged = [json.loads(x) for x in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in logged] == [1, 2, 3, 5, 6]

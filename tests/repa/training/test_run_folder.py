@@ -1,4 +1,7 @@
 import json
+import signal
+import subprocess
+import sys
 from dataclasses import asdict, replace
 
 import pytest
@@ -13,7 +16,6 @@ from repa.training.run_folder import (
     record_settings,
     remove_old_checkpoints,
 )
-from repa_base.files import replacing
 
 OTHER = {
     "num_steps": 7,
@@ -41,11 +43,26 @@ FIXED = {
 }
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from repa_base.files import replacing
+with replacing(Path(sys.argv[1])) as partial:
+    partial.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def killed_while_writing(path):
+    command = [sys.executable, "-c", KILLED, str(path)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+
+
 def begun(out, step=0, **changes):
     """Record a run's start, or, with changes, that it goes on with them after `step` steps."""
     before = read_run_config(out)
     config = replace(before or TINY, **changes)
-    return record_settings(out, config, before=before, step=step)
+    return record_settings(out, config, before=before, step=step, skip=())
 
 
 def history(out):
@@ -91,7 +108,7 @@ def test_steps_left_out_are_remembered(tmp_path):
         "without the update of step 4",
         "without the update of step 5",
     ]
-    assert record_settings(tmp_path, TINY, before=TINY, step=3) == ({4, 5}, [])
+    assert record_settings(tmp_path, TINY, before=TINY, step=3, skip=[]) == ({4, 5}, [])
     # A script that says so each time goes on, also when the step is behind the run.
     assert record_settings(tmp_path, TINY, before=TINY, step=5, skip=[4]) == ({4, 5}, [])
     assert history(tmp_path) == [{"from_step": 4, "changed": {}, "skip": [4, 5]}]
@@ -164,17 +181,24 @@ def test_steps_are_counted_and_not_spelled(tmp_path):
 
 def test_what_a_killed_process_left_of_a_checkpoint_is_removed(tmp_path):
     (tmp_path / "step-0000001").mkdir()
-    # The block's file is gone when it ends, which is the error: a kill would not have got there.
-    with pytest.raises(FileNotFoundError), replacing(tmp_path / "step-0000002") as partial:
-        partial.mkdir()
-        remove_old_checkpoints(tmp_path, keep_last=1, keep_every=0)
-        assert [path.name for path in tmp_path.iterdir()] == ["step-0000001"]
+    killed_while_writing(tmp_path / "step-0000002")
+    assert latest_checkpoint(tmp_path).name == "step-0000001" and len(list(tmp_path.iterdir())) == 2
+    remove_old_checkpoints(tmp_path, keep_last=1, keep_every=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-0000001"]
+
+
+def test_a_run_that_was_killed_in_its_very_first_write_can_be_started(tmp_path):
+    killed_while_writing(tmp_path / "run" / "config.json")
+    assert len(list((tmp_path / "run").iterdir())) == 1
+    assert check_run_folder(TINY, tmp_path / "run", resume=False) is None
+    with locked(tmp_path / "run"):
+        assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.lock"]
 
 
 def test_only_checkpoints_and_what_a_kill_left_of_them_are_removed(tmp_path):
     others = ["step-12", "step-0000001.bak", "best-step-0000001", "step-0000001-old", ".git"]
-    others += ["step-abcdefg", "notes.part", ".step-0000001.backup"]
-    for name in [*others, "step-0000001", "step-0000002", ".step-0000000.0a1b2c3d.part"]:
+    others += ["step-abcdefg", "notes.part", ".step-0000001.backup", ".step-0000000.0a1b2c3d.part"]
+    for name in [*others, "step-0000001", "step-0000002"]:
         (tmp_path / name).mkdir()
         (tmp_path / name / "precious").touch()
     remove_old_checkpoints(tmp_path, keep_last=1, keep_every=0)
@@ -190,7 +214,7 @@ def test_a_kill_while_removing_leaves_whole_checkpoints_and_the_next_time_cleans
         (tmp_path / f"step-{step:07d}/ema.safetensors").touch()
 
     def killed(path, **options):
-        (path / "ema.safetensors").unlink()
+        next(path.rglob("ema.safetensors")).unlink()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

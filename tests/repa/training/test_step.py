@@ -8,12 +8,12 @@ from tiny_run import TINY, numbered_data, stand_in_encoder, tiny_state
 from repa.errors import NonFiniteError
 from repa.training.batch import Batches
 from repa.training.step import losses_of, train_step
-from repa.training.targets import EncoderTargets, NoTargets
+from repa.training.targets import EncoderTargets, StoredTargets
 from samplers import INTERPOLANTS
 
 
 def batch_of(step, config=TINY):
-    return Batches(config, numbered_data(), NoTargets(), "cpu")(step)
+    return Batches(config, numbered_data(), StoredTargets([]), "cpu")(step)
 
 
 def aligned_batch(step, config=TINY):

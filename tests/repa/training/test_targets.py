@@ -52,7 +52,7 @@ def test_features_are_of_the_batches_images_in_their_order(keeping, with_stand_i
     expected = stand_in_encoder()(data.images(np.array([149, 2, 2, 70])), grid_size=2)
     for _ in range(2):  # made, and then found in the folder
         targets = targets_of(data, tmp_path, keeping)
-        (features,) = targets(batch_of(data, 149, 2, 2, 70), "cpu")
+        (features,) = targets(batch_of(data, 149, 2, 2, 70))
         assert numbers(features) == [149, 2, 2, 70]
         assert torch.equal(features, expected)
         assert features.shape == (4, 4, 3)
@@ -65,7 +65,7 @@ def test_an_encoder_sees_every_image_once_or_with_every_batch(keeping, with_stan
     for _ in range(2):
         targets = targets_of(data, tmp_path, keeping, notes.append)
         for _ in range(3):
-            targets(batch_of(data, 1, 2), "cpu")
+            targets(batch_of(data, 1, 2))
     if keeping == "nowhere":
         assert with_stand_in == [2] * 6
         assert not notes and not list(tmp_path.iterdir())
@@ -93,7 +93,7 @@ def test_a_run_ends_with_the_same_weights_wherever_its_features_are_kept(
 def test_features_on_disk_are_mapped_and_not_read_whole(with_stand_in, tmp_path):
     targets = targets_of(numbered_data(), tmp_path, "file")
     assert isinstance(targets, StoredTargets)
-    assert isinstance(targets.features, np.memmap) and targets.features.mode == "r"
+    assert isinstance(targets.features[0], np.memmap) and targets.features[0].mode == "r"
 
 
 def test_a_run_begun_before_its_features_were_kept_goes_on(with_stand_in, tmp_path):
@@ -120,7 +120,7 @@ def test_features_are_the_encoders(tmp_path):
     data = replace(digits, all_images=digits.all_images[:70])
     source = open_targets("efficientnet-lite1", data, tmp_path, 8, "cpu")
     targets = keep_targets(source, tmp_path, "memory", lambda note: None)
-    (features,) = targets(batch_of(data, 69, 2), "cpu")
+    (features,) = targets(batch_of(data, 69, 2))
     expected = load_encoder("efficientnet-lite1")(data.images(np.array([69, 2])), grid_size=8)
     torch.testing.assert_close(features, expected, atol=1e-4, rtol=1e-4)
 
