@@ -38,8 +38,7 @@ def stats(
     weights: MetricWeights = None,
     resize: MetricResize = "default",
     num_images: Annotated[
-        int,
-        typer.Option(min=1, metavar="N", help="Images to keep for precision and recall."),
+        int, typer.Option(min=1, metavar="N", help="Images to keep for precision and recall.")
     ] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the images that are kept.")] = 0,
     overwrite: Annotated[

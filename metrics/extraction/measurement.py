@@ -106,10 +106,7 @@ def measure(
 
 
 def _from_cache(
-    extraction: Extraction,
-    score: RunningInceptionScore,
-    cache: FeatureCache,
-    processes: Processes,
+    extraction: Extraction, score: RunningInceptionScore, cache: FeatureCache, processes: Processes
 ) -> Measurement:
     stored = stored_features(extraction, cache, processes)
     files = stored.files

@@ -19,13 +19,7 @@ from jaxtyping import Int64
 from metrics.errors import InputError
 from metrics.images.folder import open_folder
 from metrics.images.npz import ArrayEntry, open_npy, open_npz
-from metrics.images.source import (
-    MAX_SIDE,
-    ImageBatch,
-    ImageSource,
-    bounded_batch,
-    checked_range,
-)
+from metrics.images.source import MAX_SIDE, ImageBatch, ImageSource, bounded_batch, checked_range
 from repa_base.progress import Steps
 
 _MAX_MANIFEST_BYTES = 1 << 22

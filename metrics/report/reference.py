@@ -194,12 +194,7 @@ def write_reference(
         raise InputError(f"{images.name} holds images of several sizes; a reference has one.")
     processes = processes or SingleProcess()
     measured = measure(
-        images,
-        network,
-        batch_size=batch_size,
-        cache=cache,
-        processes=processes,
-        progress=progress,
+        images, network, batch_size=batch_size, cache=cache, processes=processes, progress=progress
     )
     kept = min(num_images, images.count)
     chosen = np.random.default_rng(seed).permutation(images.count) < kept
