@@ -25,7 +25,7 @@ def cache(
 
     They are in the folder features of $REPA_CACHE, or of ~/.cache/repa.
     """
-    from repa.evaluation.cached import feature_cache
+    from repa.evaluation import feature_cache
 
     features = feature_cache()
     entries = features.clear() if clear else features.entries()

@@ -122,7 +122,7 @@ def fid(
         raise typer.BadParameter("is missing: name a file or folder.", param_hint="SAMPLES")
 
     from metrics import MetricSettings
-    from repa.evaluation import evaluate_file
+    from repa.evaluation import Measuring, evaluate_file
     from repa_base.processes import joined_processes
 
     settings = MetricSettings(
@@ -132,15 +132,10 @@ def fid(
         num_resamples=bootstrap or 0,
     )
     with setting_errors_as_options(_OPTIONS), joined_processes() as world, printing_at_first(world):
-        evaluation = evaluate_file(
-            samples,
-            reference=reference,
+        how = Measuring(
             network=features,
             weights_path=weights,
             resize=cast("Resize", resize),
-            num=num,
-            settings=settings,
-            baselines=baselines,
             cached=not no_cache,
             batch_size=batch_size,
             compiled=compiled,
@@ -149,6 +144,9 @@ def fid(
             progress=progress_bars(),
             on_note=print_note,
             on_warning=print_warning,
+        )
+        evaluation = evaluate_file(
+            samples, reference=reference, num=num, settings=settings, baselines=baselines, how=how
         )
         if as_json:
             print_json(evaluation.to_dict())

@@ -56,19 +56,14 @@ def stats(
     images, for precision and recall. ADM's evaluator reads it too. With several processes: torchrun
     --nproc-per-node N -m -- repa_cli stats ...
     """
-    from repa.evaluation import write_reference_file
+    from repa.evaluation import Measuring, write_reference_file
     from repa_base.processes import joined_processes
 
     with setting_errors_as_options(), joined_processes() as world, printing_at_first(world):
-        written = write_reference_file(
-            source,
-            out,
+        how = Measuring(
             network=features,
             weights_path=weights,
             resize=cast("Resize", resize),
-            num_images=num_images,
-            seed=seed,
-            overwrite=overwrite,
             cached=not no_cache,
             batch_size=batch_size,
             compiled=compiled,
@@ -77,7 +72,10 @@ def stats(
             progress=progress_bars(),
             on_note=print_note,
             on_warning=print_warning,
-        ).to_dict()
+        )
+        written = write_reference_file(
+            source, out, num_images=num_images, seed=seed, overwrite=overwrite, how=how
+        )
         if as_json:
             print_json(written)
         else:

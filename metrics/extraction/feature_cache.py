@@ -70,11 +70,11 @@ class FeatureKey:
 
 @dataclass(frozen=True, eq=False)
 class StoredFeatures:
-    """A complete entry.
+    """What is kept of images that a network has measured; in a cache, a complete entry.
 
     Attributes:
         content_sha256: Hash of the images.
-        files: The features, as memory maps.
+        files: The features.
         statistics: Their means and covariances.
         findings: What the pixels told.
     """

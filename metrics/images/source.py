@@ -52,25 +52,10 @@ class ImageSource(Protocol):
 
 
 @dataclass(frozen=True)
-class FirstImages:
-    """The first images of a source.
-
-    Attributes:
-        images: The source.
-        count: How many of them.
-
-    Raises:
-        InputError: The source has fewer.
-    """
+class ImagesOfSource:
+    """Images of another source, and what they have from it."""
 
     images: ImageSource
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.count <= self.images.count:
-            raise InputError(
-                f"{self.name} holds {self.images.count} images, {self.count} were asked for."
-            )
 
     @property
     def name(self) -> str:
@@ -83,14 +68,35 @@ class FirstImages:
         return self.images.shape
 
     @property
-    def labels(self) -> Int64[np.ndarray, " count"] | None:
-        """The class of each image."""
-        return None if self.images.labels is None else self.images.labels[: self.count]
-
-    @property
     def manifest(self) -> Mapping[str, Any] | None:
         """The source's."""
         return self.images.manifest
+
+
+@dataclass(frozen=True)
+class FirstImages(ImagesOfSource):
+    """The first images of a source.
+
+    Attributes:
+        images: The source.
+        count: How many of them.
+
+    Raises:
+        InputError: The source has fewer.
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= self.images.count:
+            raise InputError(
+                f"{self.name} holds {self.images.count} images, {self.count} were asked for."
+            )
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " count"] | None:
+        """The class of each image."""
+        return None if self.images.labels is None else self.images.labels[: self.count]
 
     def batches(
         self, batch_size: int, start: int = 0, stop: int | None = None

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from metrics import (
     FeatureStatistics,
-    SingleProcess,
     evaluate,
     frechet_distance,
     inception_score,
@@ -30,7 +29,7 @@ from metrics import (
 )
 from metrics.formulas.precision_recall import manifold_radii
 from metrics.settings import Distances
-from repa.evaluation.cached import with_cache
+from repa.evaluation.measuring import Measuring
 from repa.registry import Entry, cached_path, check_file, find_entry, load_registry, own_file
 from repa.registry.published import METRIC_LABELS
 from repa_base.progress import Progress
@@ -228,16 +227,13 @@ def _check_published(
         listed = ", ".join(map(str, absent))
         yield Check(name, None, None, None, f"not in the cache: {listed}")
         return
-    report = with_cache(
-        SingleProcess(),
-        lambda cache: evaluate(
+    report = Measuring(progress=progress).with_cache(
+        lambda options: evaluate(
             open_images(wanted["samples"]),
             open_reference(wanted["reference"]),
             load_network("inception", wanted["weights"], device, lazy=True),
-            cache=cache,
-            progress=progress,
-        ),
-        warn=lambda message: None,
+            **options,
+        )
     )
     for key, published in entry["metrics"].items():
         label = METRIC_LABELS[key]

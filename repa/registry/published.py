@@ -7,7 +7,7 @@ which settings differ.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from metrics.report.lint import LintWarning
@@ -68,10 +68,6 @@ class PublishedRow:
         """Whether every setting is the published one."""
         return not self.differences
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class ComparedValue:
@@ -93,10 +89,6 @@ class ComparedValue:
     difference: float
     tolerance: float | None
     inside: bool | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 def closest_published_row(
