@@ -5,14 +5,14 @@ What the findings mean for the numbers is `metrics.report.lint`'s to say.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from metrics.images.source import ImageBatch, ImagesOfSource
+from metrics.images.source import Batches, ImageBatch, ImagesOfSource
 from repa_base.progress import Steps
 
 _DIGEST_BYTES = 16
@@ -119,9 +119,7 @@ class InspectedImages(ImagesOfSource):
         """The source's."""
         return self.images.labels
 
-    def batches(
-        self, batch_size: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[ImageBatch]:
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Batches:
         """Yield images `start` to `stop`."""
         for batch in self.images.batches(batch_size, start, stop):
             self.inspector.update(batch, start)

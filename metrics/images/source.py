@@ -12,6 +12,7 @@ from metrics.errors import InputError
 from repa_base.progress import Steps
 
 ImageBatch = UInt8[np.ndarray, "batch height width 3"]
+Batches = Iterator[ImageBatch]
 
 _MAX_BATCH_BYTES = 1 << 28
 MAX_SIDE = 8192  # pixels; beyond it a file is a mistake or an attack
@@ -40,9 +41,7 @@ class ImageSource(Protocol):
     @property
     def manifest(self) -> Mapping[str, Any] | None: ...  # noqa: D102
 
-    def batches(
-        self, batch_size: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[ImageBatch]:
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Batches:
         """Yield images `start` to `stop` in batches of at most `batch_size` images of one size."""
         ...
 
@@ -98,9 +97,7 @@ class FirstImages(ImagesOfSource):
         """The class of each image."""
         return None if self.images.labels is None else self.images.labels[: self.count]
 
-    def batches(
-        self, batch_size: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[ImageBatch]:
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Batches:
         """Yield images `start` to `stop`."""
         stop = checked_range(self.count, batch_size, start, stop)
         return self.images.batches(batch_size, start, stop)

@@ -174,7 +174,7 @@ class Comparison:
     def _error(
         self,
         features: np.ndarray | None,
-        bootstrap: Callable[..., np.ndarray],
+        resample: Callable[..., np.ndarray],
         *arguments: object,
         **options: object,
     ) -> float | None:
@@ -184,7 +184,7 @@ class Comparison:
         if features is None:
             raise ValueError("Standard errors need all features, which only a cache keeps.")
         drawn = {"num_resamples": self.settings.num_resamples, "seed": self.settings.seed}
-        return standard_error(bootstrap(features, *arguments, **drawn, **options))
+        return standard_error(resample(features, *arguments, **drawn, **options))
 
     def _steps(self, name: str) -> Steps | None:
         return steps_of(self.progress, name)

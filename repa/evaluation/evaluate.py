@@ -21,17 +21,10 @@ from metrics import (
 from metrics.report.reference import check_stated_network
 from metrics.settings import Resize
 from repa.errors import SettingError
+from repa.evaluation import references
 from repa.evaluation.measuring import USUAL, Measuring, has_registered_weights
-from repa.evaluation.plan import EvaluationPlan, plan_evaluation
-from repa.evaluation.references import baselines as baseline_sets
-from repa.evaluation.references import open_named_reference, provenance
-from repa.registry.published import (
-    ComparedValue,
-    PublishedRow,
-    closest_published_row,
-    compare_with_row,
-    lint_protocol,
-)
+from repa.registry import published
+from repa.registry.published import ComparedValue, PublishedRow
 from repa_base.device import environment
 from repa_base.processes import together
 
@@ -53,7 +46,7 @@ class Evaluation:
         run: How they were measured: what moves only the last digits.
     """
 
-    plan: EvaluationPlan
+    plan: references.EvaluationPlan
     reports: Mapping[str, Report]
     warnings: tuple[LintWarning, ...]
     published: PublishedRow | None
@@ -106,15 +99,15 @@ def evaluate_file(
     with together(how.processes):
         images = samples if isinstance(samples, ImageSource) else open_images(samples)
         images = images if num is None else FirstImages(images, num)
-        plan = plan_evaluation(images, None if reference is None else str(reference), how.network)
+        plan = references.plan_evaluation(images, reference, how.network)
         how.on_note(f"reference {plan.reference}, network {plan.network}: {plan.reason}.")
-        real = plan.opened or open_named_reference(plan.reference, images.shape)
+        real = plan.opened or references.open_named_reference(plan.reference, images.shape)
         if settings.kernel_distance and real.images is None:
             message = f"needs images, and {plan.reference} holds statistics alone"
             raise SettingError("kernel_distance", message)
         sets = {"samples": images}
         if baselines:
-            sets |= baseline_sets(plan.reference, images.shape, images.count)
+            sets |= references.baselines(plan.reference, images.shape, images.count)
             if "real" not in sets:
                 how.on_note(f"no real training images are known for {plan.reference}: noise only.")
         _check_statistics(plan, real, how.resize)
@@ -135,7 +128,7 @@ def evaluate_file(
         reports=reports,
         warnings=(*warnings, *seen),
         published=row,
-        compared=tuple(compare_with_row(row, report.values, report.standard_errors)),
+        compared=tuple(published.compare_with_row(row, report.values, report.standard_errors)),
         manifest=images.manifest,
         run={"num": num, "batch_size": how.batch_size, "compiled": how.compiled}
         | {"device": str(network.device), "processes": how.processes.size}
@@ -143,7 +136,7 @@ def evaluate_file(
     )
 
 
-def _check_statistics(plan: EvaluationPlan, real: Reference, resize: Resize) -> None:
+def _check_statistics(plan: references.EvaluationPlan, real: Reference, resize: Resize) -> None:
     """Refuse, before weights are looked for, statistics of another network or resize."""
     advice = "use another reference"
     if real.statistics is not None and real.statistics.network is not None:
@@ -158,13 +151,13 @@ def _check_statistics(plan: EvaluationPlan, real: Reference, resize: Resize) -> 
 def _protocol(
     images: ImageSource,
     real: Reference,
-    plan: EvaluationPlan,
+    plan: references.EvaluationPlan,
     network: MetricNetwork,
     settings: MetricSettings,
 ) -> tuple[list[LintWarning], PublishedRow | None]:
     """Find what the files and settings tell before any image is read, and the row to compare."""
-    known, registered = provenance(plan.reference, real), has_registered_weights(network)
-    row = closest_published_row(
+    known, registered = references.provenance(plan.reference, real), has_registered_weights(network)
+    row = published.closest_published_row(
         images.manifest,
         num_images=images.count,
         reference=known.name,
@@ -183,7 +176,7 @@ def _protocol(
         published_count=known.published_count,
         num_classes=known.entry.get("num_classes"),
     )
-    return [*found, *known.lint(real), *lint_protocol(row)], row
+    return [*found, *known.lint(real), *published.lint_protocol(row)], row
 
 
 def _foreign_weights(network: MetricNetwork) -> LintWarning:

@@ -6,7 +6,7 @@ from typing import Any
 from metrics import open_images, write_reference
 from repa.errors import OutputExistsError
 from repa.evaluation.measuring import USUAL, Measuring
-from repa.evaluation.plan import network_for
+from repa.evaluation.references import network_for
 from repa_base.files import check_output
 from repa_base.processes import together
 

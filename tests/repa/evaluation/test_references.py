@@ -172,7 +172,6 @@ def test_a_reference_file_is_opened_once(here, judged, monkeypatch):
         return original(path)
 
     monkeypatch.setattr(references_module, "open_reference", counting)
-    monkeypatch.setattr("repa.evaluation.plan.open_reference", counting)
     path = save(here / "mine.npz")
     judged(reference=path)
     assert opened == [path]
