@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,12 +25,13 @@ def cache(
 
     They are in the folder features of $REPA_CACHE, or of ~/.cache/repa.
     """
-    from repa.evaluation.cached import feature_cache
+    from repa.evaluation import feature_cache
 
     features = feature_cache()
     entries = features.clear() if clear else features.entries()
     if as_json:
-        print_json({"removed" if clear else "entries": [_plain(entry) for entry in entries]})
+        plain = [asdict(entry) | {"path": str(entry.path)} for entry in entries]
+        print_json({"removed" if clear else "entries": plain})
         return
     if not clear and entries:
         print_table(("images of", "images", "network", "size", "age"), map(_row, entries))
@@ -40,15 +41,10 @@ def cache(
     typer.echo(f"{len(entries)} entries, {total}, {done} {features.folder}")
 
 
-def _plain(entry: "CacheEntry") -> dict[str, Any]:
-    return asdict(entry) | {"path": str(entry.path)}
-
-
 def _row(entry: "CacheEntry") -> tuple[str, ...]:
-    known = entry.source is not None
     return (
-        entry.source if entry.source is not None else "(unfinished or damaged)",
-        str(entry.count) if known else "",
+        "(unfinished or damaged)" if entry.source is None else entry.source,
+        "" if entry.source is None else str(entry.count),
         entry.network,
         _size(entry.num_bytes),
         _age(time.time() - entry.made),

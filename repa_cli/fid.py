@@ -6,27 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from repa_cli.options import (
-    Compiled,
-    Device,
-    Json,
-    MetricBatchSize,
-    MetricNetworkName,
-    MetricResize,
-    MetricWeights,
-    NoCache,
-    choice,
-    is_given,
-)
-from repa_cli.output import (
-    print_json,
-    print_note,
-    print_table,
-    print_warning,
-    printing_at_first,
-    progress_bars,
-    setting_errors_as_options,
-)
+from repa_cli import options, output
 from repa_cli.report_table import print_reports
 
 if TYPE_CHECKING:
@@ -36,6 +16,7 @@ if TYPE_CHECKING:
 
 _DISTANCES = ("adm", "exact")
 _OPTIONS = {"kernel_distance": "--kid"}
+_OF_SELF_TEST = ("self_test", "weights", "device", "as_json")
 
 
 def fid(
@@ -56,9 +37,9 @@ def fid(
             "by the manifest, or by the size of the images]",
         ),
     ] = None,
-    features: MetricNetworkName = None,
-    weights: MetricWeights = None,
-    resize: MetricResize = "default",
+    features: options.MetricNetworkName = None,
+    weights: options.MetricWeights = None,
+    resize: options.MetricResize = "default",
     num: Annotated[
         int | None, typer.Option(min=2, help="Judge only the first N images.", metavar="N")
     ] = None,
@@ -68,7 +49,7 @@ def fid(
             metavar="NAME",
             help="Arithmetic of precision and recall: adm, rounded to float16 as in published "
             "numbers, or exact.",
-            parser=choice("distances", _DISTANCES),
+            parser=options.choice("distances", _DISTANCES),
         ),
     ] = "adm",
     baselines: Annotated[
@@ -96,10 +77,10 @@ def fid(
             help="Fréchet distance extrapolated to infinitely many samples as well; takes 10,000.",
         ),
     ] = False,
-    batch_size: MetricBatchSize = 16,
-    compiled: Compiled = False,
-    no_cache: NoCache = False,
-    device: Device = "auto",
+    batch_size: options.MetricBatchSize = 16,
+    compiled: options.Compiled = False,
+    no_cache: options.NoCache = False,
+    device: options.Device = "auto",
     self_test: Annotated[
         bool,
         typer.Option(
@@ -107,7 +88,7 @@ def fid(
             help="Check this installation against recorded values instead; needs no SAMPLES.",
         ),
     ] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure images: FID, sFID, Inception Score, precision and recall.
 
@@ -122,7 +103,7 @@ def fid(
         raise typer.BadParameter("is missing: name a file or folder.", param_hint="SAMPLES")
 
     from metrics import MetricSettings
-    from repa.evaluation import evaluate_file
+    from repa.evaluation import Measuring, evaluate_file
     from repa_base.processes import joined_processes
 
     settings = MetricSettings(
@@ -131,27 +112,29 @@ def fid(
         extrapolated=fd_infinity,
         num_resamples=bootstrap or 0,
     )
-    with setting_errors_as_options(_OPTIONS), joined_processes() as world, printing_at_first(world):
-        evaluation = evaluate_file(
-            samples,
-            reference=reference,
+    with (
+        output.setting_errors_as_options(_OPTIONS),
+        joined_processes() as world,
+        output.printing_at_first(world),
+    ):
+        how = Measuring(
             network=features,
             weights_path=weights,
             resize=cast("Resize", resize),
-            num=num,
-            settings=settings,
-            baselines=baselines,
             cached=not no_cache,
             batch_size=batch_size,
             compiled=compiled,
             device=device,
             processes=world,
-            progress=progress_bars(),
-            on_note=print_note,
-            on_warning=print_warning,
+            progress=output.progress_bars(),
+            on_note=output.print_note,
+            on_warning=output.print_warning,
+        )
+        evaluation = evaluate_file(
+            samples, reference=reference, num=num, settings=settings, baselines=baselines, how=how
         )
         if as_json:
-            print_json(evaluation.to_dict())
+            output.print_json(evaluation.to_dict())
         else:
             print_reports(evaluation.reports)
             if evaluation.published is not None and evaluation.compared:
@@ -172,7 +155,7 @@ def _print_published(row: "PublishedRow", values: Iterable["ComparedValue"]) -> 
         for value in values
     ]
     typer.echo(f"\npublished  {row.name} ({row.source})")
-    print_table(("metric", "published", "measured", "difference", "inside the error"), rows)
+    output.print_table(("metric", "published", "measured", "difference", "inside the error"), rows)
     if row.note:
         typer.echo(f"note: {row.note}")
     if not row.reference_verified:
@@ -182,7 +165,7 @@ def _print_published(row: "PublishedRow", values: Iterable["ComparedValue"]) -> 
 def _refuse_options_without_effect(context: typer.Context) -> None:
     for parameter in context.command.params:
         name = parameter.name or ""
-        if is_given(context, name) and name not in ("self_test", "weights", "device", "as_json"):
+        if options.is_given(context, name) and name not in _OF_SELF_TEST:
             raise typer.BadParameter("has no effect with --self-test", param_hint=parameter.opts[0])
 
 
@@ -191,11 +174,11 @@ def _run_self_test(weights: Path | None, device: str, *, as_json: bool) -> int:
     from repa.evaluation.self_test import run_self_test
     from repa_base.device import environment, resolve_device
 
-    checks = list(run_self_test(weights, resolve_device(device), progress=progress_bars()))
+    checks = list(run_self_test(weights, resolve_device(device), progress=output.progress_bars()))
     failed = sum(check.passed is False for check in checks)
     if as_json:
         listed = [check.to_dict() for check in checks]
-        print_json({"passed": not failed, "environment": environment(), "checks": listed})
+        output.print_json({"passed": not failed, "environment": environment(), "checks": listed})
         return int(failed > 0)
     _print_certificate(checks)
     typer.echo("\n" + ", ".join(f"{name} {value}" for name, value in environment().items()))
@@ -215,7 +198,7 @@ def _print_certificate(checks: Iterable["Check"]) -> None:
         )
         for check in checks
     ]
-    print_table(("check", *numbers, "verdict"), rows)
+    output.print_table(("check", *numbers, "verdict"), rows)
     for check in checks:
         if check.missing:
             typer.echo(f"not run: {check.name}: {check.missing}")

@@ -5,25 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from repa_cli.options import (
-    Compiled,
-    Device,
-    Json,
-    MetricBatchSize,
-    MetricNetworkName,
-    MetricResize,
-    MetricWeights,
-    NoCache,
-)
-from repa_cli.output import (
-    print_json,
-    print_note,
-    print_table,
-    print_warning,
-    printing_at_first,
-    progress_bars,
-    setting_errors_as_options,
-)
+from repa_cli import options, output
 
 if TYPE_CHECKING:
     from metrics.settings import Resize
@@ -34,22 +16,21 @@ def stats(
         Path, typer.Argument(help="NPZ or NPY file, or folder of PNG, JPEG or WebP files.")
     ],
     out: Annotated[Path, typer.Option(help="The NPZ to write.")],
-    features: MetricNetworkName = None,
-    weights: MetricWeights = None,
-    resize: MetricResize = "default",
+    features: options.MetricNetworkName = None,
+    weights: options.MetricWeights = None,
+    resize: options.MetricResize = "default",
     num_images: Annotated[
-        int,
-        typer.Option(min=1, metavar="N", help="Images to keep for precision and recall."),
+        int, typer.Option(min=1, metavar="N", help="Images to keep for precision and recall.")
     ] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the images that are kept.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing output.")
     ] = False,
-    batch_size: MetricBatchSize = 16,
-    compiled: Compiled = False,
-    no_cache: NoCache = False,
-    device: Device = "auto",
-    as_json: Json = False,
+    batch_size: options.MetricBatchSize = 16,
+    compiled: options.Compiled = False,
+    no_cache: options.NoCache = False,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
 ) -> None:
     """Make a reference for `repa fid --ref` from images, in the form of ADM's files.
 
@@ -57,32 +38,34 @@ def stats(
     images, for precision and recall. ADM's evaluator reads it too. With several processes: torchrun
     --nproc-per-node N -m -- repa_cli stats ...
     """
-    from repa.evaluation import write_reference_file
+    from repa.evaluation import Measuring, write_reference_file
     from repa_base.processes import joined_processes
 
-    with setting_errors_as_options(), joined_processes() as world, printing_at_first(world):
-        written = write_reference_file(
-            source,
-            out,
+    with (
+        output.setting_errors_as_options(),
+        joined_processes() as world,
+        output.printing_at_first(world),
+    ):
+        how = Measuring(
             network=features,
             weights_path=weights,
             resize=cast("Resize", resize),
-            num_images=num_images,
-            seed=seed,
-            overwrite=overwrite,
             cached=not no_cache,
             batch_size=batch_size,
             compiled=compiled,
             device=device,
             processes=world,
-            progress=progress_bars(),
-            on_note=print_note,
-            on_warning=print_warning,
-        ).to_dict()
+            progress=output.progress_bars(),
+            on_note=output.print_note,
+            on_warning=output.print_warning,
+        )
+        written = write_reference_file(
+            source, out, num_images=num_images, seed=seed, overwrite=overwrite, how=how
+        )
         if as_json:
-            print_json(written)
+            output.print_json(written)
         else:
-            print_table(
+            output.print_table(
                 ("reference", str(out)),
                 [(key.replace("_", " "), str(value)) for key, value in list(written.items())[1:]],
             )

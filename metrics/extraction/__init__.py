@@ -1,17 +1,8 @@
 """One pass over images: a network's features to statistics, to the feature cache, and to findings.
 
-Several processes may share the pass. Nothing is compared here.
+Several processes may share the pass. Nothing is compared here. Public names:
+`metrics/__init__.pyi`.
 """
 
-from metrics.extraction.feature_cache import CacheEntry, FeatureCache
-from metrics.extraction.measurement import Measurement, measure
-from repa_base.processes import Processes, SingleProcess
-
-__all__ = [
-    "CacheEntry",
-    "FeatureCache",
-    "Measurement",
-    "Processes",
-    "SingleProcess",
-    "measure",
-]
+from repa_base.processes import Processes as Processes
+from repa_base.processes import SingleProcess as SingleProcess

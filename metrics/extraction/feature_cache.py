@@ -70,11 +70,11 @@ class FeatureKey:
 
 @dataclass(frozen=True, eq=False)
 class StoredFeatures:
-    """A complete entry.
+    """What is kept of images that a network has measured; in a cache, a complete entry.
 
     Attributes:
         content_sha256: Hash of the images.
-        files: The features, as memory maps.
+        files: The features.
         statistics: Their means and covariances.
         findings: What the pixels told.
     """
@@ -135,10 +135,11 @@ class FeatureCache:
         folder = self.folder / key.name
         try:
             entry = json.loads((folder / _ENTRY).read_bytes())
+            arrays = {name: array.read() for name, array in open_npz(folder / _STATISTICS).items()}
             return StoredFeatures(
                 content_sha256=key.content,
                 files=FeatureFiles.open(folder, entry["count"], entry["widths"]),
-                statistics=_read_statistics(folder / _STATISTICS),
+                statistics=ReferenceStatistics.from_arrays(arrays),
                 findings=ImageFindings.from_dict(entry["findings"]),
             )
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -259,11 +260,6 @@ class FeatureCache:
                     _remove(partial)
             finally:
                 os.close(descriptor)
-
-
-def _read_statistics(path: Path) -> ReferenceStatistics:
-    arrays = {name: entry.read() for name, entry in open_npz(path).items()}
-    return ReferenceStatistics.from_arrays(arrays)
 
 
 def _described(folder: Path) -> CacheEntry:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from jaxtyping import Float32
@@ -89,12 +88,7 @@ class FeatureWriter:
     def __enter__(self) -> "FeatureWriter":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         with writing(self._folder), self._files:
             for stream in self._streams.values() if error is None else ():
                 stream.flush()
@@ -103,7 +97,7 @@ class FeatureWriter:
 
 @dataclass(frozen=True, eq=False)
 class FeatureFiles:
-    """Features on disk, as memory maps; None where the network has no such output.
+    """Features that are kept, as memory maps of files or as arrays; None where they are not.
 
     Attributes:
         pool: Pooled features.

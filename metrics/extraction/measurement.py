@@ -6,11 +6,13 @@ cache, all features are on disk.
 """
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Float32
 
-from metrics.extraction.feature_cache import FeatureCache
+from metrics.extraction.feature_cache import FeatureCache, StoredFeatures
+from metrics.extraction.feature_files import FeatureFiles
 from metrics.extraction.image_pass import Extraction, stored_features
 from metrics.formulas.inception_score import RunningInceptionScore
 from metrics.formulas.statistics import FeatureStatistics
@@ -57,6 +59,15 @@ class Measurement:
     content_sha256: str | None = None
 
 
+class MeasureOptions(TypedDict, total=False):
+    """The options of `measure` that every function which measures takes and hands on to it."""
+
+    batch_size: int
+    cache: FeatureCache | None
+    processes: Processes | None
+    progress: Progress | None
+
+
 def measure(
     images: ImageSource,
     network: MetricNetwork,
@@ -99,41 +110,33 @@ def measure(
         key = cache.key(images, network, progress)
         cache, content = (cache if cache.find(key) else None), key.content
     if cache is not None:
-        return _from_cache(extraction, score, cache, processes)
-    if processes.size > 1:
+        stored = stored_features(extraction, cache, processes)
+        if stored.files.probabilities is not None:
+            score.update(stored.files.probabilities)
+    elif processes.size > 1:
         raise ValueError(f"{processes.size} processes need a cache in common, to meet in.")
-    return _in_memory(extraction, score, content)
-
-
-def _from_cache(
-    extraction: Extraction,
-    score: RunningInceptionScore,
-    cache: FeatureCache,
-    processes: Processes,
-) -> Measurement:
-    stored = stored_features(extraction, cache, processes)
-    files = stored.files
-    if files.probabilities is not None:
-        score.update(files.probabilities)
+    else:
+        stored = _kept_in_memory(extraction, score, content)
     return Measurement(
-        name=extraction.images.name,
-        count=extraction.images.count,
-        network=extraction.network.name,
+        name=images.name,
+        count=images.count,
+        network=network.name,
         pool=stored.statistics.pool,
         spatial=stored.statistics.spatial,
-        pool_features=files.pool,
-        inception_score=None if files.probabilities is None else score.finish(),
-        split_size=None if files.probabilities is None else score.split_size,
+        pool_features=stored.files.pool,
+        inception_score=score.finish() if network.num_classes else None,
+        split_size=split_size if network.num_classes else None,
         findings=stored.findings,
-        spatial_features=files.spatial,
-        probabilities=files.probabilities,
+        spatial_features=stored.files.spatial,
+        probabilities=stored.files.probabilities,
         content_sha256=stored.content_sha256,
     )
 
 
-def _in_memory(
+def _kept_in_memory(
     extraction: Extraction, score: RunningInceptionScore, content: str | None
-) -> Measurement:
+) -> StoredFeatures:
+    """Keep the pooled features alone; the score takes the probabilities as they pass."""
     images, network = extraction.images, extraction.network
     content = content or images.sha256(steps_of(extraction.progress, f"hash of {images.name}"))
     pool_features = np.empty((images.count, network.pool_dim), np.float32)
@@ -148,16 +151,5 @@ def _in_memory(
             score.update(features.probabilities)
 
     sums = extraction.run(range(images.count), keep)
-    statistics = sums.statistics(network)
-    return Measurement(
-        name=images.name,
-        count=images.count,
-        network=network.name,
-        pool=statistics.pool,
-        spatial=statistics.spatial,
-        pool_features=pool_features,
-        inception_score=score.finish() if network.num_classes else None,
-        split_size=score.split_size if network.num_classes else None,
-        findings=sums.findings(),
-        content_sha256=content,
-    )
+    files = FeatureFiles(pool_features, None, None)
+    return StoredFeatures(content, files, sums.statistics(network), sums.findings())

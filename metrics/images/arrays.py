@@ -8,7 +8,7 @@ RGB, CMYK too, and transparency is dropped; more than 8 bits a channel are refus
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from metrics.images.folder import open_folder
 from metrics.images.npz import ArrayEntry, open_npy, open_npz
 from metrics.images.source import (
     MAX_SIDE,
+    Batches,
     ImageBatch,
     ImageSource,
     bounded_batch,
@@ -78,9 +79,7 @@ class ArrayImages:
         """Height, width, 3."""
         return self.images.shape[1:]
 
-    def batches(
-        self, batch_size: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[ImageBatch]:
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Batches:
         """Yield copies of the images `start` to `stop`."""
         stop = checked_range(self.count, batch_size, start, stop)
         for first in range(start, stop, batch_size):
@@ -122,9 +121,7 @@ class FileImages:
         _, height, width, channels = self.entry.shape
         return height, width, channels
 
-    def batches(
-        self, batch_size: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[ImageBatch]:
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Batches:
         """Yield images `start` to `stop`; batches of very large images are smaller than asked.
 
         Raises:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from metrics.images.arrays import FileImages
 from metrics.images.folder import FolderImages
-from metrics.images.inspection import InspectedImages
-from metrics.images.source import FirstImages, ImageSource
+from metrics.images.source import ImagesOfSource, ImageSource
 from repa_base.files import write_text
 from repa_base.progress import Steps
 
@@ -37,7 +36,7 @@ def content_sha256(images: ImageSource, memory: Path, progress: Steps | None = N
     if mark not in known:
         known = {mark: images.sha256(progress), **_read(memory)}
         with suppress(OSError):  # a full disk costs no more than hashing again
-            _write(memory, known)
+            write_text(memory, json.dumps(dict(list(known.items())[:_MAX_REMEMBERED])))
     return known[mark]
 
 
@@ -60,7 +59,7 @@ def _files(images: ImageSource) -> tuple[Path, ...]:
             return (images.entry.path,)
         case FolderImages():
             return images.paths
-        case FirstImages() | InspectedImages():
+        case ImagesOfSource():
             return _files(images.images)
         case _:
             return ()
@@ -72,8 +71,3 @@ def _read(memory: Path) -> dict[str, str]:
     except (OSError, ValueError):
         return {}
     return known if isinstance(known, dict) else {}
-
-
-def _write(memory: Path, known: dict[str, str]) -> None:
-    newest = dict(list(known.items())[:_MAX_REMEMBERED])
-    write_text(memory, json.dumps(newest))

@@ -16,7 +16,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from metrics.errors import InputError
-from metrics.images.source import MAX_SIDE, ImageBatch, bounded_batch, checked_range
+from metrics.images.source import MAX_SIDE, Batches, bounded_batch, checked_range
 from repa_base.checksums import file_sha256
 from repa_base.progress import Steps
 
@@ -55,9 +55,7 @@ class FolderImages:
         """Number of images."""
         return len(self.paths)
 
-    def batches(
-        self, batch_size: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[ImageBatch]:
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Batches:
         """Yield images `start` to `stop` as RGB; a batch ends early where the size changes.
 
         Grey, palette and CMYK images become RGB and transparency is dropped. Batches of very large
@@ -160,11 +158,9 @@ def _open_picture(path: Path) -> Iterator[Image.Image]:
     try:
         # Pillow knows other formats too, and starts another program for some of them.
         picture = Image.open(path, formats=_FORMATS)
-    except _UNREADABLE as error:
-        raise InputError(f"{path} is not a readable image: {error}.") from error
-    except OSError as error:
-        if error.filename is not None:
-            raise
+    except (*_UNREADABLE, OSError) as error:
+        if getattr(error, "filename", None) is not None:
+            raise  # a file that cannot be opened
         raise InputError(f"{path} is not a readable image: {error}.") from error
     with picture:
         if max(picture.size) > MAX_SIDE:

@@ -5,14 +5,14 @@ What the findings mean for the numbers is `metrics.report.lint`'s to say.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
-from metrics.images.source import ImageBatch, ImageSource
+from metrics.images.source import Batches, ImageBatch, ImagesOfSource
 from repa_base.progress import Steps
 
 _DIGEST_BYTES = 16
@@ -104,16 +104,10 @@ class ImageInspector:
 
 
 @dataclass(frozen=True)
-class InspectedImages:
+class InspectedImages(ImagesOfSource):
     """A source whose images are looked at as they are read, by the thread that reads them."""
 
-    images: ImageSource
     inspector: ImageInspector = field(default_factory=ImageInspector)
-
-    @property
-    def name(self) -> str:
-        """The source's."""
-        return self.images.name
 
     @property
     def count(self) -> int:
@@ -121,23 +115,11 @@ class InspectedImages:
         return self.images.count
 
     @property
-    def shape(self) -> tuple[int, int, int] | None:
-        """The source's."""
-        return self.images.shape
-
-    @property
     def labels(self) -> Int64[np.ndarray, " count"] | None:
         """The source's."""
         return self.images.labels
 
-    @property
-    def manifest(self) -> Mapping[str, Any] | None:
-        """The source's."""
-        return self.images.manifest
-
-    def batches(
-        self, batch_size: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[ImageBatch]:
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Batches:
         """Yield images `start` to `stop`."""
         for batch in self.images.batches(batch_size, start, stop):
             self.inspector.update(batch, start)

@@ -1,12 +1,11 @@
 """Uniform noise as a source of images: how bad a metric's numbers can be."""
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from metrics.images.source import ImageBatch, checked_range
+from metrics.images.source import Batches, checked_range
 from repa_base.progress import Steps
 
 
@@ -27,9 +26,7 @@ class NoiseImages:
     labels: None = field(default=None, init=False)
     manifest: None = field(default=None, init=False)
 
-    def batches(
-        self, batch_size: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[ImageBatch]:
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Batches:
         """Yield images `start` to `stop`."""
         stop = checked_range(self.count, batch_size, start, stop)
         for first in range(start, stop, batch_size):

@@ -12,6 +12,7 @@ from metrics.errors import InputError
 from repa_base.progress import Steps
 
 ImageBatch = UInt8[np.ndarray, "batch height width 3"]
+Batches = Iterator[ImageBatch]
 
 _MAX_BATCH_BYTES = 1 << 28
 MAX_SIDE = 8192  # pixels; beyond it a file is a mistake or an attack
@@ -40,9 +41,7 @@ class ImageSource(Protocol):
     @property
     def manifest(self) -> Mapping[str, Any] | None: ...  # noqa: D102
 
-    def batches(
-        self, batch_size: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[ImageBatch]:
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Batches:
         """Yield images `start` to `stop` in batches of at most `batch_size` images of one size."""
         ...
 
@@ -52,25 +51,10 @@ class ImageSource(Protocol):
 
 
 @dataclass(frozen=True)
-class FirstImages:
-    """The first images of a source.
-
-    Attributes:
-        images: The source.
-        count: How many of them.
-
-    Raises:
-        InputError: The source has fewer.
-    """
+class ImagesOfSource:
+    """Images of another source, and what they have from it."""
 
     images: ImageSource
-    count: int
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.count <= self.images.count:
-            raise InputError(
-                f"{self.name} holds {self.images.count} images, {self.count} were asked for."
-            )
 
     @property
     def name(self) -> str:
@@ -83,18 +67,37 @@ class FirstImages:
         return self.images.shape
 
     @property
-    def labels(self) -> Int64[np.ndarray, " count"] | None:
-        """The class of each image."""
-        return None if self.images.labels is None else self.images.labels[: self.count]
-
-    @property
     def manifest(self) -> Mapping[str, Any] | None:
         """The source's."""
         return self.images.manifest
 
-    def batches(
-        self, batch_size: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[ImageBatch]:
+
+@dataclass(frozen=True)
+class FirstImages(ImagesOfSource):
+    """The first images of a source.
+
+    Attributes:
+        images: The source.
+        count: How many of them.
+
+    Raises:
+        InputError: The source has fewer.
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.count <= self.images.count:
+            raise InputError(
+                f"{self.name} holds {self.images.count} images, {self.count} were asked for."
+            )
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " count"] | None:
+        """The class of each image."""
+        return None if self.images.labels is None else self.images.labels[: self.count]
+
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Batches:
         """Yield images `start` to `stop`."""
         stop = checked_range(self.count, batch_size, start, stop)
         return self.images.batches(batch_size, start, stop)

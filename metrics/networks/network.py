@@ -22,6 +22,10 @@ from metrics.settings import NetworkName, Resize
 from repa_base.checksums import file_sha256
 from repa_base.device import float32_precision
 
+_WEIGHTS = {
+    "inception": "weights-inception-2015-12-05-6726825d.pth of torch-fidelity",
+    "dinov2": "dinov2_vitl14_pretrain.pth of facebookresearch/dinov2",
+}
 _PixelFn = Callable[[UInt8[Tensor, "batch height width 3"]], Float[Tensor, "batch 3 size size"]]
 _OutputFn = Callable[
     [Float[Tensor, "batch 3 size size"]], tuple[Tensor, Tensor | None, Tensor | None]
@@ -135,7 +139,9 @@ def load_network(
     if resize not in get_args(Resize):
         raise ValueError(f"resize must be one of {get_args(Resize)}, got {resize!r}.")
     check_resize(name, resize)
-    device = torch.device(device)
+    if weights_path is None and name in _WEIGHTS:
+        raise InputError(f"{name} needs its weights, {_WEIGHTS[name]}; give their path.")
+    weights_path, device = weights_path or packaged_lite0_weights(), torch.device(device)
     prepared = functools.partial(_prepared, device, compiled, lazy)
     if name == "inception":
         return _inception(weights_path, device, prepared, clean=resize == "clean")
@@ -154,15 +160,10 @@ def check_resize(name: str, resize: Resize) -> None:
 
 
 def _inception(
-    weights_path: Path | None, device: torch.device, prepared: _PrepareFn, *, clean: bool
+    weights_path: Path, device: torch.device, prepared: _PrepareFn, *, clean: bool
 ) -> MetricNetwork:
     from metrics.networks.inception import INPUT_SIZE, Inception, resize_like_tensorflow
 
-    if weights_path is None:
-        raise InputError(
-            "inception needs its weights, weights-inception-2015-12-05-6726825d.pth of "
-            "torch-fidelity; give their path."
-        )
     return MetricNetwork(
         name="inception-clean" if clean else "inception",
         labels=_labels("FID", "-clean" if clean else ""),
@@ -178,11 +179,10 @@ def _inception(
 
 
 def _efficientnet_lite0(
-    weights_path: Path | None, device: torch.device, prepared: _PrepareFn
+    weights_path: Path, device: torch.device, prepared: _PrepareFn
 ) -> MetricNetwork:
     from metrics.networks.efficientnet import EfficientNetLite0, resize_bicubic
 
-    weights_path = weights_path or packaged_lite0_weights()
     return MetricNetwork(
         name="efficientnet-lite0",
         labels=_labels("FD", "-lite0"),
@@ -197,14 +197,9 @@ def _efficientnet_lite0(
     )
 
 
-def _dinov2(weights_path: Path | None, device: torch.device, prepared: _PrepareFn) -> MetricNetwork:
+def _dinov2(weights_path: Path, device: torch.device, prepared: _PrepareFn) -> MetricNetwork:
     from metrics.networks.dinov2 import DinoV2, resize_without_clamp
 
-    if weights_path is None:
-        raise InputError(
-            "dinov2 needs its weights, dinov2_vitl14_pretrain.pth of facebookresearch/dinov2; "
-            "give their path."
-        )
     return MetricNetwork(
         name="dinov2",
         labels=_labels("FD", "-DINOv2"),
@@ -251,21 +246,12 @@ def _clean_resize(size: int) -> _PixelFn:
 def _prepared(
     device: torch.device, compiled: bool, lazy: bool, make: Callable[[], nn.Module]
 ) -> _OutputFn:
+    @functools.cache
     def prepare() -> _OutputFn:
         module = make().to(device)
         return _Compiled(module) if compiled else module
 
-    return _Lazy(prepare) if lazy else prepare()
-
-
-class _Lazy:
-    """A network that is made at its first call."""
-
-    def __init__(self, make: Callable[[], _OutputFn]) -> None:
-        self._made = functools.cache(make)
-
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        return self._made()(pixels)
+    return (lambda pixels: prepare()(pixels)) if lazy else prepare()
 
 
 class _Compiled:
@@ -289,8 +275,5 @@ class _Compiled:
             raise InputError(
                 f"The network cannot be compiled on this machine: {reason} Leave compilation out."
             ) from error
-        return pool[:count], _first(count, spatial), _first(count, logits)
-
-
-def _first(count: int, rows: Tensor | None) -> Tensor | None:
-    return None if rows is None else rows[:count]
+        spatial, logits = (None if rows is None else rows[:count] for rows in (spatial, logits))
+        return pool[:count], spatial, logits

@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Unpack
 
 from metrics.errors import InputError
-from metrics.extraction.feature_cache import FeatureCache
-from metrics.extraction.measurement import Measurement, measure
+from metrics.extraction.measurement import Measurement, MeasureOptions, measure
 from metrics.images.inspection import ImageFindings
 from metrics.images.source import ImageSource
 from metrics.networks.network import MetricNetwork
 from metrics.report.reference import Reference, check_reference, measure_reference
 from metrics.report.scores import EXTRAPOLATION_START, Comparison
-from metrics.settings import DEFAULT_BATCH_SIZE, MetricSettings
-from repa_base.processes import Processes, SingleProcess, at_first
+from metrics.settings import MetricSettings
+from repa_base.processes import SingleProcess, at_first
 from repa_base.progress import Progress
 
 _DEFAULTS = MetricSettings()
@@ -70,10 +69,7 @@ def evaluate(
     network: MetricNetwork,
     *,
     settings: MetricSettings = _DEFAULTS,
-    batch_size: int = DEFAULT_BATCH_SIZE,
-    cache: FeatureCache | None = None,
-    processes: Processes | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[MeasureOptions],
 ) -> Report:
     """Measure images and a reference, and compare them.
 
@@ -82,10 +78,8 @@ def evaluate(
         reference: What they are compared with.
         network: What measures them.
         settings: What is computed and how.
-        batch_size: Images for the network at once; moves nothing but the last digits.
-        cache: Where features are looked for and kept; standard errors need one.
-        processes: Those that share the work, each calling this function; they need a cache.
-        progress: Called after every batch, and during what takes long.
+        options: `batch_size`, `cache`, `processes` and `progress`, as for `measure`. Standard
+            errors need a cache.
 
     Returns:
         The same at every process.
@@ -96,17 +90,8 @@ def evaluate(
         CacheError: The cache cannot be written.
         ValueError: `batch_size` is below 1, or there is no cache where one is needed.
     """
-    reports = evaluate_sets(
-        {"samples": samples},
-        reference,
-        network,
-        settings=settings,
-        batch_size=batch_size,
-        cache=cache,
-        processes=processes,
-        progress=progress,
-    )
-    return reports["samples"]
+    sets = {"samples": samples}
+    return evaluate_sets(sets, reference, network, settings=settings, **options)["samples"]
 
 
 def evaluate_sets(
@@ -115,34 +100,25 @@ def evaluate_sets(
     network: MetricNetwork,
     *,
     settings: MetricSettings = _DEFAULTS,
-    batch_size: int = DEFAULT_BATCH_SIZE,
-    cache: FeatureCache | None = None,
-    processes: Processes | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[MeasureOptions],
 ) -> dict[str, Report]:
     """Compare several named sets of images with one reference, which is measured once.
 
     Arguments and errors are those of `evaluate`.
     """
-    if settings.num_resamples and cache is None:
+    if settings.num_resamples and options.get("cache") is None:
         raise ValueError("Standard errors need a cache of features.")
     check_reference(reference, network)
     _check_counts(sets, reference, settings)
-    processes = processes or SingleProcess()
-    shared: dict[str, Any] = {
-        "batch_size": batch_size,
-        "cache": cache,
-        "processes": processes,
-        "progress": progress,
-    }
-    real = measure_reference(reference, network, **shared)
+    processes = options.get("processes") or SingleProcess()
+    real = measure_reference(reference, network, **options)
     reports = {}
     for name, images in sets.items():
-        measured = measure(images, network, split_size=settings.split_size, **shared)
+        measured = measure(images, network, split_size=settings.split_size, **options)
         reports[name] = at_first(
             processes,
             lambda measured=measured: compare(
-                measured, real, network, settings=settings, progress=progress
+                measured, real, network, settings=settings, progress=options.get("progress")
             ),
         )
     return reports

@@ -249,8 +249,6 @@ def _values(low: int, high: int) -> list[LintWarning]:
         return []
     return [
         LintWarning(
-            "value-range",
-            f"all values lie from {low} to {high}",
-            f"{cause}, every number is wrong",
+            "value-range", f"all values lie from {low} to {high}", f"{cause}, every number is wrong"
         )
     ]

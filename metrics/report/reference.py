@@ -5,26 +5,24 @@ the whole training set; precision and recall use the images in its `arr_0`, a fe
 """
 
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 from jaxtyping import Bool
 
 from metrics.errors import InputError
-from metrics.extraction.feature_cache import FeatureCache
-from metrics.extraction.measurement import Measurement, measure
-from metrics.formulas.statistics import FeatureStatistics, ReferenceStatistics
+from metrics.extraction.measurement import Measurement, MeasureOptions, measure
+from metrics.formulas.statistics import ReferenceStatistics
 from metrics.images.arrays import open_images
 from metrics.images.npz import ArrayEntry, open_npz
-from metrics.images.source import ImageBatch, ImageSource
+from metrics.images.source import ImageSource
 from metrics.networks.network import MetricNetwork
-from metrics.settings import DEFAULT_BATCH_SIZE
 from repa_base.checksums import file_sha256
 from repa_base.files import replacing
-from repa_base.processes import Processes, SingleProcess, at_first
-from repa_base.progress import Progress, steps_of
+from repa_base.processes import SingleProcess, at_first
+from repa_base.progress import steps_of
 
 _STATISTICS = ("mu", "sigma", "mu_s", "sigma_s", "count", "network", "weights_sha256")
 _BATCH = 64  # images written at once
@@ -56,10 +54,10 @@ def open_reference(source: str | Path | np.ndarray) -> Reference:
         InputError: The source is neither, or is damaged.
         FileNotFoundError: There is no such file or folder.
     """
-    if isinstance(source, np.ndarray) or not _is_npz(Path(source)):
+    path = None if isinstance(source, np.ndarray) else Path(source)
+    if path is None or path.is_dir() or path.suffix.lower() == ".npy":
         images = open_images(source)
         return Reference(images.name, images)
-    path = Path(source)
     entries = open_npz(path)
     if not any(name in entries for name in _STATISTICS[:4]):
         return Reference(str(path), open_images(path))
@@ -72,37 +70,26 @@ def open_reference(source: str | Path | np.ndarray) -> Reference:
 
 
 def measure_reference(
-    reference: Reference,
-    network: MetricNetwork,
-    *,
-    batch_size: int = DEFAULT_BATCH_SIZE,
-    cache: FeatureCache | None = None,
-    processes: Processes | None = None,
-    progress: Progress | None = None,
+    reference: Reference, network: MetricNetwork, **options: Unpack[MeasureOptions]
 ) -> Measurement:
     """Measure a reference: its statistics as they stand, or else those of its images.
 
-    The options are those of `measure`.
+    The options are `batch_size`, `cache`, `processes` and `progress`, as for `measure`.
 
     Raises:
         InputError: The statistics are another network's, or the images cannot be measured.
     """
     check_reference(reference, network)
-    images, statistics = reference.images, reference.statistics
-    seen = None
-    if images is not None:
-        seen = measure(
-            images,
-            network,
-            batch_size=batch_size,
-            cache=cache,
-            processes=processes,
-            progress=progress,
-        )
+    statistics = reference.statistics
+    seen = None if reference.images is None else measure(reference.images, network, **options)
     if statistics is None:
         if seen is None:
             raise ValueError(f"The reference {reference.name} has neither images nor statistics.")
         return seen
+    content = None if seen is None else seen.content_sha256
+    if seen is None and reference.file is not None:
+        steps = steps_of(options.get("progress"), f"hash of {reference.name}")
+        content = file_sha256(reference.file, steps)
     return Measurement(
         name=reference.name,
         count=statistics.pool.count,
@@ -111,14 +98,8 @@ def measure_reference(
         spatial=statistics.spatial,
         pool_features=None if seen is None else seen.pool_features,
         of_images=False,
-        content_sha256=seen.content_sha256 if seen else _file_hash(reference, progress),
+        content_sha256=content,
     )
-
-
-def _file_hash(reference: Reference, progress: Progress | None) -> str | None:
-    if reference.file is None:
-        return None
-    return file_sha256(reference.file, steps_of(progress, f"hash of {reference.name}"))
 
 
 def check_stated_network(
@@ -146,11 +127,16 @@ def check_reference(reference: Reference, network: MetricNetwork) -> None:
     statistics = reference.statistics
     if statistics is None:
         return
-    _check_width(reference.name, "pooled", statistics.pool, network.name, network.pool_dim)
-    if statistics.spatial is not None:
-        _check_width(
-            reference.name, "spatial", statistics.spatial, network.name, network.spatial_dim
-        )
+    for kind, part, dim in (
+        ("pooled", statistics.pool, network.pool_dim),
+        ("spatial", statistics.spatial, network.spatial_dim),
+    ):
+        if part is not None and part.mean.size != dim:
+            raise InputError(
+                f"{reference.name} holds statistics of {part.mean.size} {kind} features; "
+                f"{network.name} has {dim}: they are another network's. Compare with images "
+                "instead."
+            )
 
 
 def write_reference(
@@ -160,17 +146,14 @@ def write_reference(
     *,
     num_images: int = 10_000,
     seed: int = 0,
-    batch_size: int = DEFAULT_BATCH_SIZE,
-    cache: FeatureCache | None = None,
-    processes: Processes | None = None,
-    progress: Progress | None = None,
+    **options: Unpack[MeasureOptions],
 ) -> None:
     """Measure images and write a reference file that ADM's evaluator and `open_reference` read.
 
     `mu, sigma, mu_s, sigma_s` are of all images, `arr_0` holds some of them, chosen at random and
     in their order, and `arr_1` their labels, if there are any; `count`, `network` and
-    `weights_sha256` say what the statistics are of. The file appears whole or
-    not at all; the images are read again for it, one batch at a time.
+    `weights_sha256` say what the statistics are of. The file appears whole or not at all; the
+    images are read again for it, one batch at a time.
 
     Args:
         path: The file, replaced if it is there.
@@ -178,10 +161,8 @@ def write_reference(
         network: What measures them.
         num_images: Images for `arr_0`, all if there are not more.
         seed: Of the choice.
-        batch_size: Images for the network at once.
-        cache: Like the two that follow, as for `measure`.
-        processes: Those that share the measuring; the first one writes.
-        progress: Called after every batch.
+        options: `batch_size`, `cache`, `processes` and `progress`, as for `measure`; the first of
+            the processes writes.
 
     Raises:
         InputError: The images differ in size, or are damaged.
@@ -192,19 +173,12 @@ def write_reference(
         raise ValueError(f"num_images must be at least 1, got {num_images}.")
     if images.shape is None:
         raise InputError(f"{images.name} holds images of several sizes; a reference has one.")
-    processes = processes or SingleProcess()
-    measured = measure(
-        images,
-        network,
-        batch_size=batch_size,
-        cache=cache,
-        processes=processes,
-        progress=progress,
-    )
+    measured = measure(images, network, **options)
     kept = min(num_images, images.count)
     chosen = np.random.default_rng(seed).permutation(images.count) < kept
     weights = network.weights_sha256 or None
     statistics = ReferenceStatistics(measured.pool, measured.spatial, measured.network, weights)
+    processes = options.get("processes") or SingleProcess()
     at_first(processes, lambda: _write(path, statistics, images, chosen))
 
 
@@ -222,32 +196,13 @@ def _write(
             shape = (int(chosen.sum()), *(images.shape or ()))
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(member, header)
-            for batch in _chosen_images(images, chosen):
-                member.write(batch.tobytes())
+            done = 0
+            for batch in images.batches(_BATCH):
+                member.write(batch[chosen[done : done + len(batch)]].tobytes())
+                done += len(batch)
         if images.labels is not None:
             with archive.open("arr_1.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, images.labels[chosen])
-
-
-def _chosen_images(images: ImageSource, chosen: Bool[np.ndarray, " count"]) -> Iterator[ImageBatch]:
-    done = 0
-    for batch in images.batches(_BATCH):
-        yield batch[chosen[done : done + len(batch)]]
-        done += len(batch)
-
-
-def _check_width(
-    name: str, kind: str, statistics: FeatureStatistics, network: str, dim: int
-) -> None:
-    if statistics.mean.size != dim:
-        raise InputError(
-            f"{name} holds statistics of {statistics.mean.size} {kind} features; "
-            f"{network} has {dim}: they are another network's. Compare with images instead."
-        )
-
-
-def _is_npz(path: Path) -> bool:
-    return not path.is_dir() and path.suffix.lower() != ".npy"
 
 
 def _read(entry: ArrayEntry) -> np.ndarray:

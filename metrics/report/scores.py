@@ -3,7 +3,7 @@
 What a measurement lacks is left out: a reference without images gives no precision and recall.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -103,28 +103,13 @@ class Comparison:
         features: Float32[np.ndarray, "images dim"] | None,
         real: FeatureStatistics,
     ) -> Score:
-        error = None
-        if self.settings.num_resamples:
-            resamples = bootstrap_frechet(
-                _needed(features),
-                real,
-                num_resamples=self.settings.num_resamples,
-                seed=self.settings.seed,
-                progress=self._steps(f"standard error of {label}, resamples"),
-            )
-            error = standard_error(resamples)
+        steps = self._steps(f"standard error of {label}, resamples")
+        error = self._error(features, bootstrap_frechet, real, progress=steps)
         return Score(label, frechet_distance(samples, real), _described(self.reference), error)
 
     def _inception_score(self, value: float) -> Score:
-        error = None
-        if self.settings.num_resamples:
-            resamples = bootstrap_inception_score(
-                _needed(self.samples.probabilities),
-                split_size=self.settings.split_size,
-                num_resamples=self.settings.num_resamples,
-                seed=self.settings.seed,
-            )
-            error = standard_error(resamples)
+        probabilities, split_size = self.samples.probabilities, self.settings.split_size
+        error = self._error(probabilities, bootstrap_inception_score, split_size=split_size)
         return Score(self.network.labels.inception_score, value, "no reference", error)
 
     def _precision_recall(
@@ -177,18 +162,29 @@ class Comparison:
             seed=self.settings.seed,
             progress=self._steps(f"{label}, subsets"),
         )
-        error = None
-        if self.settings.num_resamples:
-            resamples = bootstrap_frechet_infinity(
-                generated,
-                self.reference.pool,
-                smallest=EXTRAPOLATION_START,
-                num_resamples=self.settings.num_resamples,
-                seed=self.settings.seed,
-                progress=self._steps(f"standard error of {label}, resamples"),
-            )
-            error = standard_error(resamples)
+        error = self._error(
+            generated,
+            bootstrap_frechet_infinity,
+            self.reference.pool,
+            smallest=EXTRAPOLATION_START,
+            progress=self._steps(f"standard error of {label}, resamples"),
+        )
         return Score(label, found.distance, _described(self.reference), error, asdict(found))
+
+    def _error(
+        self,
+        features: np.ndarray | None,
+        resample: Callable[..., np.ndarray],
+        *arguments: object,
+        **options: object,
+    ) -> float | None:
+        """Resample the features, if that is asked for."""
+        if not self.settings.num_resamples:
+            return None
+        if features is None:
+            raise ValueError("Standard errors need all features, which only a cache keeps.")
+        drawn = {"num_resamples": self.settings.num_resamples, "seed": self.settings.seed}
+        return standard_error(resample(features, *arguments, **drawn, **options))
 
     def _steps(self, name: str) -> Steps | None:
         return steps_of(self.progress, name)
@@ -200,12 +196,6 @@ def _described(reference: Measurement) -> str:
         return f"{reference.count} images"
     number = "an unstated number of" if reference.count is None else str(reference.count)
     return f"mean and covariance of {number} images"
-
-
-def _needed(features: np.ndarray | None) -> np.ndarray:
-    if features is None:
-        raise ValueError("Standard errors need all features, which only a cache keeps.")
-    return features
 
 
 def _on(device: torch.device, features: np.ndarray) -> np.ndarray | torch.Tensor:

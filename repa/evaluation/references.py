@@ -1,25 +1,20 @@
-"""References: what a name or a path means, and which entry of the registry a file's content is."""
+"""References: what a name or a path means, which is chosen, and which entry a file's content is.
+
+`repa sample` writes the data set's name into the manifest of its images, and the registry knows the
+reference and the network of a data set.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from metrics import ArrayImages, ImageSource, NoiseImages, Reference, open_reference
+from metrics import ArrayImages, ImageSource, NetworkName, NoiseImages, Reference, open_reference
 from metrics.report.lint import PUBLISHED_COUNT, LintWarning
+from repa import registry
 from repa.data import load_digits
 from repa.errors import ChecksumError, DataError, UnknownNameError
-from repa.registry import (
-    Entry,
-    cached_path,
-    check_file,
-    entry_names,
-    fetch,
-    file_sha256,
-    find_entry,
-    is_registered,
-    load_registry,
-)
+from repa.registry import Entry
 
 _BUILT_IN = {"digits": load_digits}
 _LARGEST_BUILT_IN = 256
@@ -32,10 +27,12 @@ def reference_path(name: str) -> Path | None:
     Raises:
         UnknownNameError: It is neither.
     """
-    if is_registered("references", name):
+    if registry.is_registered("references", name):
         return None
     if not name or not Path(name).exists():
-        raise UnknownNameError("reference, file or folder", name, entry_names("references"))
+        raise UnknownNameError(
+            "reference, file or folder", name, registry.entry_names("references")
+        )
     return Path(name)
 
 
@@ -54,10 +51,74 @@ def open_named_reference(name: str, shape: tuple[int, int, int] | None) -> Refer
     path = reference_path(name)
     if path is not None:
         return open_reference(path)
-    entry = find_entry("references", name)
+    entry = registry.find_entry("references", name)
     if "builtin" in entry:
         return Reference(name, _built_in_images(name, entry["builtin"], entry["split"], shape))
-    return open_reference(fetch("references", name))
+    return open_reference(registry.fetch("references", name))
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """What a set of images is judged by.
+
+    Attributes:
+        reference: Name in the registry, or path.
+        network: Name of the metric network.
+        reason: Why these, in one line.
+        opened: The reference, where it is a path's.
+    """
+
+    reference: str
+    network: NetworkName
+    reason: str
+    opened: Reference | None = None
+
+
+def plan_evaluation(
+    samples: ImageSource, reference: str | Path | None = None, network: str | None = None
+) -> EvaluationPlan:
+    """Choose reference and network: as named, else by the manifest's data set, else by image size.
+
+    Args:
+        samples: The images to judge; nothing is read but their manifest and size.
+        reference: Name in the registry, or path of a file or folder; None to choose. What lies
+            there is opened, because its statistics may name their network.
+        network: Name of a metric network; None to choose the data set's or the reference's.
+
+    Raises:
+        DataError: No reference is known for images of this size.
+        InputError: The reference is a file that is damaged or no reference.
+        UnknownNameError: No such network or reference.
+    """
+    known, opened = _dataset_entry(samples), None
+    if reference is not None:
+        chosen, reason = str(reference), "as asked"
+        path = reference_path(chosen)
+        opened = None if path is None else open_reference(path)
+        statistics = None if opened is None else opened.statistics
+        if network is None and statistics is not None and statistics.network is not None:
+            network = statistics.network.removesuffix("-clean")
+            reason = "as asked; the network is that of the reference's statistics"
+    elif known is not None:
+        chosen = known["reference"]
+        reason = f"the manifest's data set is {(samples.manifest or {})['dataset']}"
+    else:
+        chosen = _adm_batch(samples)
+        reason = f"{samples.name} names no known data set; ADM's ImageNet batch of its size"
+    if network is None:
+        named = registry.is_registered("references", chosen)
+        entry = registry.find_entry("references", chosen) if named else known or {}
+        network = entry.get("network")
+    return EvaluationPlan(chosen, _checked(network), reason, opened)
+
+
+def network_for(images: ImageSource, network: str | None = None) -> NetworkName:
+    """Choose the metric network of images without a reference: as named, by data set, Inception.
+
+    Raises:
+        UnknownNameError: No such network.
+    """
+    return _checked(network or (_dataset_entry(images) or {}).get("network"))
 
 
 @dataclass(frozen=True)
@@ -102,9 +163,9 @@ def provenance(name: str, reference: Reference) -> Provenance:
         name: As for `open_named_reference`, which opened it.
         reference: The opened reference.
     """
-    if is_registered("references", name):
-        return Provenance(name, find_entry("references", name))
-    entries: Mapping[str, Entry] = load_registry()["references"]
+    if registry.is_registered("references", name):
+        return Provenance(name, registry.find_entry("references", name))
+    entries: Mapping[str, Entry] = registry.load_registry()["references"]
     files = {known: entry for known, entry in entries.items() if "file" in entry}
     same = {known: _same_content(entry, Path(name)) for known, entry in files.items()}
     for known, entry in files.items():
@@ -136,29 +197,55 @@ def baselines(
     if shape is None:
         raise DataError("baselines need images of one size.")
     found: dict[str, ImageSource] = {}
-    known = is_registered("references", reference)
-    entry = find_entry("references", reference) if known else {}
+    named = registry.is_registered("references", reference)
+    entry = registry.find_entry("references", reference) if named else {}
     if "builtin" in entry:
         real = _built_in_images("training images", entry["builtin"], "train", shape)
         found["real"] = ArrayImages(real.images[:count], name=real.name)
     return found | {"noise": NoiseImages(count, shape)}
 
 
+def _checked(network: Any) -> NetworkName:  # noqa: ANN401
+    registry.find_entry("networks", network or "inception")
+    return cast(NetworkName, network or "inception")
+
+
+def _dataset_entry(images: ImageSource) -> Entry | None:
+    dataset = (images.manifest or {}).get("dataset")
+    return (
+        registry.find_entry("datasets", dataset)
+        if dataset in registry.entry_names("datasets")
+        else None
+    )
+
+
+def _adm_batch(samples: ImageSource) -> str:
+    shape = samples.shape
+    name = f"adm-imagenet-{shape[0]}" if shape and shape[0] == shape[1] else ""
+    if name not in registry.entry_names("references"):
+        size = f"{shape[0]} x {shape[1]}" if shape else "several sizes"
+        raise DataError(
+            f"{samples.name} names no known data set, and no reference is known for images of "
+            f"{size}; name one by --ref."
+        )
+    return name
+
+
 def _same_content(entry: Entry, path: Path) -> bool | None:
     """Whether a file has the bytes of an entry's, None where nothing here tells."""
     if not path.is_file():
         return False
-    kept = cached_path("references", entry)
+    kept = registry.cached_path("references", entry)
     if entry["sha256"] is None and not kept.is_file():
         return None
     try:
-        check_file(path, entry=entry)
+        registry.check_file(path, entry=entry)
     except ChecksumError:
         return False
     if entry["sha256"] is not None or path.samefile(kept):
         return True
     same_size = path.stat().st_size == kept.stat().st_size
-    return same_size and file_sha256(path) == file_sha256(kept)
+    return same_size and registry.file_sha256(path) == registry.file_sha256(kept)
 
 
 def _same_form(entry: Entry, reference: Reference) -> bool:

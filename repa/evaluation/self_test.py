@@ -17,20 +17,9 @@ import torch
 from scipy.special import softmax
 from torch import Tensor
 
-from metrics import (
-    FeatureStatistics,
-    SingleProcess,
-    evaluate,
-    frechet_distance,
-    inception_score,
-    load_network,
-    open_images,
-    open_reference,
-    precision_recall,
-)
-from metrics.formulas.precision_recall import manifold_radii
+import metrics
 from metrics.settings import Distances
-from repa.evaluation.cached import with_cache
+from repa.evaluation.measuring import Measuring
 from repa.registry import Entry, cached_path, check_file, find_entry, load_registry, own_file
 from repa.registry.published import METRIC_LABELS
 from repa_base.progress import Progress
@@ -129,7 +118,7 @@ def _check_network(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "seeded.pth"
         torch.save(_seeded_weights(recipe), path)
-        network = load_network("inception", path, device)
+        network = metrics.load_network("inception", path, device)
     found = network(recorded[f"{case}/images"])
     probabilities = softmax(recorded[f"{case}/logits_unbiased"], axis=1)
     for name, ours, theirs, tolerance in (
@@ -169,8 +158,8 @@ def _check_frechet(recorded: Mapping[str, np.ndarray]) -> Iterator[Check]:
         sample, ref, fid = (
             recorded[f"metrics_fid/{case}/{key}"] for key in ("sample", "ref", "fid")
         )
-        statistics = map(FeatureStatistics.from_features, (sample, ref))
-        distance = frechet_distance(*statistics)
+        statistics = map(metrics.FeatureStatistics.from_features, (sample, ref))
+        distance = metrics.frechet_distance(*statistics)
         yield Check(f"Fréchet distance, {case}", float(fid), distance, _FRECHET_RTOL * float(fid))
 
 
@@ -183,7 +172,7 @@ def _check_inception_score(recorded: Mapping[str, np.ndarray]) -> Iterator[Check
         (one, recorded[f"{one}/probs"], 5000),
     ):
         expected = float(recorded[f"{case}/inception_score"])
-        score = inception_score(probabilities, split_size)
+        score = metrics.inception_score(probabilities, split_size)
         name = f"Inception Score, {case.partition('/')[2]}"
         yield Check(name, expected, score, _SCORE_RTOL * expected)
 
@@ -194,14 +183,16 @@ def _check_precision_recall(recorded: Mapping[str, np.ndarray]) -> Iterator[Chec
         prefix = f"metrics_pr/{case}"
         ref, sample = (recorded[f"{prefix}/{key}"].astype(np.float32) for key in ("ref", "sample"))
         for distances, part in _ARITHMETICS.items():
-            found = precision_recall(ref, sample, distances=distances, block_size=_ADM_BLOCKS)
+            found = metrics.precision_recall(
+                ref, sample, distances=distances, block_size=_ADM_BLOCKS
+            )
             for metric in ("precision", "recall"):
                 expected = float(recorded[f"{prefix}/{part}{metric}"])
                 name = f"{metric}, {distances}, {case}"
                 yield Check(name, expected, getattr(found, metric), _SHARE_TOLERANCE)
     ref = recorded["metrics_pr/mixed_blocks/ref"]
     for distances, part in _ARITHMETICS.items():
-        radii = manifold_radii(ref, distances=distances, block_size=_ADM_BLOCKS)
+        radii = metrics.manifold_radii(ref, distances=distances, block_size=_ADM_BLOCKS)
         expected = _share_of_halves(recorded[f"metrics_pr/mixed_blocks/{part}radii_ref"])
         name = f"share of float16 radii, {distances}, mixed_blocks"
         yield Check(name, expected, _share_of_halves(radii), _SHARE_TOLERANCE)
@@ -228,16 +219,13 @@ def _check_published(
         listed = ", ".join(map(str, absent))
         yield Check(name, None, None, None, f"not in the cache: {listed}")
         return
-    report = with_cache(
-        SingleProcess(),
-        lambda cache: evaluate(
-            open_images(wanted["samples"]),
-            open_reference(wanted["reference"]),
-            load_network("inception", wanted["weights"], device, lazy=True),
-            cache=cache,
-            progress=progress,
-        ),
-        warn=lambda message: None,
+    report = Measuring(progress=progress).with_cache(
+        lambda options: metrics.evaluate(
+            metrics.open_images(wanted["samples"]),
+            metrics.open_reference(wanted["reference"]),
+            metrics.load_network("inception", wanted["weights"], device, lazy=True),
+            **options,
+        )
     )
     for key, published in entry["metrics"].items():
         label = METRIC_LABELS[key]

@@ -3,32 +3,15 @@
 Does not import torch, and does not know what the files hold.
 """
 
-from repa.registry.entries import (
-    Entry,
-    cache_dir,
-    cached_path,
-    check_file,
-    default_checkpoint,
-    entry_names,
-    fetch,
-    find_entry,
-    is_registered,
-    load_registry,
-    own_file,
-)
-from repa_base.checksums import file_sha256
-
-__all__ = [
-    "Entry",
-    "cache_dir",
-    "cached_path",
-    "check_file",
-    "default_checkpoint",
-    "entry_names",
-    "fetch",
-    "file_sha256",
-    "find_entry",
-    "is_registered",
-    "load_registry",
-    "own_file",
-]
+from repa.registry.entries import Entry as Entry
+from repa.registry.entries import cache_dir as cache_dir
+from repa.registry.entries import cached_path as cached_path
+from repa.registry.entries import check_file as check_file
+from repa.registry.entries import default_checkpoint as default_checkpoint
+from repa.registry.entries import entry_names as entry_names
+from repa.registry.entries import fetch as fetch
+from repa.registry.entries import find_entry as find_entry
+from repa.registry.entries import is_registered as is_registered
+from repa.registry.entries import load_registry as load_registry
+from repa.registry.entries import own_file as own_file
+from repa_base.checksums import file_sha256 as file_sha256

@@ -49,8 +49,7 @@ def find_entry(section: str, name: str) -> Entry:
     """Return an entry of the registry.
 
     Args:
-        section: "checkpoints", "autoencoders", "encoders", "networks", "references", "samples",
-            "datasets" or "published".
+        section: One of those that the head of this file lists.
         name: Name in that section.
 
     Raises:

@@ -7,7 +7,7 @@ which settings differ.
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from metrics.report.lint import LintWarning
@@ -24,6 +24,7 @@ METRIC_LABELS = {
 _DECIMALS = {"fid": 2, "sfid": 2, "inception_score": 1, "precision": 2, "recall": 2}
 """Of published numbers, unless the row says otherwise under "decimals"."""
 _DEFAULTS = MetricSettings()
+_REGISTERED = "as registered"
 # Both numbers come from a finite sample, so the error of their difference is sqrt(2) times one's.
 _ERRORS_ALLOWED = 2 * math.sqrt(2)
 
@@ -68,10 +69,6 @@ class PublishedRow:
         """Whether every setting is the published one."""
         return not self.differences
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class ComparedValue:
@@ -81,7 +78,7 @@ class ComparedValue:
         label: Name of the metric.
         published: As printed in the paper.
         measured: Ours.
-        difference: Measured minus published.
+        difference: Ours minus the paper's.
         tolerance: What chance and the rounding of the published number explain; None without a
             standard error.
         inside: Whether the difference is within the tolerance; None without a standard error.
@@ -93,10 +90,6 @@ class ComparedValue:
     difference: float
     tolerance: float | None
     inside: bool | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 def closest_published_row(
@@ -124,14 +117,8 @@ def closest_published_row(
         The row, or None if nothing is published about the checkpoint.
     """
     made = manifest or {}
-    here = {
-        **made,
-        "num_images": num_images,
-        "reference": reference,
-        "network": network,
-        **_moving(settings),
-        "weights": _weights(registered=registered_weights),
-    }
+    here = {**made, "num_images": num_images, "reference": reference, "network": network}
+    here |= _moving(settings) | {"weights": _REGISTERED if registered_weights else "others"}
     rows = [
         _compared_row(name, entry, here, reference_verified)
         for name, entry in load_registry()["published"].items()
@@ -158,12 +145,16 @@ def compare_with_row(
     """
     if row is None or not row.comparable:
         return []
-    errors = standard_errors or {}
-    return [
-        _compared_value(row, label, values[label], errors.get(label))
-        for label in row.metrics
-        if label in values
-    ]
+    compared = []
+    for label in (label for label in row.metrics if label in values):
+        published, measured = row.metrics[label], values[label]
+        error, tolerance, inside = (standard_errors or {}).get(label), None, None
+        if error is not None:
+            tolerance = _ERRORS_ALLOWED * error + 0.5 * 10.0 ** -row.decimals[label]
+            inside = abs(measured - published) <= tolerance
+        difference = measured - published
+        compared.append(ComparedValue(label, published, measured, difference, tolerance, inside))
+    return compared
 
 
 def lint_protocol(row: PublishedRow | None) -> list[LintWarning]:
@@ -185,13 +176,8 @@ def _compared_row(
     name: str, entry: Entry, here: Mapping[str, Any], reference_verified: bool
 ) -> PublishedRow:
     dataset = find_entry("datasets", entry["dataset"])
-    published = {
-        **entry["settings"],
-        "reference": dataset["reference"],
-        "network": dataset["network"],
-        **_moving(_DEFAULTS),
-        "weights": _weights(registered=True),
-    }
+    published = entry["settings"] | {key: dataset[key] for key in ("reference", "network")}
+    published |= _moving(_DEFAULTS) | {"weights": _REGISTERED}
     if published["cfg_scale"] == here.get("cfg_scale") == 1:
         del published["guidance_interval"]  # guidance is off, wherever
     differences = tuple(
@@ -210,19 +196,3 @@ def _compared_row(
 def _moving(settings: MetricSettings) -> dict[str, Any]:
     """Return the settings that move published metrics."""
     return {key: getattr(settings, key) for key in ("num_neighbors", "distances", "split_size")}
-
-
-def _weights(*, registered: bool) -> str:
-    return "as registered" if registered else "others"
-
-
-def _compared_value(
-    row: PublishedRow, label: str, measured: float, standard_error: float | None
-) -> ComparedValue:
-    published = row.metrics[label]
-    difference = measured - published
-    tolerance = None
-    if standard_error is not None:
-        tolerance = _ERRORS_ALLOWED * standard_error + 0.5 * 10.0 ** -row.decimals[label]
-    inside = None if tolerance is None else abs(difference) <= tolerance
-    return ComparedValue(label, published, measured, difference, tolerance, inside)

@@ -15,7 +15,7 @@ from stand_in import counted, stand_in
 
 from metrics import ArrayImages, MetricLabels, measure
 from metrics.formulas.statistics import ReferenceStatistics
-from repa.evaluation import evaluate as evaluation
+from repa.evaluation import measuring as evaluation
 from repa.registry import find_entry, load_registry
 
 COUNT = 60

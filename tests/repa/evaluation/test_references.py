@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -10,8 +11,14 @@ from stand_in import stand_in
 
 from metrics import ArrayImages, InputError, MetricSettings, open_images
 from repa.errors import SettingError, UnknownNameError
-from repa.evaluation import evaluate as evaluating
-from repa.evaluation import evaluate_file, open_named_reference, plan_evaluation, provenance
+from repa.evaluation import (
+    Measuring,
+    evaluate_file,
+    measuring,
+    open_named_reference,
+    plan_evaluation,
+    provenance,
+)
 from repa.evaluation import references as references_module
 from repa.evaluation.references import baselines, reference_path
 from repa.registry import cached_path, find_entry, load_registry
@@ -131,10 +138,12 @@ def judged(here, monkeypatch):
     save(here / "samples.npz", **dict.fromkeys(STATISTICS), manifest=np.array(json.dumps(made)))
     weights = find_entry("networks", "inception")["sha256_prefix"].ljust(64, "0")
     network = stand_in("inception", weights_sha256=weights)
-    monkeypatch.setattr(evaluating, "load_named_network", lambda *_, **__: network)
+    monkeypatch.setattr(measuring, "load_named_network", lambda *_, **__: network)
 
-    def judge(**options):
-        return evaluate_file(here / "samples.npz", **options)
+    def judge(images=here / "samples.npz", **options):
+        names = {field.name for field in fields(Measuring)} & set(options)
+        how = Measuring(**{name: options.pop(name) for name in names})
+        return evaluate_file(images, how=how, **options)
 
     return judge
 
@@ -163,7 +172,6 @@ def test_a_reference_file_is_opened_once(here, judged, monkeypatch):
         return original(path)
 
     monkeypatch.setattr(references_module, "open_reference", counting)
-    monkeypatch.setattr("repa.evaluation.plan.open_reference", counting)
     path = save(here / "mine.npz")
     judged(reference=path)
     assert opened == [path]
@@ -193,7 +201,7 @@ def test_open_images_are_judged_like_their_file(here, judged):
     path = save(here / "mine.npz")
     wanted = judged(reference=path, cached=False).reports["samples"]
     images = open_images(here / "samples.npz")
-    found = evaluate_file(images, reference=path, cached=False).reports["samples"]
+    found = judged(images, reference=path, cached=False).reports["samples"]
     assert found == wanted
     assert not (here / "cache").exists()
 

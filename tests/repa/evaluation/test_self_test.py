@@ -99,7 +99,7 @@ def test_exact_distances_where_adms_are_claimed_fail(monkeypatch, no_network):
     def always_exact(features, *, distances, block_size):
         return manifold_radii(features, block_size=block_size)
 
-    monkeypatch.setattr(self_test, "manifold_radii", always_exact)
+    monkeypatch.setattr(self_test.metrics, "manifold_radii", always_exact)
     assert failed(self_test.run_self_test()) == {"share of float16 radii, adm, mixed_blocks"}
 
 
@@ -136,7 +136,7 @@ def test_command_prints_a_certificate_without_samples(capsys, no_network):
 
 
 def test_command_exits_with_1_when_a_value_is_out_of_tolerance(capsys, monkeypatch, no_network):
-    monkeypatch.setattr(self_test, "frechet_distance", lambda a, b: 0.0)
+    monkeypatch.setattr(self_test.metrics, "frechet_distance", lambda a, b: 0.0)
     code, out, _ = run(capsys, "--self-test", "--json", "--device", "cpu")
     certificate = json.loads(out)
     assert code == 1 and certificate["passed"] is False

@@ -1,4 +1,5 @@
 import math
+from dataclasses import asdict
 
 import pytest
 
@@ -146,5 +147,5 @@ def test_rows_become_plain_values():
     import json
 
     row = closest(manifest(num_steps=100))
-    plain = json.loads(json.dumps(row.to_dict()))
+    plain = json.loads(json.dumps(asdict(row)))
     assert plain["differences"] == [{"setting": "num_steps", "published": 250, "here": 100}]
