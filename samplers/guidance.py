@@ -79,10 +79,7 @@ def guided_velocity_from_pair(positive: UnguidedFn, pair: PairFn, weight: float)
 
 
 def classifier_free_velocity(
-    model: ModelFn,
-    labels: Int64[Tensor, " batch"],
-    null_label: int,
-    cfg_scale: float,
+    model: ModelFn, labels: Int64[Tensor, " batch"], null_label: int, cfg_scale: float
 ) -> VelocityFn:
     """Return a velocity with classifier-free guidance: null + cfg_scale * (conditional - null).
 

@@ -26,9 +26,7 @@ def sde_times(num_steps: int) -> list[float]:
 
 
 def chosen_times(
-    num_steps: int | None,
-    times: Sequence[float] | None,
-    published: Callable[[int], list[float]],
+    num_steps: int | None, times: Sequence[float] | None, published: Callable[[int], list[float]]
 ) -> list[float]:
     """Return the caller's times as they are, or the published ones of a number of steps.
 

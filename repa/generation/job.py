@@ -14,10 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from repa.autoencoders.autoencoder import (
-    AutoencoderFiles,
-    find_autoencoder,
-)
+from repa.autoencoders.autoencoder import AutoencoderFiles, find_autoencoder
 from repa.checkpoints import Checkpoint, read_checkpoint
 from repa.errors import NonFiniteError, SettingError
 from repa.generation.images import TOLERANCE, images_of
@@ -44,10 +41,7 @@ class GeneratedFile:
 
 
 def generate(
-    config: SampleConfig,
-    *,
-    processes: Processes | None = None,
-    progress: Steps | None = None,
+    config: SampleConfig, *, processes: Processes | None = None, progress: Steps | None = None
 ) -> GeneratedFile:
     """Sample images into the NPZ `config.out`, or go on with a run that was interrupted.
 

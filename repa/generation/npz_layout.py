@@ -140,8 +140,7 @@ class NpzLayout:
         ends = b""
         if offset > _ZIP64_LIMIT:
             ends += struct.pack(
-                "<4sQ2H2I4Q",
-                *(b"PK\6\6", 44, _VERSION, _VERSION, 0, 0, count, count, size, offset),
+                "<4sQ2H2I4Q", *(b"PK\6\6", 44, _VERSION, _VERSION, 0, 0, count, count, size, offset)
             )
             ends += struct.pack("<4sIQI", b"PK\6\7", 0, offset + size, 1)
         ends += struct.pack(

@@ -44,11 +44,7 @@ class Dialect(Protocol):
         ...
 
 
-DIALECTS: dict[str, Dialect] = {
-    "ours": ours,
-    "reference_trainer": reference_trainer,
-    "repa": repa,
-}
+DIALECTS: dict[str, Dialect] = {"ours": ours, "reference_trainer": reference_trainer, "repa": repa}
 
 
 def convert(
