@@ -1,15 +1,13 @@
 """Write a checkpoint of any dialect as one small safetensors file for sampling."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
+from repa.checkpoints.contents import Extra, Tensors
 from repa.checkpoints.reading import read_checkpoint
 from repa.checkpoints.settings import describe
 from repa.errors import OutputExistsError
@@ -58,9 +56,7 @@ def export_weights(
     return out
 
 
-def write_weights(
-    path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]
-) -> None:
+def write_weights(path: Path, tensors: Tensors, description: Extra) -> None:
     """Write a SiT's tensors with a JSON description that `repa.checkpoints.load_model` reads."""
     # One key alone: safetensors writes several in an order that changes from run to run.
     metadata = {"repa": json.dumps(dict(description))}
