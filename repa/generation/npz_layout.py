@@ -83,30 +83,21 @@ class Member:
 
 @dataclass(frozen=True)
 class NpzLayout:
-    """Layout of `num_images` RGB images, their labels and a manifest.
-
-    Args:
-        num_images: Images in the file.
-        height: Of an image, in pixels.
-        width: Of an image, in pixels.
-        manifest: Text that the file carries.
-    """
+    """Layout of RGB images of `image_size` by `image_size` pixels, labels and a manifest's text."""
 
     num_images: int
-    height: int
-    width: int
+    image_size: int
     manifest: str
 
     @property
     def image_bytes(self) -> int:
         """Bytes of one image."""
-        return self.height * self.width * 3
+        return self.image_size**2 * 3
 
     @property
     def images(self) -> Member:
-        """arr_0: uint8 (N, height, width, 3)."""
-        shape = (self.num_images, self.height, self.width, 3)
-        header = _array_header("|u1", shape)
+        """arr_0: uint8 (N, H, W, 3)."""
+        header = _array_header("|u1", (self.num_images, self.image_size, self.image_size, 3))
         return Member("arr_0.npy", header, self.num_images * self.image_bytes, offset=0)
 
     @property
@@ -129,7 +120,7 @@ class NpzLayout:
     @property
     def total_bytes(self) -> int:
         """Size of the whole file."""
-        return self.text.end + len(self.directory([0] * len(self.members)))
+        return self.text.end + len(self.directory([0, 0, 0]))
 
     def directory(self, crcs: Sequence[int]) -> bytes:
         """Return all that stands after the last member, given the members' CRC-32s."""
@@ -139,19 +130,14 @@ class NpzLayout:
         count, size, offset = len(self.members), len(entries), self.text.end
         ends = b""
         if offset > _ZIP64_LIMIT:
-            ends += struct.pack(
-                "<4sQ2H2I4Q", *(b"PK\6\6", 44, _VERSION, _VERSION, 0, 0, count, count, size, offset)
-            )
+            end64 = (b"PK\6\6", 44, _VERSION, _VERSION, 0, 0, count, count, size, offset)
+            ends += struct.pack("<4sQ2H2I4Q", *end64)
             ends += struct.pack("<4sIQI", b"PK\6\7", 0, offset + size, 1)
-        ends += struct.pack(
-            "<4s4H2IH", b"PK\5\6", 0, 0, count, count, size, min(offset, _IN_EXTRA), 0
-        )
-        return entries + ends
+        last = (b"PK\5\6", 0, 0, count, count, size, min(offset, _IN_EXTRA), 0)
+        return entries + ends + struct.pack("<4s4H2IH", *last)
 
 
 def _array_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": dtype, "fortran_order": False, "shape": shape}
-    )
+    buffer, described = io.BytesIO(), {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, described)
     return buffer.getvalue()
