@@ -78,19 +78,11 @@ def score_from_velocity(
     t: Float[Tensor, ""] | Float[Tensor, " batch"],
     interpolant: Interpolant,
 ) -> Rows:
-    """Convert the marginal velocity at `x` to the score, the gradient of log p_t(x).
+    """Convert the marginal velocity at (x, t) to the score, the gradient of log p_t(x).
 
-    Eliminating the data from x = alpha data + sigma noise and its derivative leaves the expected
-    noise, and the score is minus that noise over sigma.
-
-    Args:
-        velocity: Velocity at (x, t).
-        x: State.
-        t: Time in (0, 1], one for all rows or one a row; the score has a pole at t = 0.
-        interpolant: The path that `velocity` belongs to.
-
-    Returns:
-        The score, shaped like `x`.
+    The time is in (0, 1], one for all rows or one a row: the score has a pole at t = 0. Eliminating
+    the data from x = alpha data + sigma noise, the path that the velocity belongs to, and its
+    derivative leaves the expected noise, and the score is minus that noise over sigma.
 
     Source:
         SiT (arXiv 2401.08740), equation 9.

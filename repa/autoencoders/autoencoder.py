@@ -61,15 +61,10 @@ class Autoencoder:
     def decode(
         self, x: Tensor, latent_space: LatentSpace, *, chunk_images: int = _CHUNK_IMAGES
     ) -> Tensor:
-        """Turn a model's x into pixels.
+        """Turn a model's x (B, C, h, w), of a latent space, into pixels.
 
-        Args:
-            x: (B, C, h, w).
-            latent_space: Where x lives.
-            chunk_images: Images decoded at a time, which bounds the memory.
-
-        Returns:
-            float32 (B, 3, H, W), about [-1, 1], not clamped.
+        They are float32 (B, 3, H, W), about [-1, 1], not clamped. Images are decoded in chunks,
+        which bounds the memory.
         """
         chunks = map(latent_space.to_autoencoder, x.float().split(chunk_images))
         return torch.cat([self.network.decode(latents).sample for latents in chunks])
@@ -104,20 +99,16 @@ class Autoencoder:
         network, report = loaded
         # diffusers gives tensors that are not in the file random values without an error.
         if missing := report["missing_keys"]:
-            raise CheckpointMismatchError(
-                f"{self.folder / _WEIGHTS}: lacks {len(missing)} tensors of an AutoencoderKL, "
-                f"{missing[0]} for one."
-            )
+            lack = f"{len(missing)} tensors of an AutoencoderKL, {missing[0]} for one"
+            raise CheckpointMismatchError(f"{self.folder / _WEIGHTS}: lacks {lack}.")
         return network.to(self.device).requires_grad_(False).eval()
 
 
 def latents_from_moments(moments: Tensor, noise: Tensor, latent_space: LatentSpace) -> Tensor:
-    """Draw a model's x (B, C, h, w) from an encoded image's distribution.
+    """Draw a model's x (B, C, h, w), of a latent space, from an encoded image's distribution.
 
-    Args:
-        moments: (B, 2 C, h, w): mean, then standard deviation (not its logarithm).
-        noise: Standard normal (B, C, h, w).
-        latent_space: Where x lives.
+    The moments (B, 2 C, h, w) are mean, then standard deviation (not its logarithm); the noise
+    (B, C, h, w) is standard normal.
 
     Source:
         REPA train.py, sample_posterior.
@@ -136,11 +127,9 @@ def load_autoencoder(name_or_path: str, device: torch.device | str = "cpu") -> A
 def find_autoencoder(name_or_path: str, device: torch.device | str = "cpu") -> Autoencoder:
     """Find an AutoencoderKL by its name in the registry or by a folder that diffusers wrote.
 
-    Args:
-        name_or_path: A registered name is looked for in the cache folder (where it can be put by
-            hand), in Hugging Face's cache, and on the network, at the registry's revision or the
-            newest one when that is null. What is found is not verified: no hash is recorded.
-        device: Where the network goes.
+    A registered name is looked for in the cache folder (where it can be put by hand), in Hugging
+    Face's cache, and on the network, at the registry's revision or the newest one when that is
+    null. What is found is not verified: no hash is recorded. The network will go to `device`.
 
     Raises:
         UnknownNameError: Neither a name nor a folder.

@@ -37,7 +37,6 @@ class LatentSpace:
     bias: Numbers = 0.0
 
     def __post_init__(self) -> None:
-        """Check what may come from a stranger's file."""
         if not isinstance(self.autoencoder, str | None):
             raise ValueError(f"autoencoder is {self.autoencoder!r}, not a name")
         for name in ("scale", "bias"):

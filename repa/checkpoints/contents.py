@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from repa.errors import CheckpointFormatError, first_line
@@ -34,11 +34,20 @@ def read_contents(path: Path) -> tuple[Tensors, Extra]:
     """
     with path.open("rb") as file:
         head = file.read(9)
-    if len(head) == 9 and head[8:] == b"{":
-        return _read_safetensors(path)
-    # A zip archive, or the bare pickle of torch before 1.6.
-    if head.startswith((b"PK\3\4", b"\x80\x02")):
-        return _read_pickled(path, archive=head.startswith(b"PK"))
+    archive = head.startswith(b"PK\3\4")
+    try:
+        if head[8:] == b"{":
+            return _read_safetensors(path)
+        # A zip archive, or the bare pickle of torch before 1.6.
+        if archive or head.startswith(b"\x80\x02"):
+            return _read_pickled(path, mmap=archive)
+    except (OSError, CheckpointFormatError):
+        raise
+    except Exception as error:  # arbitrary bytes fail in arbitrary ways
+        what = f"is damaged or no checkpoint: {first_line(error)}"
+        if archive and not _made_by_torch(path):
+            what = "is an NPZ file or another archive, no checkpoint."
+        raise CheckpointFormatError(f"{path}: {what}") from error
     what = "is no checkpoint: neither safetensors nor a file of torch.save"
     if head.lstrip().lower().startswith((b"<!doc", b"<html")):
         what = "is a web page, no checkpoint; download it again"
@@ -52,27 +61,16 @@ def is_state_dict(value: object) -> bool:
 
 
 def _read_safetensors(path: Path) -> tuple[Tensors, Extra]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, file.metadata() or {}
-    except SafetensorError as error:
-        raise _damaged(path, error) from error
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return tensors, file.metadata() or {}
 
 
-def _read_pickled(path: Path, *, archive: bool) -> tuple[Tensors, Extra]:
-    try:
-        # weights_only runs no code; a Namespace, in which the reference keeps its arguments, can
-        # do nothing but hold attributes.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
-    except OSError:
-        raise
-    except Exception as error:  # arbitrary bytes fail in arbitrary ways
-        if archive and not _made_by_torch(path):
-            what = "is an NPZ file or another archive, no checkpoint"
-            raise CheckpointFormatError(f"{path}: {what}.") from error
-        raise _damaged(path, error) from error
+def _read_pickled(path: Path, *, mmap: bool) -> tuple[Tensors, Extra]:
+    # weights_only runs no code; a Namespace, in which the reference keeps its arguments, can do
+    # nothing but hold attributes.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     if not isinstance(content, dict):
         raise CheckpointFormatError(f"{path}: holds no state dict, but a {type(content).__name__}.")
     return (content, {}) if is_state_dict(content) else ({}, content)
@@ -84,7 +82,3 @@ def _made_by_torch(path: Path) -> bool:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
     except (zipfile.BadZipFile, OSError, ValueError):
         return True
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointFormatError:
-    return CheckpointFormatError(f"{path}: is damaged or no checkpoint: {first_line(error)}")

@@ -22,7 +22,7 @@ def export_weights(
     projectors: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Write the weights that sampling needs, with a description of their network.
+    """Write the weights that sampling needs, with a description of their network; return `out`.
 
     Args:
         source: Name in the registry, checkpoint file, or folder of a training run.
@@ -30,9 +30,6 @@ def export_weights(
         half: Store float16, half the size; weights are rounded to 11 significant bits.
         projectors: Keep the projectors, which only training needs.
         overwrite: Whether an existing file may be replaced.
-
-    Returns:
-        `out`.
 
     Raises:
         OutputExistsError: `out` exists, or does not end in .safetensors.

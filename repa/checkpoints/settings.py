@@ -23,14 +23,10 @@ _WHOLE_NUMBERS = ("input_size", "in_channels", "num_classes", *SIT_SIZES["SiT-XL
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """What network a checkpoint holds, and for what.
+    """What network a checkpoint holds (keyword arguments of `SiT`), and for what.
 
-    Attributes:
-        model: Keyword arguments of `SiT`.
-        path_type: Interpolant that it was trained on.
-        dataset: Name in the registry of what it was trained on, if known.
-        prediction: What its output means.
-        latent_space: Where its input and output live.
+    The interpolant and, if known, the registered name of the data set that it was trained on, what
+    its output means, and where its input and output live. Values may come from a stranger's file.
     """
 
     model: dict[str, Any]
@@ -40,7 +36,6 @@ class CheckpointSettings:
     latent_space: LatentSpace = PIXELS
 
     def __post_init__(self) -> None:
-        """Check the choices and the types, which may come from a stranger's file."""
         if self.path_type not in get_args(InterpolantName):
             raise ValueError(f"path_type is {self.path_type!r}, not linear or cosine")
         if not isinstance(self.dataset, str | None):
@@ -63,11 +58,9 @@ class CheckpointSettings:
 def settings_from_description(description: Extra, tensors: Tensors) -> CheckpointSettings:
     """Read the description that our trainer writes, or an entry of the registry.
 
-    Args:
-        description: "model" (keyword arguments of `SiT`, perhaps with "size" for a named size),
-            "path_type", "dataset", "prediction", and "latent_space" or "autoencoder"; other keys
-            are of no account here.
-        tensors: The state dict; it alone says which projectors are there.
+    It has "model" (keyword arguments of `SiT`, perhaps with "size" for a named size), "path_type",
+    "dataset", "prediction", and "latent_space" or "autoencoder"; other keys are of no account here.
+    The tensors of the state dict alone say which projectors are there.
 
     Raises:
         ValueError: A value is missing or wrong.

@@ -58,13 +58,7 @@ class GenerativeModel(Interface):
 
 @dataclass(frozen=True)
 class SampledImages:
-    """A batch of images.
-
-    Attributes:
-        indices: Which images they are.
-        images: uint8 (B, H, W, 3).
-        labels: int64 (B,), the classes that were asked for.
-    """
+    """A batch: which images, the images uint8 (B, H, W, 3), the classes asked for int64 (B,)."""
 
     indices: Sequence[int]
     images: np.ndarray

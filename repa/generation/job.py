@@ -27,12 +27,7 @@ _MANIFEST_FORMAT = 1
 
 @dataclass(frozen=True)
 class GeneratedFile:
-    """What `generate` leaves.
-
-    Attributes:
-        path: The NPZ.
-        was_finished: Whether it was complete, with the same settings, before this run.
-    """
+    """An NPZ, and whether it was complete, with the same settings, before the run."""
 
     path: Path
     was_finished: bool

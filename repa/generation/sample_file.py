@@ -19,7 +19,7 @@ import numpy as np
 
 from metrics import InputError, open_images
 from repa.errors import InUseError, OutputExistsError
-from repa.generation.npz_layout import Member, NpzLayout
+from repa.generation.npz_layout import Member, directory, members_of
 from repa_base.files import check_output, reserve, write_at
 from repa_base.locks import lock_if_free
 
@@ -61,19 +61,19 @@ class NpzWriter:
         self._overwrite = overwrite
         self._text = json.dumps(manifest)
         self._settings = json.loads(self._text)
-        self._layout = NpzLayout(num_images, image_size, self._text)
+        self._num_images, self._image_shape = num_images, (image_size, image_size, 3)
+        self._members = members_of(num_images, image_size, self._text)
+        self._total_bytes = self._members[-1].end + len(directory(self._members, [0, 0, 0]))
         self._files = contextlib.ExitStack()
         self._part = self._progress = -1
         self.finished = False
         """Whether the output was complete, with these settings, before this run."""
         try:
-            if attach:
-                self.finished = self._is_finished()
-            else:
+            if not attach:
                 self._prepare()
+            elif not self._is_finished():
+                self._progress = self._open(self._progress_path, os.O_RDWR)
             if not self.finished:
-                if attach:
-                    self._progress = self._open(self._progress_path, os.O_RDWR)
                 self._part = self._open(self._part_path, os.O_RDWR)
         except BaseException:
             self._files.close()
@@ -82,9 +82,9 @@ class NpzWriter:
     def num_done(self) -> int:
         """Return how many images are on disk."""
         if self.finished:
-            return self._layout.num_images
+            return self._num_images
         # Nothing stands behind the marks, so that the last piece ends where they end.
-        starts = range(0, self._layout.num_images, _CHUNK_BYTES)
+        starts = range(0, self._num_images, _CHUNK_BYTES)
         return sum(self._marks(start, _CHUNK_BYTES).count(1) for start in starts)
 
     def is_done(self, first: int, count: int) -> bool:
@@ -94,25 +94,22 @@ class NpzWriter:
     def write(self, first: int, images: np.ndarray, labels: np.ndarray) -> None:
         """Put images first, first + 1, ... in their places, and mark them when they are on disk.
 
-        Args:
-            first: Index of the first of them.
-            images: uint8 (B, H, W, 3).
-            labels: int64 (B,).
+        The images are uint8 (B, H, W, 3), their labels int64 (B,).
 
         Raises:
             ValueError: Shape, dtype or index does not fit the file.
         """
-        layout, count = self._layout, len(images)
-        images_offset = layout.images.data_offset + first * layout.image_bytes
-        shape = (count, layout.image_size, layout.image_size, 3)
+        count = len(images)
+        shape = (count, *self._image_shape)
         if images.shape != shape or images.dtype != np.uint8:
             raise ValueError(f"images must be uint8 {shape}, got {images.dtype} {images.shape}.")
         if labels.shape != (count,) or labels.dtype != np.int64:
             raise ValueError(f"labels must be int64 {(count,)}, got {labels.dtype} {labels.shape}.")
-        if not 0 <= first <= layout.num_images - count:
+        if not 0 <= first <= self._num_images - count:
             raise ValueError(f"images {first} to {first + count - 1} are not all in the file.")
-        write_at(self._part, images.tobytes(), images_offset)
-        write_at(self._part, labels.tobytes(), layout.labels.data_offset + first * 8)
+        for member, rows in zip(self._members[:2], (images, labels), strict=True):
+            row_bytes = member.data_bytes // self._num_images
+            write_at(self._part, rows.tobytes(), member.data_offset + first * row_bytes)
         # The mark must not reach the disk before the image does.
         os.fsync(self._part)
         write_at(self._progress, b"\1" * count, self._marks_offset + first)
@@ -126,12 +123,12 @@ class NpzWriter:
         """
         if self.finished:
             return
-        layout = self._layout
-        if missing := layout.num_images - self.num_done():
-            raise ValueError(f"{missing} of {layout.num_images} images are not written yet.")
-        write_at(self._part, np.array(self._text).tobytes(), layout.text.data_offset)
-        crcs = [self._complete(member) for member in layout.members]
-        write_at(self._part, layout.directory(crcs), layout.text.end)
+        if missing := self._num_images - self.num_done():
+            raise ValueError(f"{missing} of {self._num_images} images are not written yet.")
+        text = self._members[-1]
+        write_at(self._part, np.array(self._text).tobytes(), text.data_offset)
+        crcs = [self._complete(member) for member in self._members]
+        write_at(self._part, directory(self._members, crcs), text.end)
         os.fsync(self._part)
         if self.path.exists() and not self._overwrite:
             raise OutputExistsError(f"{self.path} has appeared during the run; {_REMEDY}.")
@@ -167,32 +164,32 @@ class NpzWriter:
         if begun_settings != self._settings and not self._overwrite:
             difference = self._difference(begun_settings)
             raise OutputExistsError(f"{self._part_path} {difference}; {_REMEDY}.")
-        whole = begun and self._part_path.stat().st_size == self._layout.total_bytes
+        whole = begun and self._part_path.stat().st_size == self._total_bytes
         if begun_settings != self._settings or not whole:
             self._start()
 
     def _found_finished(self) -> bool:
         """Note whether the output is complete; refuse one of other settings."""
-        self.finished = self._is_finished()
-        if not self.finished and self.path.exists() and not self._overwrite:
+        if not self._is_finished() and self.path.exists() and not self._overwrite:
             difference = self._difference(read_manifest(self.path))
             raise OutputExistsError(f"{self.path} {difference}; {_REMEDY}.")
         return self.finished
 
     def _is_finished(self) -> bool:
-        return self.path.exists() and read_manifest(self.path) == self._settings
+        self.finished = self.path.exists() and read_manifest(self.path) == self._settings
+        return self.finished
 
     def _start(self) -> None:
         """Write the settings, with no image done, and reserve the whole file."""
         self._part_path.unlink(missing_ok=True)
         # The settings come first: a part without them could not be told from a stranger's file.
         os.ftruncate(self._progress, 0)
-        os.ftruncate(self._progress, self._marks_offset + self._layout.num_images)
+        os.ftruncate(self._progress, self._marks_offset + self._num_images)
         write_at(self._progress, self._text.encode("ascii") + b"\n", 0)
         os.fsync(self._progress)
         try:
             with self._part_path.open("xb") as part:
-                reserve(part.fileno(), self._layout.total_bytes, self._part_path)
+                reserve(part.fileno(), self._total_bytes, self._part_path)
         except BaseException:
             self._part_path.unlink(missing_ok=True)
             self._progress_path.unlink()

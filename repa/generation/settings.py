@@ -62,7 +62,6 @@ class Protocol:
     tf32: bool = setting("TF32 products and convolutions on a GPU, as in the reference.", True)
 
     def __post_init__(self) -> None:
-        """Check every range."""
         check_settings(self)
         low, high = self.guidance_interval
         if not 0 <= low <= high <= 1:
@@ -108,7 +107,6 @@ class SampleConfig(Protocol):
     """Whether an output made by other settings may be replaced."""
 
     def __post_init__(self) -> None:
-        """Check every range."""
         super().__post_init__()
         if self.out.suffix != ".npz":
             raise SettingError("out", f"out must be a file name that ends in .npz, got {self.out}.")

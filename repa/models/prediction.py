@@ -37,7 +37,6 @@ class Prediction:
     channels: int | None = None
 
     def __post_init__(self) -> None:
-        """Check what may come from a stranger's file."""
         if self.target not in get_args(Target):
             raise ValueError(f"target is {self.target!r}, not velocity, noise or data")
         if not isinstance(self.reversed_time, bool):
@@ -54,13 +53,9 @@ class Prediction:
         by 1 / alpha and 1 / sigma. A sampler begins at t = 1, so for noise its times must begin
         below; no sampler but a torchdiffeq method asks at t = 0.
 
-        Args:
-            network: What was trained.
-            interpolant: The path that it was trained on, in the toolkit's direction of time.
-
-        Returns:
-            model(x, t, labels), shaped like x, in the network's dtype; `network` itself if it
-            predicts just that.
+        The interpolant is the path that the network was trained on, in the toolkit's direction of
+        time. What is returned is shaped like x, in the network's dtype; it is the network itself if
+        that predicts a velocity of the toolkit's own convention.
         """
         if self == Prediction():
             return network
