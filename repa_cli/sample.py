@@ -32,7 +32,7 @@ def _interval(value: str) -> tuple[float, float]:
 
 
 def _labels(value: str) -> Any:  # noqa: ANN401
-    """Return random, balanced (or what was meant by a word) as it is, and numbers as a tuple."""
+    """Return a word as it is, and numbers as a tuple."""
     if not value[:1].isdigit() and not value.startswith("-"):
         return value
     try:

@@ -29,10 +29,8 @@ _WEIGHTS = "diffusion_pytorch_model.safetensors"
 class Autoencoder:
     """An autoencoder's files on this machine; its network is loaded when it is first asked for.
 
-    Attributes:
-        name: Name in the registry, or the folder's own name.
-        folder: What diffusers' save_pretrained writes.
-        device: Where the network goes.
+    Its name is the registered one or the folder's own; the folder is as diffusers' save_pretrained
+    writes it.
     """
 
     name: str

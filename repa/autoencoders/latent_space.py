@@ -21,11 +21,8 @@ Numbers = float | tuple[float, ...]
 class LatentSpace:
     """The space of a model's x: autoencoder's latents = scale * x + bias; JSON as its `asdict`.
 
-    Attributes:
-        autoencoder: Name in the registry, or folder, of what decodes the latents; None for pixels,
-            and for latents whose autoencoder is not known.
-        scale: For all channels or one a channel; a list becomes a tuple.
-        bias: For all channels or one a channel.
+    The autoencoder is a registered name or a folder; None for pixels, and for latents whose
+    autoencoder is not known. Of scale and bias a list becomes a tuple.
 
     Raises:
         ValueError: The autoencoder is no name, a number is not finite, a scale is 0, or there are

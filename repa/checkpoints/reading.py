@@ -26,13 +26,8 @@ _NAMED = 4  # tensors that a message names before it says how many more there ar
 class Checkpoint:
     """A checkpoint that has been read; its network is built when it is first asked for.
 
-    Attributes:
-        name: Name in the registry, or the file's name without its folder.
-        path: The file.
-        dialect: Which of `repa.checkpoints.dialects` it speaks.
-        settings: What network it holds, and for what.
-        tensors: The state dict, perhaps memory-mapped, in the file's dtypes.
-        device: Where the network goes.
+    Its name is the registered one, or the file's without its folder; the dialect is one of
+    `repa.checkpoints.dialects`. The tensors, the state dict, have the file's dtypes.
     """
 
     name: str
@@ -83,13 +78,8 @@ class Checkpoint:
 def load_model(name_or_path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Load a SiT by its name in the registry, from a file, or from a training run's folder.
 
-    Args:
-        name_or_path: A registered name comes before a file of that name. Of a run's folder the
-            latest moving average is taken.
-        device: Where the network goes.
-
-    Returns:
-        The checkpoint with its `.model` built and its `.sha256` taken.
+    A registered name comes before a file of that name; of a run's folder the latest moving average
+    is taken. Its `.model` is built on `device` and its `.sha256` taken when this returns.
 
     Raises:
         UnknownNameError: Neither a name nor a path.

@@ -33,8 +33,7 @@ from samplers import (
     step_noise,
 )
 
-TOLERANCE = 1e-5
-"""Of adaptive solvers, relative and absolute."""
+TOLERANCE = 1e-5  # of adaptive solvers, relative and absolute
 
 
 class GenerativeModel(Interface):

@@ -43,8 +43,7 @@ def generate(
 
     Args:
         config: The settings; the defaults are the published protocol.
-        processes: Those that share the work, each calling this function; all return when the file
-            is complete. None is a process alone.
+        processes: Those that share the work, each calling this; all return when it is complete.
         progress: Called at the start, at every step and after every batch with the images of this
             process, a batch in work counted by its time gone by.
 

@@ -30,14 +30,9 @@ _REMEDY = "use --overwrite to replace it, or another --out"
 class NpzWriter:
     """The NPZ in the making; a context manager.
 
-    Args:
-        path: The output.
-        num_images: Images in the file.
-        image_size: Height and width in pixels.
-        manifest: Settings that decide the images: JSON values. An unfinished run of the same
-            settings is continued, one of other settings refused.
-        overwrite: Whether an output, finished or not, that other settings made may be replaced.
-        attach: Whether another process has made the files already and this one only joins in.
+    The manifest, JSON values, tells the settings that decide the images: an unfinished run of the
+    same settings is continued, one of other settings refused, or with `overwrite` replaced. To
+    `attach` is to join in when another process has made the files.
 
     Raises:
         OutputExistsError: The output, or its unfinished part, is there and was made by other

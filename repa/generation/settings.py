@@ -79,11 +79,7 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Protocol):
-    """A protocol, and which images of which checkpoint it makes, and where they go.
-
-    Raises:
-        SettingError: A value is out of its range or of its choices.
-    """
+    """A protocol, and which images of which checkpoint it makes, and where they go."""
 
     model: str = setting(
         f"Checkpoint: a name ({', '.join(entry_names('checkpoints'))}), a file, or the folder of a "

@@ -22,14 +22,11 @@ NetworkFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Prediction:
     """What a network predicts; the default is the toolkit's own convention; JSON as its `asdict`.
 
-    Attributes:
-        target: "velocity", "noise" or "data".
-        reversed_time: Whether its time runs from 0 (noise) to 1 (data); its velocity then is the
-            derivative in that time.
-        channels: How many leading channels of its output are the prediction; None for all.
+    Reversed time runs from 0 (noise) to 1 (data), and the velocity is the derivative in that time.
+    The leading `channels` of the output are the prediction; None is all.
 
     Raises:
-        ValueError: A value is none of these.
+        ValueError: A value is of another type or range.
     """
 
     target: Target = "velocity"
