@@ -1,31 +1,13 @@
 """Errors of the method that a user can mend; those of files and settings come from below."""
 
-from repa_base.errors import (
-    ChecksumError,
-    DownloadError,
-    InUseError,
-    OutputExistsError,
-    RepaError,
-    SettingError,
-    UnknownNameError,
-    suggestion,
-)
-
-__all__ = [
-    "CheckpointFormatError",
-    "CheckpointMismatchError",
-    "ChecksumError",
-    "DataError",
-    "DownloadError",
-    "InUseError",
-    "MissingPackageError",
-    "NonFiniteError",
-    "OutputExistsError",
-    "RepaError",
-    "SettingError",
-    "UnknownNameError",
-    "suggestion",
-]
+from repa_base.errors import ChecksumError as ChecksumError
+from repa_base.errors import DownloadError as DownloadError
+from repa_base.errors import InUseError as InUseError
+from repa_base.errors import OutputExistsError as OutputExistsError
+from repa_base.errors import RepaError as RepaError
+from repa_base.errors import SettingError as SettingError
+from repa_base.errors import UnknownNameError as UnknownNameError
+from repa_base.errors import suggestion as suggestion
 
 
 class CheckpointMismatchError(RepaError):
@@ -46,3 +28,8 @@ class NonFiniteError(RepaError):
 
 class DataError(RepaError):
     """A data set cannot be read as asked."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type's name if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -32,7 +32,7 @@ def _interval(value: str) -> tuple[float, float]:
 
 
 def _labels(value: str) -> Any:  # noqa: ANN401
-    """Return random, balanced (or what was meant by a word) as it is, and numbers as a tuple."""
+    """Return a word as it is, and numbers as a tuple."""
     if not value[:1].isdigit() and not value.startswith("-"):
         return value
     try:
@@ -107,20 +107,15 @@ def _run(config: SampleConfig, grid: Path | None, *, steps_given: bool) -> dict[
                 generated = generate(config, processes=processes, progress=progress)
             except KeyboardInterrupt:
                 bar.close()
-                if Path(f"{config.out}.part").exists():
-                    print_note(
-                        f"{config.out}.part keeps what is done; repeat the command to go on."
-                    )
+                if (part := Path(f"{config.out}.part")).exists():
+                    print_note(f"{part} keeps what is done; repeat the command to go on.")
                 raise
     if not first:
         return {}
     if grid is not None:
         save_sheet(config.out, grid, overwrite=config.overwrite)
-    result: dict[str, Any] = {
-        "file": str(config.out),
-        "images": config.num_images,
-        "model": config.model,
-    }
+    result: dict[str, Any] = {"file": str(config.out), "images": config.num_images}
+    result["model"] = config.model
     if progress.made:
         # The processes have equal shares, to within a batch.
         speed = progress.made * processes.size / progress.seconds

@@ -1,9 +1,6 @@
 from .guidance import GuidanceInterval as GuidanceInterval
-from .guidance import PairFn as PairFn
-from .guidance import UnguidedFn as UnguidedFn
 from .guidance import classifier_free_velocity as classifier_free_velocity
 from .guidance import guided_velocity as guided_velocity
-from .guidance import guided_velocity_from_pair as guided_velocity_from_pair
 from .interpolant import INTERPOLANTS as INTERPOLANTS
 from .interpolant import Coefficients as Coefficients
 from .interpolant import CosineInterpolant as CosineInterpolant

@@ -17,9 +17,6 @@ from samplers.velocity import ModelFn, VelocityFn
 UnguidedFn = Callable[[Tensor, Tensor], Tensor]
 """velocity(x, t) that knows of no guidance: x (batch, *dims) and t (batch,)."""
 
-PairFn = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""pair(x, t): the positive and the negative velocity from one evaluation."""
-
 
 @dataclass(frozen=True)
 class GuidanceInterval:
@@ -34,10 +31,8 @@ class GuidanceInterval:
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high <= 1:
-            raise ValueError(
-                "guidance_interval must satisfy 0 <= low <= high <= 1, "
-                f"got ({self.low}, {self.high})."
-            )
+            got = f"({self.low}, {self.high})"
+            raise ValueError(f"guidance_interval must satisfy 0 <= low <= high <= 1, got {got}.")
 
     def __contains__(self, t: float) -> bool:
         return self.low <= t <= self.high
@@ -55,39 +50,22 @@ def guided_velocity(positive: UnguidedFn, negative: UnguidedFn, weight: float) -
         velocity(x, t, guided) with float64 results, combined in float64.
 
     Raises:
-        ValueError: If weight is below 1 or not finite.
+        ValueError: If the weight is below 1 or not finite.
 
     Source:
         Autoguidance (arXiv 2406.02507).
     """
-    return guided_velocity_from_pair(
-        positive, lambda x, t: (positive(x, t), negative(x, t)), weight
-    )
-
-
-def guided_velocity_from_pair(positive: UnguidedFn, pair: PairFn, weight: float) -> VelocityFn:
-    """Do as `guided_velocity` where one evaluation gives both, the positive one first."""
-    _check_weight("weight", weight)
-
-    def velocity(x: Tensor, t: Tensor, guided: bool) -> Tensor:
-        if not guided or weight == 1:
-            return positive(x, t).to(torch.float64)
-        followed, left = (each.to(torch.float64) for each in pair(x, t))
-        return left + weight * (followed - left)
-
-    return velocity
+    return _guided(positive, lambda x, t: (positive(x, t), negative(x, t)), "weight", weight)
 
 
 def classifier_free_velocity(
-    model: ModelFn,
-    labels: Int64[Tensor, " batch"],
-    null_label: int,
-    cfg_scale: float,
+    model: ModelFn, labels: Int64[Tensor, " batch"], null_label: int, cfg_scale: float
 ) -> VelocityFn:
-    """Return a velocity with classifier-free guidance: null + cfg_scale * (conditional - null).
+    """Guide the velocity of some labels away from that of none: classifier-free guidance.
 
     A guided evaluation is one model call with the batch doubled: first the rows with `labels`,
     then the same rows with `null_label`. An unguided one, or cfg_scale = 1, does not double it.
+    What is returned and raised is as of `guided_velocity`.
 
     Args:
         model: Network that predicts velocities, already in evaluation mode.
@@ -95,16 +73,9 @@ def classifier_free_velocity(
         null_label: The label that stands for "no class"; num_classes in SiT.
         cfg_scale: At least 1; 1 turns guidance off.
 
-    Returns:
-        velocity(x, t, guided) with float64 results: the network's output is combined in float64.
-
-    Raises:
-        ValueError: If cfg_scale is below 1 or not finite.
-
     Source:
         Classifier-free guidance (arXiv 2207.12598), in the arithmetic of REPA's samplers.py.
     """
-    _check_weight("cfg_scale", cfg_scale)
     both_labels = torch.cat([labels, torch.full_like(labels, null_label)])
 
     def conditional(x: Tensor, t: Tensor) -> Tensor:
@@ -114,9 +85,23 @@ def classifier_free_velocity(
         both = model(torch.cat([x, x]), torch.cat([t, t]), both_labels)
         return both[: len(x)], both[len(x) :]
 
-    return guided_velocity_from_pair(conditional, conditional_and_null, cfg_scale)
+    return _guided(conditional, conditional_and_null, "cfg_scale", cfg_scale)
 
 
-def _check_weight(name: str, weight: float) -> None:
+def _guided(
+    positive: UnguidedFn,
+    pair: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    name: str,
+    weight: float,
+) -> VelocityFn:
+    """Guide where `pair`, the positive and the negative velocity, may be one evaluation."""
     if not 1 <= weight < inf:
         raise ValueError(f"{name} must be finite and at least 1, got {weight}.")
+
+    def velocity(x: Tensor, t: Tensor, guided: bool) -> Tensor:
+        if not guided or weight == 1:
+            return positive(x, t).to(torch.float64)
+        followed, left = (each.to(torch.float64) for each in pair(x, t))
+        return left + weight * (followed - left)
+
+    return velocity

@@ -14,6 +14,9 @@ from torch import Tensor
 
 from samplers.names import InterpolantName
 
+Rows = Float[Tensor, "batch *dims"]
+"""A batch: images, noise, states or velocities, one a row."""
+
 
 @dataclass(frozen=True)
 class Coefficients:
@@ -32,22 +35,12 @@ class Interpolant(ABC):
     def coefficients(self, t: Float[Tensor, "*times"]) -> Coefficients:
         """Return alpha, sigma and their derivatives at times `t` in [0, 1], in t's dtype."""
 
-    def interpolate(
-        self,
-        data: Float[Tensor, "batch *dims"],
-        noise: Float[Tensor, "batch *dims"],
-        t: Float[Tensor, " batch"],
-    ) -> Float[Tensor, "batch *dims"]:
+    def interpolate(self, data: Rows, noise: Rows, t: Float[Tensor, " batch"]) -> Rows:
         """Return the point x_t of each row's path at that row's time `t` in [0, 1]."""
         at = self.coefficients(_align(t, data))
         return at.alpha * data + at.sigma * noise
 
-    def velocity(
-        self,
-        data: Float[Tensor, "batch *dims"],
-        noise: Float[Tensor, "batch *dims"],
-        t: Float[Tensor, " batch"],
-    ) -> Float[Tensor, "batch *dims"]:
+    def velocity(self, data: Rows, noise: Rows, t: Float[Tensor, " batch"]) -> Rows:
         """Return dx_t/dt of each row's path at time `t`: what a network is trained to predict."""
         at = self.coefficients(_align(t, data))
         return at.d_alpha * data + at.d_sigma * noise
@@ -80,24 +73,16 @@ INTERPOLANTS: dict[InterpolantName, Interpolant] = {
 
 
 def score_from_velocity(
-    velocity: Float[Tensor, "batch *dims"],
-    x: Float[Tensor, "batch *dims"],
+    velocity: Rows,
+    x: Rows,
     t: Float[Tensor, ""] | Float[Tensor, " batch"],
     interpolant: Interpolant,
-) -> Float[Tensor, "batch *dims"]:
-    """Convert the marginal velocity at `x` to the score, the gradient of log p_t(x).
+) -> Rows:
+    """Convert the marginal velocity at (x, t) to the score, the gradient of log p_t(x).
 
-    Eliminating the data from x = alpha data + sigma noise and its derivative leaves the expected
-    noise, and the score is minus that noise over sigma.
-
-    Args:
-        velocity: Velocity at (x, t).
-        x: State.
-        t: Time in (0, 1], one for all rows or one a row; the score has a pole at t = 0.
-        interpolant: The path that `velocity` belongs to.
-
-    Returns:
-        The score, shaped like `x`.
+    The time is in (0, 1], one for all rows or one a row: the score has a pole at t = 0. Eliminating
+    the data from x = alpha data + sigma noise, the path that the velocity belongs to, and its
+    derivative leaves the expected noise, and the score is minus that noise over sigma.
 
     Source:
         SiT (arXiv 2401.08740), equation 9.

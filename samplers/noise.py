@@ -17,6 +17,7 @@ from enum import IntEnum
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int64
+from numpy.random import Generator, Philox
 from torch import Tensor
 
 
@@ -29,9 +30,7 @@ class Stream(IntEnum):
     TRAINING = 3
 
 
-def keyed_generator(
-    seed: int, stream: Stream, index: int = 0, step: int = 0
-) -> np.random.Generator:
+def keyed_generator(seed: int, stream: Stream, index: int = 0, step: int = 0) -> Generator:
     """Return the generator of (seed, stream, index, step), the same every time and everywhere.
 
     Args:
@@ -50,7 +49,7 @@ def keyed_generator(
     # reach the words of step and index.
     key = np.array([seed, stream], dtype=np.uint64)
     counter = np.array([0, 0, step, index], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    return Generator(Philox(key=key, counter=counter))
 
 
 def initial_noise(
@@ -58,13 +57,7 @@ def initial_noise(
 ) -> Float32[Tensor, "batch *shape"]:
     """Return the standard normal noise that images `indices` start from, on the CPU.
 
-    Args:
-        seed: In [0, 2**63).
-        indices: Which images, each in [0, 2**48).
-        shape: Shape of one image's state.
-
-    Raises:
-        ValueError: If the seed or an index is out of its range.
+    `shape` is that of one image's state; ranges and errors are those of `keyed_generator`.
     """
     return _normals(seed, Stream.INITIAL, indices, 0, shape).to(torch.float32)
 
@@ -73,7 +66,7 @@ def draw_labels(seed: int, indices: Sequence[int], num_classes: int) -> Int64[Te
     """Return a uniformly random class in [0, num_classes) for each of the images `indices`.
 
     Raises:
-        ValueError: If num_classes is below 1, or the seed or an index is out of its range.
+        ValueError: If num_classes is below 1, or as `keyed_generator`.
     """
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}.")
@@ -86,14 +79,7 @@ def step_noise(
 ) -> Float64[Tensor, "batch *shape"]:
     """Return the standard normals of the SDE increment `step` of images `indices`, on the CPU.
 
-    Args:
-        seed: In [0, 2**63).
-        indices: Which images, each in [0, 2**48).
-        step: Number of the sampler's step, in [0, 2**31).
-        shape: Shape of one image's state.
-
-    Raises:
-        ValueError: If the seed, an index or the step is out of its range.
+    `shape` is that of one image's state; ranges and errors are those of `keyed_generator`.
     """
     return _normals(seed, Stream.INCREMENTS, indices, step, shape)
 

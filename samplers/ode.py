@@ -1,10 +1,9 @@
 """Deterministic sampling: integrate dx/dt = velocity from noise (t = 1) to data (t = 0).
 
-Euler and Heun are here, step for step as in REPA; the other methods are torchdiffeq's. The state
-is float64 whatever the velocity's dtype. Which path the velocity was trained on does not matter.
-
-Euler and Heun never wait for a GPU: times are Python floats. torchdiffeq keeps time on the device,
-so that its methods read it back at every evaluation, and the adaptive ones their error as well.
+Euler and Heun are here, step for step as in REPA, and never wait for a GPU: times are Python
+floats. The other methods are torchdiffeq's, which keeps time on the device: they read it back at
+every evaluation, and the adaptive ones their error as well. The state is float64 whatever the
+velocity's dtype. Which path the velocity was trained on does not matter.
 """
 
 import warnings
@@ -21,7 +20,7 @@ from torchdiffeq import odeint
 from samplers.guidance import GuidanceInterval
 from samplers.names import ADAMS_METHODS, ADAPTIVE_METHODS, ODE_METHODS
 from samplers.schedule import chosen_times, ode_times
-from samplers.velocity import Float64VelocityFn, TimeFn, VelocityFn, float64_velocity
+from samplers.velocity import SlopeFn, TimeFn, VelocityFn, float64_velocity
 
 
 @torch.no_grad()
@@ -64,8 +63,8 @@ def sample_ode(
         The state at t = 0, shaped like `noise`.
 
     Raises:
-        ValueError: If a method is unknown, an argument is out of range, a fixed-step method gets
-            both num_steps and times or neither, an adaptive one gets times, or cannot meet its
+        ValueError: If the method is unknown, an argument is out of range, a fixed-step method gets
+            both num_steps and times or neither, or an adaptive one gets times or cannot meet its
             tolerances.
 
     Warns:
@@ -94,7 +93,7 @@ def sample_ode(
             return _euler_or_heun(slope_at, x, grid, interval, method == "heun")
         pieces = _fixed_step_pieces(grid, interval)
     for piece, guided in pieces:
-        x = _integrate(slope_at, x, piece, guided, method, rtol, atol)
+        x = _integrate(slope_at, x, piece, guided, method, rtol=rtol, atol=atol)
     return x
 
 
@@ -106,21 +105,14 @@ def _check_method(method: str) -> None:
 
 
 def _euler_or_heun(
-    slope_at: Float64VelocityFn,
-    x: Tensor,
-    times: list[float],
-    interval: GuidanceInterval,
-    corrected: bool,
+    slope_at: SlopeFn, x: Tensor, times: list[float], interval: GuidanceInterval, corrected: bool
 ) -> Tensor:
     for t, t_next in pairwise(times):
         guided = t in interval
         slope = slope_at(x, t, guided)
-        predicted = x + (t_next - t) * slope
         if corrected and t_next > 0:
-            next_slope = slope_at(predicted, t_next, guided)
-            x = x + (t_next - t) * (slope + next_slope) / 2
-        else:
-            x = predicted
+            slope = (slope + slope_at(x + (t_next - t) * slope, t_next, guided)) / 2
+        x = x + (t_next - t) * slope
     return x
 
 
@@ -141,28 +133,19 @@ def _adaptive_pieces(interval: GuidanceInterval) -> Iterator[tuple[list[float], 
 
 
 def _integrate(
-    slope_at: Float64VelocityFn,
-    x: Tensor,
-    times: list[float],
-    guided: bool,
-    method: str,
-    rtol: float,
-    atol: float,
+    slope_at: SlopeFn, x: Tensor, times: list[float], guided: bool, method: str, **tolerances: float
 ) -> Tensor:
     """Integrate over one piece of constant guidance with torchdiffeq."""
     start, end = times[0], times[-1]
+    grid = torch.tensor(times, dtype=torch.float64, device=x.device)
+    options = _solver_options(method, grid)
 
     def slope(t: Tensor, x: Tensor) -> Tensor:
         # The guess of the first adaptive step may look past the end of the piece.
-        inside = min(start, max(end, float(t)))
-        return slope_at(x, inside, guided)
+        return slope_at(x, min(start, max(end, float(t))), guided)
 
-    grid = torch.tensor(times, dtype=torch.float64, device=x.device)
-    options = _solver_options(method, grid)
     try:
-        states = odeint(
-            slope, x, grid[[0, -1]], rtol=rtol, atol=atol, method=method, options=options
-        )
+        states = odeint(slope, x, grid[[0, -1]], method=method, options=options, **tolerances)
     except AssertionError as error:
         raise ValueError(
             f"{method} failed between t = {start} and {end} ({error}): loosen rtol and atol, "

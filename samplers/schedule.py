@@ -15,20 +15,16 @@ SDE_LAST_STEP_SIZE = 0.04
 
 def ode_times(num_steps: int) -> list[float]:
     """Return the num_steps + 1 equally spaced times from 1 to 0, both included."""
-    _check_num_steps(num_steps)
-    return _falling_times(0.0, num_steps + 1)
+    return _falling_times(0.0, num_steps, num_steps + 1)
 
 
 def sde_times(num_steps: int) -> list[float]:
     """Return num_steps equally spaced times from 1 to SDE_LAST_STEP_SIZE, and then 0."""
-    _check_num_steps(num_steps)
-    return [*_falling_times(SDE_LAST_STEP_SIZE, num_steps), 0.0]
+    return [*_falling_times(SDE_LAST_STEP_SIZE, num_steps, num_steps), 0.0]
 
 
 def chosen_times(
-    num_steps: int | None,
-    times: Sequence[float] | None,
-    published: Callable[[int], list[float]],
+    num_steps: int | None, times: Sequence[float] | None, published: Callable[[int], list[float]]
 ) -> list[float]:
     """Return the caller's times as they are, or the published ones of a number of steps.
 
@@ -49,12 +45,9 @@ def chosen_times(
     return visited
 
 
-def _check_num_steps(num_steps: int) -> None:
+def _falling_times(last: float, num_steps: int, count: int) -> list[float]:
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}.")
-
-
-def _falling_times(last: float, count: int) -> list[float]:
     # torch's linspace hits 0.2 exactly with 6 points where numpy's gives 0.19999999999999996,
     # which would put that step outside the guidance interval [0.2, 0.6]. torch on the CPU is
     # also what the reference uses, and intervals are closed.

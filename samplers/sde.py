@@ -43,26 +43,21 @@ def sample_sde(
     data of standard deviation 0.5, 0.60 for 0.1): that is the protocol of the published numbers.
 
     Args:
-        velocity: Asked with x and t in the dtype of `noise`.
-        noise: Standard normal, in the network's dtype.
-        num_steps: Steps of the published schedule, one velocity evaluation each; the last step
-            is the drift-only one.
-        times: Instead of num_steps, where the steps start and end: they fall strictly to 0 from
-            1, or from less if `noise` is a state of that time. The last step is still the
-            drift-only one.
+        velocity: As in `sample_ode`.
+        noise: As in `sample_ode`.
+        num_steps: Steps of the published schedule, one velocity evaluation each.
+        times: As in `sample_ode`; the last step is still the drift-only one.
         interpolant: The path that `velocity` was trained on; its score needs it.
-        guidance_interval: Closed interval (low, high) of times at which guidance is on, decided
-            at the start of a step.
+        guidance_interval: Closed, as (low, high); decided at the start of a step.
         normal: Called once for each step but the last, 0, 1, ... in turn; moved to the noise's
             device and used in float64.
-        on_time: Called with the time of every evaluation, before it; never waits for a GPU.
+        on_time: As in `sample_ode`; never waits for a GPU.
 
     Returns:
         The state at t = 0, shaped like `noise`.
 
     Raises:
-        ValueError: If num_steps, times or guidance_interval is out of range, both num_steps and
-            times or neither are given, or normals have a shape other than the noise's.
+        ValueError: As `sample_ode`, or normals have a shape other than the noise's.
 
     Source:
         REPA samplers.py, euler_maruyama_sampler. The diffusion is 2 t for every path, as there:
@@ -84,9 +79,7 @@ def sample_sde(
 def _checked(normals: Tensor, x: Tensor) -> Tensor:
     # Broadcasting would give the rows of a batch the same noise without a word.
     if normals.shape != x.shape:
-        raise ValueError(
-            f"normal(step) must have the noise's shape {tuple(x.shape)}, got "
-            f"{tuple(normals.shape)}."
-        )
+        wanted, got = tuple(x.shape), tuple(normals.shape)
+        raise ValueError(f"normal(step) must have the noise's shape {wanted}, got {got}.")
     # From a GPU to the CPU, a copy that does not block would be read before it is there.
     return normals.to(x.device, x.dtype, non_blocking=x.is_cuda)

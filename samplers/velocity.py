@@ -15,9 +15,8 @@ VelocityFn = Callable[[Tensor, Tensor, bool], Tensor]
 ModelFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 """model(x, t, labels): the velocity for labels (batch,), shaped like x."""
 
-Float64VelocityFn = Callable[[Tensor, float, bool], Tensor]
-"""velocity(x, t, guided) as the samplers' loops see it: float64 in and out, one time for all."""
-
+SlopeFn = Callable[[Tensor, float, bool], Tensor]
+"""slope(x, t, guided): the velocity as the loops see it, float64, at one time for all rows."""
 
 TimeFn = Callable[[float], object]
 """on_time(t): told the time of an evaluation, a Python float, before it."""
@@ -25,7 +24,7 @@ TimeFn = Callable[[float], object]
 
 def float64_velocity(
     velocity: VelocityFn, dtype: torch.dtype, on_time: TimeFn | None = None
-) -> Float64VelocityFn:
+) -> SlopeFn:
     """Wrap `velocity`, which computes in `dtype`, for a float64 state and one time for all rows."""
 
     def wrapped(x: Tensor, t: float, guided: bool) -> Tensor:

@@ -3,6 +3,7 @@
 import json
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from repa.errors import (
     CheckpointMismatchError,
     DownloadError,
     UnknownNameError,
+    first_line,
 )
 from repa.registry import cache_dir, entry_names, file_sha256, find_entry, is_registered
 
@@ -25,57 +27,15 @@ _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """Decodes latents; `network` is diffusers' AutoencoderKL, in evaluation mode."""
+    """An autoencoder's files on this machine; its network is loaded when it is first asked for.
 
-    network: Any
-
-    @torch.no_grad()
-    def decode(
-        self, x: Tensor, latent_space: LatentSpace, *, chunk_images: int = _CHUNK_IMAGES
-    ) -> Tensor:
-        """Turn a model's x into pixels.
-
-        Args:
-            x: (B, C, h, w).
-            latent_space: Where x lives.
-            chunk_images: Images decoded at a time, which bounds the memory.
-
-        Returns:
-            float32 (B, 3, H, W), about [-1, 1], not clamped.
-        """
-        chunks = map(latent_space.to_autoencoder, x.float().split(chunk_images))
-        return torch.cat([self.network.decode(latents).sample for latents in chunks])
-
-
-def latents_from_moments(moments: Tensor, noise: Tensor, latent_space: LatentSpace) -> Tensor:
-    """Draw a model's x from an encoded image's distribution.
-
-    Args:
-        moments: (B, 2 C, h, w): mean, then standard deviation (not its logarithm).
-        noise: Standard normal (B, C, h, w).
-        latent_space: Where x lives.
-
-    Returns:
-        (B, C, h, w).
-
-    Source:
-        REPA train.py, sample_posterior.
-    """
-    mean, deviation = moments.chunk(2, dim=1)
-    return latent_space.from_autoencoder(mean + deviation * noise)
-
-
-@dataclass(frozen=True)
-class AutoencoderFiles:
-    """An autoencoder's files on this machine, its network not yet loaded.
-
-    Attributes:
-        name: Name in the registry, or the folder's own name.
-        folder: What diffusers' save_pretrained writes.
+    Its name is the registered one or the folder's own; the folder is as diffusers' save_pretrained
+    writes it.
     """
 
     name: str
     folder: Path
+    device: torch.device | str = "cpu"
 
     @property
     def sha256(self) -> str:
@@ -95,8 +55,21 @@ class AutoencoderFiles:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointFormatError(f"{path}: describes no AutoencoderKL: {error}") from error
 
-    def load(self, device: torch.device | str = "cpu") -> Autoencoder:
-        """Load the network.
+    @torch.no_grad()
+    def decode(
+        self, x: Tensor, latent_space: LatentSpace, *, chunk_images: int = _CHUNK_IMAGES
+    ) -> Tensor:
+        """Turn a model's x (B, C, h, w), of a latent space, into pixels.
+
+        They are float32 (B, 3, H, W), about [-1, 1], not clamped. Images are decoded in chunks,
+        which bounds the memory.
+        """
+        chunks = map(latent_space.to_autoencoder, x.float().split(chunk_images))
+        return torch.cat([self.network.decode(latents).sample for latents in chunks])
+
+    @cached_property
+    def network(self) -> Any:  # noqa: ANN401
+        """Diffusers' AutoencoderKL on `device`, in evaluation mode.
 
         Raises:
             CheckpointFormatError: The folder holds no AutoencoderKL.
@@ -119,67 +92,72 @@ class AutoencoderFiles:
                     use_safetensors=True,
                 )
         except Exception as error:  # a stranger's files fail in many ways
-            raise CheckpointFormatError(
-                f"{self.folder}: holds no AutoencoderKL: {_first_line(error)}"
-            ) from error
+            reason = f"holds no AutoencoderKL: {first_line(error).rstrip('.')}"
+            raise CheckpointFormatError(f"{self.folder}: {reason}") from error
         network, report = loaded
         # diffusers gives tensors that are not in the file random values without an error.
         if missing := report["missing_keys"]:
-            raise CheckpointMismatchError(
-                f"{self.folder / _WEIGHTS}: lacks {len(missing)} tensors of an AutoencoderKL, "
-                f"{missing[0]} for one."
-            )
-        return Autoencoder(network.to(device).requires_grad_(False).eval())
+            lack = f"{len(missing)} tensors of an AutoencoderKL, {missing[0]} for one"
+            raise CheckpointMismatchError(f"{self.folder / _WEIGHTS}: lacks {lack}.")
+        return network.to(self.device).requires_grad_(False).eval()
+
+
+def latents_from_moments(moments: Tensor, noise: Tensor, latent_space: LatentSpace) -> Tensor:
+    """Draw a model's x (B, C, h, w), of a latent space, from an encoded image's distribution.
+
+    The moments (B, 2 C, h, w) are mean, then standard deviation (not its logarithm); the noise
+    (B, C, h, w) is standard normal.
+
+    Source:
+        REPA train.py, sample_posterior.
+    """
+    mean, deviation = moments.chunk(2, dim=1)
+    return latent_space.from_autoencoder(mean + deviation * noise)
 
 
 def load_autoencoder(name_or_path: str, device: torch.device | str = "cpu") -> Autoencoder:
-    """Find an AutoencoderKL and load it; raises as `find_autoencoder` and its `load` do."""
-    return find_autoencoder(name_or_path).load(device)
+    """Find an AutoencoderKL and load it; raises as `find_autoencoder` and `network` do."""
+    autoencoder = find_autoencoder(name_or_path, device)
+    _ = autoencoder.network
+    return autoencoder
 
 
-def find_autoencoder(name_or_path: str) -> AutoencoderFiles:
+def find_autoencoder(name_or_path: str, device: torch.device | str = "cpu") -> Autoencoder:
     """Find an AutoencoderKL by its name in the registry or by a folder that diffusers wrote.
 
-    Args:
-        name_or_path: A registered name is looked for in the cache folder (where it can be put by
-            hand), in Hugging Face's cache, and on the network, at the registry's revision or the
-            newest one when that is null. What is found is not verified: no hash is recorded.
+    A registered name is looked for in the cache folder (where it can be put by hand), in Hugging
+    Face's cache, and on the network, at the registry's revision or the newest one when that is
+    null. What is found is not verified: no hash is recorded. The network will go to `device`.
 
     Raises:
         UnknownNameError: Neither a name nor a folder.
+        CheckpointFormatError: The folder has no weights.
         DownloadError: It is not on this machine and could not be downloaded.
     """
     if is_registered("autoencoders", name_or_path):
         entry = find_entry("autoencoders", name_or_path)
-        return AutoencoderFiles(
-            name_or_path, _fetch(name_or_path, entry["hugging_face"], entry["revision"])
-        )
+        folder = _fetch(name_or_path, entry["hugging_face"], entry["revision"])
+        return Autoencoder(name_or_path, folder, device)
     folder = Path(name_or_path)
     if not folder.is_dir():
         raise UnknownNameError("autoencoder", name_or_path, entry_names("autoencoders"))
     if not (folder / _WEIGHTS).exists():
         raise CheckpointFormatError(f"{folder}: holds no AutoencoderKL: {_WEIGHTS} is missing.")
-    return AutoencoderFiles(folder.resolve().name, folder)
+    return Autoencoder(folder.resolve().name, folder, device)
 
 
 def _fetch(name: str, identifier: str, revision: str | None) -> Path:
-    """Return the folder of an autoencoder of Hugging Face, downloaded if need be."""
     by_hand = cache_dir() / "autoencoders" / name
     if all((by_hand / file).exists() for file in (_CONFIG, _WEIGHTS)):
         return by_hand
     from huggingface_hub import snapshot_download
 
+    files = [_CONFIG, _WEIGHTS]
     try:
-        return Path(
-            snapshot_download(identifier, revision=revision, allow_patterns=[_CONFIG, _WEIGHTS])
-        )
+        return Path(snapshot_download(identifier, revision=revision, allow_patterns=files))
     except Exception as error:  # the hub's client and its transport have errors of their own
         raise DownloadError(
-            f"cannot download the autoencoder {name} ({_first_line(error)}); download {_CONFIG} "
-            f"and {_WEIGHTS} from https://huggingface.co/{identifier}/tree/{revision or 'main'} "
-            f"and put them into {by_hand}"
+            f"cannot download the autoencoder {name} ({first_line(error).rstrip('.')}); download "
+            f"{_CONFIG} and {_WEIGHTS} from https://huggingface.co/{identifier}/tree/"
+            f"{revision or 'main'} and put them into {by_hand}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

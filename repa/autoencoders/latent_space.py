@@ -8,6 +8,7 @@ A model of pixels lives in the space of no autoencoder, by the identity. The onl
 
 from dataclasses import dataclass
 from math import isfinite
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +21,8 @@ Numbers = float | tuple[float, ...]
 class LatentSpace:
     """The space of a model's x: autoencoder's latents = scale * x + bias; JSON as its `asdict`.
 
-    Attributes:
-        autoencoder: Name in the registry, or folder, of what decodes the latents; None for pixels,
-            and for latents whose autoencoder is not known.
-        scale: For all channels or one a channel; a list becomes a tuple.
-        bias: For all channels or one a channel.
+    The autoencoder is a registered name or a folder; None for pixels, and for latents whose
+    autoencoder is not known. Of scale and bias a list becomes a tuple.
 
     Raises:
         ValueError: The autoencoder is no name, a number is not finite, a scale is 0, or there are
@@ -36,7 +34,6 @@ class LatentSpace:
     bias: Numbers = 0.0
 
     def __post_init__(self) -> None:
-        """Check what may come from a stranger's file."""
         if not isinstance(self.autoencoder, str | None):
             raise ValueError(f"autoencoder is {self.autoencoder!r}, not a name")
         for name in ("scale", "bias"):
@@ -60,29 +57,25 @@ class LatentSpace:
         """Turn the model's x (..., C, h, w) into the autoencoder's latents, in x's dtype."""
         # 1 / (1 / 0.18215) is 0.18215 in float64: dividing by it is the reference's arithmetic to
         # the last bit, where multiplying by 5.49 is not.
-        latents = x / _factor(_inverse(self.scale), x)
-        return latents + _factor(self.bias, x) if self.bias else latents
+        return x / _factor(_inverse(self.scale), x) + _factor(self.bias, x)
 
     def from_autoencoder(self, latents: Tensor) -> Tensor:
         """Turn the autoencoder's latents (..., C, h, w) into the model's x, in their dtype."""
-        unbiased = latents - _factor(self.bias, latents) if self.bias else latents
-        return unbiased * _factor(_inverse(self.scale), latents)
+        return (latents - _factor(self.bias, latents)) * _factor(_inverse(self.scale), latents)
 
 
 def _checked(name: str, numbers: object) -> Numbers:
     """Return numbers as floats, a list of them as a tuple."""
-    each: list[object] = list(numbers) if isinstance(numbers, list | tuple) else [numbers]
-    usable = [
-        float(number)
-        for number in each
-        if isinstance(number, int | float) and not isinstance(number, bool) and isfinite(number)
-    ]
+    several = isinstance(numbers, list | tuple)
+    each: list[Any] = list(numbers) if several else [numbers]
     if not each:
         raise ValueError(f"{name} is an empty list")
-    if len(usable) < len(each) or (name == "scale" and 0 in usable):
-        other = " other than 0" if name == "scale" else ""
-        raise ValueError(f"{name} is {numbers!r}, not a finite number{other} or a list of them")
-    return tuple(usable) if isinstance(numbers, list | tuple) else usable[0]
+    for number in each:
+        real = isinstance(number, int | float) and not isinstance(number, bool)
+        if not real or not isfinite(number) or (name == "scale" and number == 0):
+            other = " other than 0" if name == "scale" else ""
+            raise ValueError(f"{name} is {numbers!r}, not a finite number{other} or a list of them")
+    return tuple(map(float, each)) if several else float(each[0])
 
 
 def _inverse(numbers: Numbers) -> Numbers:

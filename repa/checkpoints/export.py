@@ -1,15 +1,13 @@
 """Write a checkpoint of any dialect as one small safetensors file for sampling."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
+from repa.checkpoints.contents import Extra, Tensors
 from repa.checkpoints.reading import read_checkpoint
 from repa.checkpoints.settings import describe
 from repa.errors import OutputExistsError
@@ -24,7 +22,7 @@ def export_weights(
     projectors: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Write the weights that sampling needs, with a description of their network.
+    """Write the weights that sampling needs, with a description of their network; return `out`.
 
     Args:
         source: Name in the registry, checkpoint file, or folder of a training run.
@@ -32,9 +30,6 @@ def export_weights(
         half: Store float16, half the size; weights are rounded to 11 significant bits.
         projectors: Keep the projectors, which only training needs.
         overwrite: Whether an existing file may be replaced.
-
-    Returns:
-        `out`.
 
     Raises:
         OutputExistsError: `out` exists, or does not end in .safetensors.
@@ -58,9 +53,7 @@ def export_weights(
     return out
 
 
-def write_weights(
-    path: Path, tensors: Mapping[str, Tensor], description: Mapping[str, Any]
-) -> None:
+def write_weights(path: Path, tensors: Tensors, description: Extra) -> None:
     """Write a SiT's tensors with a JSON description that `repa.checkpoints.load_model` reads."""
     # One key alone: safetensors writes several in an order that changes from run to run.
     metadata = {"repa": json.dumps(dict(description))}

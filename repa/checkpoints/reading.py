@@ -4,21 +4,17 @@ A name in the registry, a file of any dialect, or a folder that our trainer wrot
 does not say what network it holds, the registry or its dialect does.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from repa.autoencoders.latent_space import LatentSpace
-from repa.checkpoints.contents import first_line, read_contents
+from repa.checkpoints.contents import Tensors, read_contents
 from repa.checkpoints.dialects import convert
 from repa.checkpoints.settings import CheckpointSettings
-from repa.errors import CheckpointFormatError, CheckpointMismatchError, UnknownNameError
-from repa.models.prediction import Prediction
+from repa.errors import CheckpointFormatError, CheckpointMismatchError, UnknownNameError, first_line
 from repa.models.sit import SiT
 from repa.registry import entry_names, fetch, file_sha256, find_entry, is_registered
 from samplers import INTERPOLANTS, ModelFn
@@ -30,31 +26,16 @@ _NAMED = 4  # tensors that a message names before it says how many more there ar
 class Checkpoint:
     """A checkpoint that has been read; its network is built when it is first asked for.
 
-    Attributes:
-        name: Name in the registry, or the file's name without its folder.
-        path: The file.
-        dialect: Which of `repa.checkpoints.dialects` it speaks.
-        settings: What network it holds, and for what.
-        tensors: The state dict, perhaps memory-mapped, in the file's dtypes.
-        device: Where the network goes.
+    Its name is the registered one, or the file's without its folder; the dialect is one of
+    `repa.checkpoints.dialects`. The tensors, the state dict, have the file's dtypes.
     """
 
     name: str
     path: Path
     dialect: str
     settings: CheckpointSettings
-    tensors: Mapping[str, Tensor] = field(repr=False)
+    tensors: Tensors = field(repr=False)
     device: torch.device | str = "cpu"
-
-    @property
-    def prediction(self) -> Prediction:
-        """What the network's output means."""
-        return self.settings.prediction
-
-    @property
-    def latent_space(self) -> LatentSpace:
-        """Where the network's input and output live."""
-        return self.settings.latent_space
 
     @cached_property
     def sha256(self) -> str:
@@ -62,36 +43,32 @@ class Checkpoint:
         return file_sha256(self.path)
 
     @property
-    def model(self) -> SiT:
-        """The network on `device`, see `build`; built once."""
-        return self._network
-
-    @cached_property
-    def _network(self) -> SiT:
-        return self.build(self.device)
-
-    @property
     def velocity_model(self) -> ModelFn:
         """model(x, t, labels) that gives the velocity: the network itself if it predicts that."""
-        return self.prediction.velocity_model(self.model, INTERPOLANTS[self.settings.path_type])
+        path = INTERPOLANTS[self.settings.path_type]
+        return self.settings.prediction.velocity_model(self.model, path)
 
-    def build(self, device: torch.device | str = "cpu") -> SiT:
-        """Return the network in float32 and evaluation mode, without gradients.
+    @property
+    def model(self) -> SiT:
+        """The network on `device`, in float32 and evaluation mode, without gradients; built once.
 
         Raises:
             CheckpointFormatError: The settings make no network.
             CheckpointMismatchError: Tensors are missing, unexpected or misshapen.
         """
+        return self._network
+
+    @cached_property
+    def _network(self) -> SiT:
         try:
             with torch.device("meta"):
                 model = SiT(**self.settings.model)
         except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
-            raise CheckpointFormatError(
-                f"{self.path}: describes no SiT: {first_line(error)}"
-            ) from error
+            reason = f"describes no SiT: {first_line(error)}"
+            raise CheckpointFormatError(f"{self.path}: {reason}") from error
         _check_tensors(self.path, model.state_dict(), self.tensors)
         tensors = {
-            name: tensor.to(device, torch.float32, copy=True)
+            name: tensor.to(self.device, torch.float32, copy=True)
             for name, tensor in self.tensors.items()
         }
         model.load_state_dict(tensors, strict=True, assign=True)
@@ -101,13 +78,8 @@ class Checkpoint:
 def load_model(name_or_path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Load a SiT by its name in the registry, from a file, or from a training run's folder.
 
-    Args:
-        name_or_path: A registered name comes before a file of that name. Of a run's folder the
-            latest moving average is taken.
-        device: Where the network goes.
-
-    Returns:
-        The checkpoint with its `.model` built and its `.sha256` taken.
+    A registered name comes before a file of that name; of a run's folder the latest moving average
+    is taken. Its `.model` is built on `device` and its `.sha256` taken when this returns.
 
     Raises:
         UnknownNameError: Neither a name nor a path.
@@ -122,8 +94,7 @@ def load_model(name_or_path: str | Path, device: torch.device | str = "cpu") -> 
 
 def read_checkpoint(name_or_path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Find and read a checkpoint without building its network; raises as `load_model` does."""
-    name, path, entry = _locate(str(name_or_path))
-    stated = entry if entry is not None and entry["model"] is not None else None
+    name, path, stated = _locate(str(name_or_path))
     contents = read_contents(path)
     try:
         dialect, settings, tensors = convert(*contents, stated)
@@ -133,13 +104,11 @@ def read_checkpoint(name_or_path: str | Path, device: torch.device | str = "cpu"
 
 
 def _locate(name_or_path: str) -> tuple[str, Path, dict[str, Any] | None]:
-    """Return the name to report, the file, and the registry's entry if it has one."""
+    """Return the name to report, the file, and the registry's description if it has one."""
     if is_registered("checkpoints", name_or_path):
-        return (
-            name_or_path,
-            fetch("checkpoints", name_or_path),
-            find_entry("checkpoints", name_or_path),
-        )
+        entry = find_entry("checkpoints", name_or_path)
+        stated = None if entry["model"] is None else entry
+        return name_or_path, fetch("checkpoints", name_or_path), stated
     path = Path(name_or_path)
     if path.is_dir():
         file = _latest_average(path)
@@ -151,35 +120,28 @@ def _locate(name_or_path: str) -> tuple[str, Path, dict[str, Any] | None]:
 
 def _latest_average(run: Path) -> Path:
     """Return the moving average of a training run's highest step."""
-    files = [*run.glob("step-*/ema.safetensors"), *run.glob("checkpoints/step-*/ema.safetensors")]
-    if (run / "ema.safetensors").exists():
-        files.append(run / "ema.safetensors")
+    file = "ema.safetensors"
+    files = [path for at in ("", "step-*/", "checkpoints/step-*/") for path in run.glob(at + file)]
     if not files:
-        raise CheckpointFormatError(
-            f"{run}: is a folder without checkpoints/step-*/ema.safetensors, so no training run."
-        )
+        reason = f"is a folder without checkpoints/step-*/{file}, so no training run"
+        raise CheckpointFormatError(f"{run}: {reason}.")
     return max(files, key=lambda file: (len(file.parent.name), file.parent.name))
 
 
-def _check_tensors(path: Path, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+def _check_tensors(path: Path, wanted: Tensors, found: Tensors) -> None:
     """Raise CheckpointMismatchError unless names and shapes are the same."""
-    problems = [
-        ("missing", [name for name in wanted if name not in found]),
-        ("unexpected", [name for name in found if name not in wanted]),
-        (
-            "misshapen",
-            [
-                f"{name} {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
-                for name, tensor in wanted.items()
-                if name in found and found[name].shape != tensor.shape
-            ],
-        ),
-    ]
-    texts = [f"{kind} {_listed(names)}" for kind, names in problems if names]
-    if texts:
-        raise CheckpointMismatchError(
-            f"{path}: does not hold the network it should: {'; '.join(texts)}."
-        )
+    problems = {
+        "missing": [name for name in wanted if name not in found],
+        "unexpected": [name for name in found if name not in wanted],
+        "misshapen": [
+            f"{name} {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
+            for name, tensor in wanted.items()
+            if name in found and found[name].shape != tensor.shape
+        ],
+    }
+    if texts := [f"{kind} {_listed(names)}" for kind, names in problems.items() if names]:
+        what = f"does not hold the network it should: {'; '.join(texts)}"
+        raise CheckpointMismatchError(f"{path}: {what}.")
 
 
 def _listed(names: list[str]) -> str:

@@ -3,13 +3,11 @@
 The description stands in our own files and, without its format, in the registry's entries.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
 
-from torch import Tensor
-
 from repa.autoencoders.latent_space import PIXELS, SD_LATENTS, LatentSpace
+from repa.checkpoints.contents import Extra, Tensors
 from repa.errors import suggestion
 from repa.models.prediction import Prediction
 from repa.models.sit import SIT_SIZES
@@ -20,27 +18,15 @@ FORMATS = (1, 2)
 
 _PIXEL_CHANNELS = 3
 _LARGEST = 10_000  # a damaged or hostile file must not make us build for hours
-_WHOLE_NUMBERS = (
-    "input_size",
-    "patch_size",
-    "in_channels",
-    "hidden_size",
-    "depth",
-    "num_heads",
-    "num_classes",
-)
+_WHOLE_NUMBERS = ("input_size", "in_channels", "num_classes", *SIT_SIZES["SiT-XL/2"])
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings:
-    """What network a checkpoint holds, and for what.
+    """What network a checkpoint holds (keyword arguments of `SiT`), and for what.
 
-    Attributes:
-        model: Keyword arguments of `SiT`.
-        path_type: Interpolant that it was trained on.
-        dataset: Name in the registry of what it was trained on, if known.
-        prediction: What its output means.
-        latent_space: Where its input and output live.
+    The interpolant and, if known, the registered name of the data set that it was trained on, what
+    its output means, and where its input and output live. Values may come from a stranger's file.
     """
 
     model: dict[str, Any]
@@ -50,7 +36,6 @@ class CheckpointSettings:
     latent_space: LatentSpace = PIXELS
 
     def __post_init__(self) -> None:
-        """Check the choices and the types, which may come from a stranger's file."""
         if self.path_type not in get_args(InterpolantName):
             raise ValueError(f"path_type is {self.path_type!r}, not linear or cosine")
         if not isinstance(self.dataset, str | None):
@@ -59,13 +44,10 @@ class CheckpointSettings:
             value = self.model.get(name)
             if type(value) is not int or not 1 <= value <= _LARGEST:
                 raise ValueError(f"{name} is {value!r}, not a whole number from 1 to {_LARGEST}")
-        for name, channels in (
-            ("prediction", self.prediction.channels),
-            ("latent_space", self.latent_space.num_channels),
-        ):
-            if channels not in (None, self.model["in_channels"]):
-                wanted = self.model["in_channels"]
-                raise ValueError(f"{name} is for {channels} channels and the model has {wanted}")
+        has, space = self.model["in_channels"], self.latent_space.num_channels
+        for name, channels in ("prediction", self.prediction.channels), ("latent_space", space):
+            if channels not in (None, has):
+                raise ValueError(f"{name} is for {channels} channels and the model has {has}")
 
     @property
     def num_classes(self) -> int:
@@ -73,16 +55,12 @@ class CheckpointSettings:
         return self.model["num_classes"]
 
 
-def settings_from_description(
-    description: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> CheckpointSettings:
+def settings_from_description(description: Extra, tensors: Tensors) -> CheckpointSettings:
     """Read the description that our trainer writes, or an entry of the registry.
 
-    Args:
-        description: "model" (keyword arguments of `SiT`, perhaps with "size" for a named size),
-            "path_type", "dataset", "prediction", and "latent_space" or "autoencoder"; other keys
-            are of no account here.
-        tensors: The state dict; it alone says which projectors are there.
+    It has "model" (keyword arguments of `SiT`, perhaps with "size" for a named size), "path_type",
+    "dataset", "prediction", and "latent_space" or "autoencoder"; other keys are of no account here.
+    The tensors of the state dict alone say which projectors are there.
 
     Raises:
         ValueError: A value is missing or wrong.
@@ -96,13 +74,17 @@ def settings_from_description(
         if size not in SIT_SIZES:
             raise ValueError(f"unknown size {size!r}{suggestion(str(size), SIT_SIZES)}")
         model = {**SIT_SIZES[size], **model}
+    space, autoencoder = description.get("latent_space"), description.get("autoencoder")
     prediction = description.get("prediction")
+    if space is not None and autoencoder is not None:
+        raise ValueError("the description has both an autoencoder and a latent_space")
+    assumed = assumed_latent_space(autoencoder, model.get("in_channels"))
     return CheckpointSettings(
         model={**model, **projectors_of(tensors)},
         path_type=description.get("path_type", "linear"),
         dataset=description.get("dataset"),
         prediction=Prediction() if prediction is None else Prediction(**prediction),
-        latent_space=_described_latent_space(description, model.get("in_channels")),
+        latent_space=assumed if space is None else LatentSpace(**space),
     )
 
 
@@ -113,11 +95,7 @@ def describe(settings: CheckpointSettings) -> dict[str, Any]:
     overlook a prediction or a latent space and make wrong images, so that these have format 2,
     which they refuse.
     """
-    described = {
-        "model": settings.model,
-        "path_type": settings.path_type,
-        "dataset": settings.dataset,
-    }
+    described = {key: getattr(settings, key) for key in ("model", "path_type", "dataset")}
     space, prediction = settings.latent_space, settings.prediction
     assumed = assumed_latent_space(space.autoencoder, settings.model["in_channels"])
     if (space, prediction) == (assumed, Prediction()):
@@ -136,31 +114,19 @@ def assumed_latent_space(autoencoder: str | None, in_channels: object) -> Latent
     return replace(SD_LATENTS, autoencoder=autoencoder)
 
 
-def _described_latent_space(description: Mapping[str, Any], in_channels: object) -> LatentSpace:
-    autoencoder, space = description.get("autoencoder"), description.get("latent_space")
-    if space is None:
-        return assumed_latent_space(autoencoder, in_channels)
-    if autoencoder is not None:
-        raise ValueError("the description has both an autoencoder and a latent_space")
-    return LatentSpace(**space)
-
-
-def projectors_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def projectors_of(tensors: Tensors) -> dict[str, Any]:
     """Return target_dims and projector_dim of the projectors that are there, maybe none."""
-    outputs = sorted(
-        (int(name.split(".")[1]), width_of(name, tensor))
-        for name, tensor in tensors.items()
-        if name.startswith("projectors.") and name.endswith(".4.weight")
-    )
-    hidden = tensors.get("projectors.0.0.weight")
-    return {
-        "target_dims": [width for _, width in outputs],
-        **({} if hidden is None else {"projector_dim": width_of("projectors.0.0.weight", hidden)}),
-    }
+    outputs = [n for n in tensors if n.startswith("projectors.") and n.endswith(".4.weight")]
+    outputs.sort(key=lambda name: int(name.split(".")[1]))
+    arguments: dict[str, Any] = {"target_dims": [width_of(name, tensors) for name in outputs]}
+    if (hidden := "projectors.0.0.weight") in tensors:
+        arguments["projector_dim"] = width_of(hidden, tensors)
+    return arguments
 
 
-def width_of(name: str, tensor: Tensor) -> int:
+def width_of(name: str, tensors: Tensors) -> int:
     """Return the outputs of a layer's weight, or the size of a norm's."""
-    if not tensor.ndim or not len(tensor):
-        raise ValueError(f"the tensor {name} has the shape {tuple(tensor.shape)}")
-    return len(tensor)
+    shape = tuple(tensors[name].shape)
+    if not shape or not shape[0]:
+        raise ValueError(f"the tensor {name} has the shape {shape}")
+    return shape[0]

@@ -7,6 +7,7 @@ size (and the images of a batch share the steps of an adaptive solver).
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol as Interface
 
 import numpy as np
@@ -32,8 +33,7 @@ from samplers import (
     step_noise,
 )
 
-TOLERANCE = 1e-5
-"""Of adaptive solvers, relative and absolute."""
+TOLERANCE = 1e-5  # of adaptive solvers, relative and absolute
 
 
 class GenerativeModel(Interface):
@@ -57,13 +57,7 @@ class GenerativeModel(Interface):
 
 @dataclass(frozen=True)
 class SampledImages:
-    """A batch of images.
-
-    Attributes:
-        indices: Which images they are.
-        images: uint8 (B, H, W, 3).
-        labels: int64 (B,), the classes that were asked for.
-    """
+    """A batch: which images, the images uint8 (B, H, W, 3), the classes asked for int64 (B,)."""
 
     indices: Sequence[int]
     images: np.ndarray
@@ -109,8 +103,12 @@ def images_of(
             x = _sample(model, batch, labels.to(device), protocol, on_time).float()
             pixels = autoencoder.decode(x, space) if autoencoder else x
             images = images_from_pixels(pixels, protocol.quantizer)
-            finite = torch.isfinite(pixels).flatten(1).all(1)
-        _check_finite(batch, finite)
+            finite = torch.isfinite(pixels).flatten(1).all(1).tolist()  # the device is read once
+        if False in finite:
+            first = batch[finite.index(False)]
+            raise NonFiniteError(
+                f"image {first} has NaN or infinite pixels: the network overflowed."
+            )
         yield SampledImages(batch, images.cpu().numpy(), labels.numpy())
         tell(start + len(batch), len(indices))
 
@@ -137,30 +135,17 @@ def _sample(
     velocity = classifier_free_velocity(
         model.velocity_model, labels, network.null_label, protocol.cfg_scale
     )
+    solve: Callable[..., Tensor]
     if protocol.solver == "sde":
-        return sample_sde(
-            velocity,
-            noise,
-            num_steps=protocol.num_steps,
-            interpolant=INTERPOLANTS[model.settings.path_type],
-            guidance_interval=protocol.guidance_interval,
-            normal=lambda step: step_noise(seed, indices, step, shape),
-            on_time=on_time,
-        )
-    return sample_ode(
+        path = INTERPOLANTS[model.settings.path_type]
+        normal = lambda step: step_noise(seed, indices, step, shape)  # noqa: E731
+        solve = partial(sample_sde, interpolant=path, normal=normal)
+    else:
+        solve = partial(sample_ode, method=protocol.solver, rtol=TOLERANCE, atol=TOLERANCE)
+    return solve(
         velocity,
         noise,
         num_steps=None if protocol.adaptive else protocol.num_steps,
-        method=protocol.solver,
         guidance_interval=protocol.guidance_interval,
-        rtol=TOLERANCE,
-        atol=TOLERANCE,
         on_time=on_time,
     )
-
-
-def _check_finite(indices: Sequence[int], finite: Tensor) -> None:
-    """Raise NonFiniteError for the first image that is not finite; reads the device once."""
-    bad = [index for index, good in zip(indices, finite.tolist(), strict=True) if not good]
-    if bad:
-        raise NonFiniteError(f"image {bad[0]} has NaN or infinite pixels: the network overflowed.")

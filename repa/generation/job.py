@@ -1,29 +1,24 @@
 """Sample images from a checkpoint into a crash-safe NPZ.
 
-Image i depends on the seed and i alone. Batches are fixed by index (batch b holds images b * B to
-(b + 1) * B - 1), processes take them in turn, and batches that are already on disk are skipped, so
-a killed run is continued by repeating it, with any number of processes.
+Batches are fixed by index (batch b holds images b * B to (b + 1) * B - 1), processes take them in
+turn, and batches that are already on disk are skipped, so a killed run is continued by repeating
+it, with any number of processes.
 """
 
-import platform
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from repa.autoencoders.autoencoder import (
-    AutoencoderFiles,
-    find_autoencoder,
-)
+from repa.autoencoders.autoencoder import Autoencoder, find_autoencoder
 from repa.checkpoints import Checkpoint, read_checkpoint
 from repa.errors import NonFiniteError, SettingError
 from repa.generation.images import TOLERANCE, images_of
 from repa.generation.sample_file import NpzWriter, check_sample_file
 from repa.generation.settings import SampleConfig
-from repa_base.device import toolkit_version
+from repa_base.device import environment, toolkit_version
 from repa_base.processes import Processes
 from repa_base.progress import Steps
 
@@ -32,22 +27,14 @@ _MANIFEST_FORMAT = 1
 
 @dataclass(frozen=True)
 class GeneratedFile:
-    """What `generate` leaves.
-
-    Attributes:
-        path: The NPZ.
-        was_finished: Whether it was complete, with the same settings, before this run.
-    """
+    """An NPZ, and whether it was complete, with the same settings, before the run."""
 
     path: Path
     was_finished: bool
 
 
 def generate(
-    config: SampleConfig,
-    *,
-    processes: Processes | None = None,
-    progress: Steps | None = None,
+    config: SampleConfig, *, processes: Processes | None = None, progress: Steps | None = None
 ) -> GeneratedFile:
     """Sample images into the NPZ `config.out`, or go on with a run that was interrupted.
 
@@ -56,13 +43,9 @@ def generate(
 
     Args:
         config: The settings; the defaults are the published protocol.
-        processes: Those that share the work, each calling this function; all return when the file
-            is complete. None is a process alone.
+        processes: Those that share the work, each calling this; all return when it is complete.
         progress: Called at the start, at every step and after every batch with the images of this
             process, a batch in work counted by its time gone by.
-
-    Returns:
-        The NPZ, and whether there was nothing left to do.
 
     Raises:
         RepaError: See `repa.checkpoints.load_model`, `repa.generation.sample_file.NpzWriter` and
@@ -94,7 +77,7 @@ class Job:
 
     config: SampleConfig
     checkpoint: Checkpoint
-    autoencoder: AutoencoderFiles | None
+    autoencoder: Autoencoder | None
     device: torch.device
 
     @classmethod
@@ -106,11 +89,9 @@ class Job:
         checkpoint = read_checkpoint(config.model, device)
         settings = checkpoint.settings
         if not isinstance(config.labels, str) and max(config.labels) >= settings.num_classes:
-            raise SettingError(
-                "labels",
-                f"label {max(config.labels)} is none of the {settings.num_classes} classes of "
-                f"{checkpoint.name}, 0 to {settings.num_classes - 1}.",
-            )
+            classes = f"{settings.num_classes} classes of {checkpoint.name}"
+            rule = f"none of the {classes}, 0 to {settings.num_classes - 1}"
+            raise SettingError("labels", f"label {max(config.labels)} is {rule}.")
         name, pixels = settings.latent_space.autoencoder, settings.latent_space.is_pixels
         if config.autoencoder is not None:
             if pixels:
@@ -118,7 +99,8 @@ class Job:
             name = config.autoencoder
         if name is None and not pixels:
             raise SettingError("autoencoder", f"{checkpoint.name} makes latents: name one.")
-        return cls(config, checkpoint, find_autoencoder(name) if name else None, device)
+        autoencoder = find_autoencoder(name, device) if name else None
+        return cls(config, checkpoint, autoencoder, device)
 
     @property
     def image_size(self) -> int:
@@ -143,9 +125,9 @@ class Job:
             "solver": config.solver,
             "num_steps": None if config.adaptive else config.num_steps,
             "cfg_scale": config.cfg_scale,
-            "guidance_interval": list(config.guidance_interval),
+            "guidance_interval": config.guidance_interval,
             "seed": config.seed,
-            "labels": config.labels if isinstance(config.labels, str) else list(config.labels),
+            "labels": config.labels,
             "num_images": config.num_images,
             "image_size": self.image_size,
             "autoencoder": autoencoder.name if autoencoder else None,
@@ -156,11 +138,7 @@ class Job:
             **({"rtol": TOLERANCE, "atol": TOLERANCE} if config.adaptive else {}),
             "dtype": "float32",
             "tf32": config.tf32 and self.device.type == "cuda",
-            "versions": {
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "python": platform.python_version(),
-            },
+            "versions": {name: environment()[name] for name in ("torch", "numpy", "python")},
         }
 
     def open_output(self, *, attach: bool = False) -> NpzWriter:
@@ -180,25 +158,24 @@ def _fill(output: NpzWriter, job: Job, processes: Processes, progress: Steps) ->
     size, num_images = job.config.batch_size, job.config.num_images
     own = range(0, num_images, size)[processes.rank :: processes.size]
     batches = [range(start, min(start + size, num_images)) for start in own]
-    todo = [batch for batch in batches if not output.is_done(batch.start, len(batch))]
+    todo = [i for batch in batches if not output.is_done(batch.start, len(batch)) for i in batch]
     total = sum(map(len, batches))
-    done = total - sum(map(len, todo))
+    done = total - len(todo)
     progress(done, total)
     if not todo:
         return
-    autoencoder = job.autoencoder.load(job.device) if job.autoencoder else None
-    for batch in todo:
-
-        def tell(made: float, _: int, done: int = done) -> None:
-            progress(done + made, total)
-
-        try:
-            made = next(
-                images_of(job.checkpoint, batch, job.config, autoencoder=autoencoder, progress=tell)
-            )
-        except NonFiniteError as error:
-            kept = f"The batches finished before are kept in {job.config.out}.part."
-            raise NonFiniteError(f"{error} {kept}") from error
-        output.write(batch.start, made.images, made.labels)
-        done += len(batch)
-        progress(done, total)
+    if job.autoencoder is not None:
+        _ = job.autoencoder.network  # what does not load fails before the first image
+    sampled = images_of(
+        job.checkpoint,
+        todo,  # only the last batch is smaller, so the batches are the same here
+        job.config,
+        autoencoder=job.autoencoder,
+        progress=lambda made, _: progress(done + made, total),
+    )
+    try:
+        for batch in sampled:
+            output.write(batch.indices[0], batch.images, batch.labels)
+    except NonFiniteError as error:
+        kept = f"The batches finished before are kept in {job.config.out}.part."
+        raise NonFiniteError(f"{error} {kept}") from error

@@ -10,6 +10,7 @@ Source:
 """
 
 import io
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,78 +82,29 @@ class Member:
         return fixed + self.name.encode("ascii") + extra
 
 
-@dataclass(frozen=True)
-class NpzLayout:
-    """Layout of `num_images` RGB images, their labels and a manifest.
-
-    Args:
-        num_images: Images in the file.
-        height: Of an image, in pixels.
-        width: Of an image, in pixels.
-        manifest: Text that the file carries.
-    """
-
-    num_images: int
-    height: int
-    width: int
-    manifest: str
-
-    @property
-    def image_bytes(self) -> int:
-        """Bytes of one image."""
-        return self.height * self.width * 3
-
-    @property
-    def images(self) -> Member:
-        """arr_0: uint8 (N, height, width, 3)."""
-        shape = (self.num_images, self.height, self.width, 3)
-        header = _array_header("|u1", shape)
-        return Member("arr_0.npy", header, self.num_images * self.image_bytes, offset=0)
-
-    @property
-    def labels(self) -> Member:
-        """arr_1: int64 (N,)."""
-        header = _array_header("<i8", (self.num_images,))
-        return Member("arr_1.npy", header, 8 * self.num_images, self.images.end)
-
-    @property
-    def text(self) -> Member:
-        """The manifest, a unicode array without dimensions."""
-        header = _array_header(f"<U{len(self.manifest)}", ())
-        return Member("manifest.npy", header, 4 * len(self.manifest), self.labels.end)
-
-    @property
-    def members(self) -> tuple[Member, ...]:
-        """All members in the order of the file."""
-        return self.images, self.labels, self.text
-
-    @property
-    def total_bytes(self) -> int:
-        """Size of the whole file."""
-        return self.text.end + len(self.directory([0] * len(self.members)))
-
-    def directory(self, crcs: Sequence[int]) -> bytes:
-        """Return all that stands after the last member, given the members' CRC-32s."""
-        entries = b"".join(
-            member.directory_entry(crc) for member, crc in zip(self.members, crcs, strict=True)
-        )
-        count, size, offset = len(self.members), len(entries), self.text.end
-        ends = b""
-        if offset > _ZIP64_LIMIT:
-            ends += struct.pack(
-                "<4sQ2H2I4Q",
-                *(b"PK\6\6", 44, _VERSION, _VERSION, 0, 0, count, count, size, offset),
-            )
-            ends += struct.pack("<4sIQI", b"PK\6\7", 0, offset + size, 1)
-        ends += struct.pack(
-            "<4s4H2IH", b"PK\5\6", 0, 0, count, count, size, min(offset, _IN_EXTRA), 0
-        )
-        return entries + ends
+def members_of(num_images: int, image_size: int, manifest: str) -> tuple[Member, Member, Member]:
+    """Lay out RGB images of `image_size` by `image_size` pixels, labels and a manifest's text."""
+    images = _member("arr_0.npy", "|u1", (num_images, image_size, image_size, 3), 0)
+    labels = _member("arr_1.npy", "<i8", (num_images,), images.end)
+    return images, labels, _member("manifest.npy", f"<U{len(manifest)}", (), labels.end)
 
 
-def _array_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        buffer, {"descr": dtype, "fortran_order": False, "shape": shape}
+def directory(members: Sequence[Member], crcs: Sequence[int]) -> bytes:
+    """Return all that stands after the last member, given the members' CRC-32s."""
+    entries = b"".join(
+        member.directory_entry(crc) for member, crc in zip(members, crcs, strict=True)
     )
-    return buffer.getvalue()
+    count, size, offset = len(members), len(entries), members[-1].end
+    ends = b""
+    if offset > _ZIP64_LIMIT:
+        end64 = (b"PK\6\6", 44, _VERSION, _VERSION, 0, 0, count, count, size, offset)
+        ends += struct.pack("<4sQ2H2I4Q", *end64)
+        ends += struct.pack("<4sIQI", b"PK\6\7", 0, offset + size, 1)
+    last = (b"PK\5\6", 0, 0, count, count, size, min(offset, _IN_EXTRA), 0)
+    return entries + ends + struct.pack("<4s4H2IH", *last)
+
+
+def _member(name: str, dtype: str, shape: tuple[int, ...], offset: int) -> Member:
+    buffer, described = io.BytesIO(), {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(buffer, described)
+    return Member(name, buffer.getvalue(), math.prod(shape) * np.dtype(dtype).itemsize, offset)

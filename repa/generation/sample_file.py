@@ -13,34 +13,26 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
 from metrics import InputError, open_images
 from repa.errors import InUseError, OutputExistsError
-from repa.generation.npz_layout import Member, NpzLayout
+from repa.generation.npz_layout import Member, directory, members_of
 from repa_base.files import check_output, reserve, write_at
 from repa_base.locks import lock_if_free
 
 _CHUNK_BYTES = 1 << 20
 _REMEDY = "use --overwrite to replace it, or another --out"
 
-Manifest = Mapping[str, Any]
-
 
 class NpzWriter:
     """The NPZ in the making; a context manager.
 
-    Args:
-        path: The output.
-        num_images: Images in the file.
-        image_size: Height and width in pixels.
-        manifest: Settings that decide the images: JSON values. An unfinished run of the same
-            settings is continued, one of other settings refused.
-        overwrite: Whether an output, finished or not, that other settings made may be replaced.
-        attach: Whether another process has made the files already and this one only joins in.
+    The manifest, JSON values, tells the settings that decide the images: an unfinished run of the
+    same settings is continued, one of other settings refused, or with `overwrite` replaced. To
+    `attach` is to join in when another process has made the files.
 
     Raises:
         OutputExistsError: The output, or its unfinished part, is there and was made by other
@@ -54,7 +46,7 @@ class NpzWriter:
         *,
         num_images: int,
         image_size: int,
-        manifest: Manifest,
+        manifest: Mapping[str, Any],
         overwrite: bool = False,
         attach: bool = False,
     ) -> None:
@@ -63,34 +55,32 @@ class NpzWriter:
         self._progress_path = path.with_name(f"{path.name}.progress")
         self._overwrite = overwrite
         self._text = json.dumps(manifest)
-        self._layout = NpzLayout(num_images, image_size, image_size, self._text)
+        self._settings = json.loads(self._text)
+        self._num_images, self._image_shape = num_images, (image_size, image_size, 3)
+        self._members = members_of(num_images, image_size, self._text)
+        self._total_bytes = self._members[-1].end + len(directory(self._members, [0, 0, 0]))
         self._files = contextlib.ExitStack()
         self._part = self._progress = -1
         self.finished = False
         """Whether the output was complete, with these settings, before this run."""
         try:
-            if attach:
-                self.finished = self._is_finished()
-            else:
+            if not attach:
                 self._prepare()
+            elif not self._is_finished():
+                self._progress = self._open(self._progress_path, os.O_RDWR)
             if not self.finished:
-                self._progress = self._progress if self._progress >= 0 else self._open_progress()
                 self._part = self._open(self._part_path, os.O_RDWR)
         except BaseException:
             self._files.close()
             raise
 
-    @property
-    def num_images(self) -> int:
-        """Images in the file."""
-        return self._layout.num_images
-
     def num_done(self) -> int:
         """Return how many images are on disk."""
         if self.finished:
-            return self.num_images
-        starts = range(0, self.num_images, _CHUNK_BYTES)
-        return sum(self._marks(i, min(_CHUNK_BYTES, self.num_images - i)).count(1) for i in starts)
+            return self._num_images
+        # Nothing stands behind the marks, so that the last piece ends where they end.
+        starts = range(0, self._num_images, _CHUNK_BYTES)
+        return sum(self._marks(start, _CHUNK_BYTES).count(1) for start in starts)
 
     def is_done(self, first: int, count: int) -> bool:
         """Whether images first to first + count - 1 are all on disk."""
@@ -99,25 +89,22 @@ class NpzWriter:
     def write(self, first: int, images: np.ndarray, labels: np.ndarray) -> None:
         """Put images first, first + 1, ... in their places, and mark them when they are on disk.
 
-        Args:
-            first: Index of the first of them.
-            images: uint8 (B, H, W, 3).
-            labels: int64 (B,).
+        The images are uint8 (B, H, W, 3), their labels int64 (B,).
 
         Raises:
             ValueError: Shape, dtype or index does not fit the file.
         """
-        layout, count = self._layout, len(images)
-        images_offset = layout.images.data_offset + first * layout.image_bytes
-        shape = (count, layout.height, layout.width, 3)
+        count = len(images)
+        shape = (count, *self._image_shape)
         if images.shape != shape or images.dtype != np.uint8:
             raise ValueError(f"images must be uint8 {shape}, got {images.dtype} {images.shape}.")
         if labels.shape != (count,) or labels.dtype != np.int64:
             raise ValueError(f"labels must be int64 {(count,)}, got {labels.dtype} {labels.shape}.")
-        if not 0 <= first <= self.num_images - count:
+        if not 0 <= first <= self._num_images - count:
             raise ValueError(f"images {first} to {first + count - 1} are not all in the file.")
-        write_at(self._part, images.tobytes(), images_offset)
-        write_at(self._part, labels.tobytes(), layout.labels.data_offset + first * 8)
+        for member, rows in zip(self._members[:2], (images, labels), strict=True):
+            row_bytes = member.data_bytes // self._num_images
+            write_at(self._part, rows.tobytes(), member.data_offset + first * row_bytes)
         # The mark must not reach the disk before the image does.
         os.fsync(self._part)
         write_at(self._progress, b"\1" * count, self._marks_offset + first)
@@ -131,12 +118,12 @@ class NpzWriter:
         """
         if self.finished:
             return
-        missing = self.num_images - self.num_done()
-        if missing:
-            raise ValueError(f"{missing} of {self.num_images} images are not written yet.")
-        write_at(self._part, np.array(self._text).tobytes(), self._layout.text.data_offset)
-        crcs = [self._complete(member) for member in self._layout.members]
-        write_at(self._part, self._layout.directory(crcs), self._layout.text.end)
+        if missing := self._num_images - self.num_done():
+            raise ValueError(f"{missing} of {self._num_images} images are not written yet.")
+        text = self._members[-1]
+        write_at(self._part, np.array(self._text).tobytes(), text.data_offset)
+        crcs = [self._complete(member) for member in self._members]
+        write_at(self._part, directory(self._members, crcs), text.end)
         os.fsync(self._part)
         if self.path.exists() and not self._overwrite:
             raise OutputExistsError(f"{self.path} has appeared during the run; {_REMEDY}.")
@@ -151,12 +138,7 @@ class NpzWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _prepare(self) -> None:
@@ -173,59 +155,51 @@ class NpzWriter:
             if not begun:
                 self._progress_path.unlink()
             return
-        settings = self._read_settings()
-        if begun and settings == json.loads(self._text) and self._has_room():
-            return
-        if begun and settings != json.loads(self._text) and not self._overwrite:
-            raise OutputExistsError(f"{self._part_path} {self._difference(settings)}; {_REMEDY}.")
-        self._start()
+        begun_settings = self._read_settings() if begun else self._settings
+        if begun_settings != self._settings and not self._overwrite:
+            difference = self._difference(begun_settings)
+            raise OutputExistsError(f"{self._part_path} {difference}; {_REMEDY}.")
+        whole = begun and self._part_path.stat().st_size == self._total_bytes
+        if begun_settings != self._settings or not whole:
+            self._start()
 
     def _found_finished(self) -> bool:
         """Note whether the output is complete; refuse one of other settings."""
-        self.finished = self._is_finished()
-        if not self.finished and self.path.exists() and not self._overwrite:
+        if not self._is_finished() and self.path.exists() and not self._overwrite:
             difference = self._difference(read_manifest(self.path))
             raise OutputExistsError(f"{self.path} {difference}; {_REMEDY}.")
         return self.finished
 
     def _is_finished(self) -> bool:
-        return self.path.exists() and read_manifest(self.path) == json.loads(self._text)
+        self.finished = self.path.exists() and read_manifest(self.path) == self._settings
+        return self.finished
 
     def _start(self) -> None:
         """Write the settings, with no image done, and reserve the whole file."""
-        needed = self._layout.total_bytes
         self._part_path.unlink(missing_ok=True)
         # The settings come first: a part without them could not be told from a stranger's file.
         os.ftruncate(self._progress, 0)
-        os.ftruncate(self._progress, self._marks_offset + self.num_images)
+        os.ftruncate(self._progress, self._marks_offset + self._num_images)
         write_at(self._progress, self._text.encode("ascii") + b"\n", 0)
         os.fsync(self._progress)
         try:
             with self._part_path.open("xb") as part:
-                reserve(part.fileno(), needed, self._part_path)
+                reserve(part.fileno(), self._total_bytes, self._part_path)
         except BaseException:
             self._part_path.unlink(missing_ok=True)
             self._progress_path.unlink()
             raise
 
-    def _has_room(self) -> bool:
-        return self._part_path.stat().st_size == self._layout.total_bytes
-
     def _lock(self) -> None:
         """Open the progress file, and keep other runs off until this process ends, however."""
         while True:
-            self._progress = self._open_progress(os.O_CREAT)
+            self._progress = self._open(self._progress_path, os.O_RDWR | os.O_CREAT)
             if lock_if_free(self._progress, self.path) is False:
-                raise InUseError(
-                    f"{self.path} is being written by another run; wait for it, or use another "
-                    "--out."
-                )
+                remedy = "wait for it, or use another --out"
+                raise InUseError(f"{self.path} is being written by another run; {remedy}.")
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._progress), self._progress_path.stat()):
                     return  # otherwise a run that has finished meanwhile has removed it
-
-    def _open_progress(self, flags: int = 0) -> int:
-        return self._open(self._progress_path, os.O_RDWR | flags)
 
     def _open(self, path: Path, flags: int) -> int:
         descriptor = os.open(path, flags, 0o666)
@@ -234,11 +208,8 @@ class NpzWriter:
 
     def _read_settings(self) -> Any:  # noqa: ANN401
         """Return the settings in the progress file, or None when they cannot be read."""
-        with self._progress_path.open("rb") as file:
-            try:
-                return json.loads(file.readline(_CHUNK_BYTES))
-            except ValueError:
-                return None
+        with self._progress_path.open("rb") as file, contextlib.suppress(ValueError):
+            return json.loads(file.readline(_CHUNK_BYTES))
 
     @property
     def _marks_offset(self) -> int:
@@ -251,8 +222,7 @@ class NpzWriter:
         """Write a member's headers; return its CRC-32."""
         write_at(self._part, member.array_header, member.content_offset)
         crc, position = 0, member.content_offset
-        while position < member.end:
-            chunk = os.pread(self._part, min(_CHUNK_BYTES, member.end - position), position)
+        while chunk := os.pread(self._part, min(_CHUNK_BYTES, member.end - position), position):
             crc = zlib.crc32(chunk, crc)
             position += len(chunk)
         write_at(self._part, member.local_header(crc), member.offset)
@@ -262,20 +232,17 @@ class NpzWriter:
         """Say how another run's settings differ from these."""
         if not isinstance(other, dict):
             return "was not made by this command"
-        ours, theirs = _flat(json.loads(self._text)), _flat(other)
+        ours, theirs = _flat(self._settings), _flat(other)
         names = [n for n in {**ours, **theirs} if ours.get(n) != theirs.get(n)]
         listed = ", ".join(f"{n} {theirs.get(n)} there, {ours.get(n)} here" for n in names[:3])
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         return f"was made by other settings ({listed}{more})"
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
+def read_manifest(path: Path) -> Mapping[str, Any] | None:
     """Return the manifest in an NPZ of images, or None when it has none or is no such file."""
-    try:
-        manifest = open_images(path).manifest
-    except (InputError, OSError):
-        return None
-    return None if manifest is None else dict(manifest)
+    with contextlib.suppress(InputError, OSError):
+        return open_images(path).manifest
 
 
 def check_sample_file(path: Path, *, overwrite: bool = False) -> None:
@@ -295,8 +262,6 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Name nested settings by dotted paths."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
+        inner = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
     return flat

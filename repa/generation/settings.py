@@ -62,7 +62,6 @@ class Protocol:
     tf32: bool = setting("TF32 products and convolutions on a GPU, as in the reference.", True)
 
     def __post_init__(self) -> None:
-        """Check every range."""
         check_settings(self)
         low, high = self.guidance_interval
         if not 0 <= low <= high <= 1:
@@ -80,11 +79,7 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleConfig(Protocol):
-    """A protocol, and which images of which checkpoint it makes, and where they go.
-
-    Raises:
-        SettingError: A value is out of its range or of its choices.
-    """
+    """A protocol, and which images of which checkpoint it makes, and where they go."""
 
     model: str = setting(
         f"Checkpoint: a name ({', '.join(entry_names('checkpoints'))}), a file, or the folder of a "
@@ -108,7 +103,6 @@ class SampleConfig(Protocol):
     """Whether an output made by other settings may be replaced."""
 
     def __post_init__(self) -> None:
-        """Check every range."""
         super().__post_init__()
         if self.out.suffix != ".npz":
             raise SettingError("out", f"out must be a file name that ends in .npz, got {self.out}.")

@@ -22,14 +22,11 @@ NetworkFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 class Prediction:
     """What a network predicts; the default is the toolkit's own convention; JSON as its `asdict`.
 
-    Attributes:
-        target: "velocity", "noise" or "data".
-        reversed_time: Whether its time runs from 0 (noise) to 1 (data); its velocity then is the
-            derivative in that time.
-        channels: How many leading channels of its output are the prediction; None for all.
+    Reversed time runs from 0 (noise) to 1 (data), and the velocity is the derivative in that time.
+    The leading `channels` of the output are the prediction; None is all.
 
     Raises:
-        ValueError: A value is none of these.
+        ValueError: A value is of another type or range.
     """
 
     target: Target = "velocity"
@@ -37,7 +34,6 @@ class Prediction:
     channels: int | None = None
 
     def __post_init__(self) -> None:
-        """Check what may come from a stranger's file."""
         if self.target not in get_args(Target):
             raise ValueError(f"target is {self.target!r}, not velocity, noise or data")
         if not isinstance(self.reversed_time, bool):
@@ -54,13 +50,9 @@ class Prediction:
         by 1 / alpha and 1 / sigma. A sampler begins at t = 1, so for noise its times must begin
         below; no sampler but a torchdiffeq method asks at t = 0.
 
-        Args:
-            network: What was trained.
-            interpolant: The path that it was trained on, in the toolkit's direction of time.
-
-        Returns:
-            model(x, t, labels), shaped like x, in the network's dtype; `network` itself if it
-            predicts just that.
+        The interpolant is the path that the network was trained on, in the toolkit's direction of
+        time. What is returned is shaped like x, in the network's dtype; it is the network itself if
+        that predicts a velocity of the toolkit's own convention.
         """
         if self == Prediction():
             return network

@@ -13,15 +13,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor, nn
 
-from repa.models.blocks import (
-    Block,
-    FinalLayer,
-    LabelEmbedder,
-    PatchEmbedder,
-    TimeEmbedder,
-    position_embedding,
-    projector,
-)
+from repa.models import blocks
 
 _WIDTHS = {
     "XL": {"hidden_size": 1152, "depth": 28, "num_heads": 16},
@@ -90,44 +82,41 @@ class SiT(nn.Module):
         if input_size % patch_size:
             raise ValueError(f"patch_size {patch_size} must divide input_size {input_size}.")
         if hidden_size % num_heads or hidden_size % 4:
-            raise ValueError(
-                f"hidden_size must be a multiple of num_heads ({num_heads}) and of 4, "
-                f"got {hidden_size}."
-            )
+            rule = f"a multiple of num_heads ({num_heads}) and of 4"
+            raise ValueError(f"hidden_size must be {rule}, got {hidden_size}.")
         if not 1 <= encoder_depth <= depth:
             raise ValueError(f"encoder_depth must be from 1 to {depth}, got {encoder_depth}.")
         if not 0 <= label_dropout <= 1:
             raise ValueError(f"label_dropout must be from 0 to 1, got {label_dropout}.")
-        self.input_size = input_size
-        self.patch_size = patch_size
-        self.in_channels = in_channels
-        self.num_classes = num_classes
+        self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
+        self.num_classes, self.label_dropout = num_classes, label_dropout
         self.encoder_depth = encoder_depth
-        self.label_dropout = label_dropout
 
         # Attribute names below stand in the published checkpoints.
-        self.x_embedder = PatchEmbedder(patch_size, in_channels, hidden_size)
-        self.t_embedder = TimeEmbedder(hidden_size)
-        self.y_embedder = LabelEmbedder(num_classes, hidden_size)
-        self.pos_embed = nn.Parameter(
-            position_embedding(hidden_size, input_size // patch_size), requires_grad=False
-        )
+        self.x_embedder = blocks.PatchEmbedder(patch_size, in_channels, hidden_size)
+        self.t_embedder = blocks.TimeEmbedder(hidden_size)
+        self.y_embedder = blocks.LabelEmbedder(num_classes, hidden_size)
+        grid = blocks.position_embedding(hidden_size, input_size // patch_size)
+        self.pos_embed = nn.Parameter(grid, requires_grad=False)
         self.blocks = nn.ModuleList(
-            Block(hidden_size, num_heads, mlp_ratio, qk_norm) for _ in range(depth)
+            blocks.Block(hidden_size, num_heads, mlp_ratio, qk_norm) for _ in range(depth)
         )
         self.projectors = nn.ModuleList(
-            projector(hidden_size, projector_dim, width) for width in target_dims
+            blocks.projector(hidden_size, projector_dim, width) for width in target_dims
         )
-        self.final_layer = FinalLayer(hidden_size, patch_size, in_channels)
-        self.apply(_init_linear)
-        self._init_special()
+        self.final_layer = blocks.FinalLayer(hidden_size, patch_size, in_channels)
+        self._initialise()
 
     @property
     def null_label(self) -> int:
         """The label that stands for "no label"."""
         return self.num_classes
 
-    def _init_special(self) -> None:
+    def _initialise(self) -> None:
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
         patches = self.x_embedder.proj
         nn.init.xavier_uniform_(patches.weight.view(patches.weight.shape[0], -1))
         nn.init.zeros_(patches.bias)  # pyright: ignore[reportArgumentType]
@@ -183,12 +172,4 @@ class SiT(nn.Module):
         """(B, N, p*p*C) to (B, C, H, W); a patch is stored row by row, channels last."""
         side, p = self.input_size // self.patch_size, self.patch_size
         grid = patches.view(-1, side, side, p, p, self.in_channels)
-        return grid.permute(0, 5, 1, 3, 2, 4).reshape(
-            -1, self.in_channels, self.input_size, self.input_size
-        )
-
-
-def _init_linear(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.xavier_uniform_(module.weight)
-        nn.init.zeros_(module.bias)
+        return grid.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)

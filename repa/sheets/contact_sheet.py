@@ -15,16 +15,10 @@ _CAPTION = 14
 def contact_sheet(
     images: np.ndarray, labels: Sequence[int], *, columns: int = 10, min_size: int = 64
 ) -> Image.Image:
-    """Lay images out row by row, enlarged to at least `min_size` pixels, with labels above them.
+    """Lay images out row by row on RGB, of at least `min_size` pixels, each under its label.
 
-    Args:
-        images: uint8 (N, H, W, 3).
-        labels: What to write above each image, N of them.
-        columns: Images a row.
-        min_size: Images that are smaller are enlarged by a whole factor, pixels staying square.
-
-    Returns:
-        An RGB image.
+    The images are uint8 (N, H, W, 3), with N labels. Small ones are enlarged by a whole factor,
+    pixels staying square.
 
     Raises:
         ValueError: No images, or not as many labels as images.
@@ -33,7 +27,8 @@ def contact_sheet(
         raise ValueError(f"{len(images)} images and {len(labels)} labels make no contact sheet.")
     height, width = images.shape[1:3]
     factor = max(1, -(-min_size // min(height, width)))
-    cell_width, cell_height = width * factor + _GAP, height * factor + _GAP + _CAPTION
+    tile_size = (width * factor, height * factor)
+    cell_width, cell_height = tile_size[0] + _GAP, tile_size[1] + _GAP + _CAPTION
     rows = -(-len(images) // columns)
     size = (min(columns, len(images)) * cell_width + _GAP, rows * cell_height + _GAP)
     sheet = Image.new("RGB", size, "white")
@@ -42,9 +37,7 @@ def contact_sheet(
         left = _GAP + number % columns * cell_width
         top = _GAP + number // columns * cell_height
         draw.text((left, top), str(label), fill="black", font=font)
-        tile = Image.fromarray(image).resize(
-            (width * factor, height * factor), Image.Resampling.NEAREST
-        )
+        tile = Image.fromarray(image).resize(tile_size, Image.Resampling.NEAREST)
         sheet.paste(tile, (left, top + _CAPTION))
     return sheet
 

@@ -16,9 +16,7 @@ _MAX_IMAGES = 100
 def check_sheet(path: Path, *, taken: bool = False) -> None:
     """Find out before a run whether its contact sheet can be written.
 
-    Args:
-        path: The PNG.
-        taken: Whether a file of that name is no fault, because this run may have made it.
+    That the name is `taken` is no fault where this run may have made the file.
 
     Raises:
         RepaError: The name does not end in .png.
@@ -33,13 +31,10 @@ def check_sheet(path: Path, *, taken: bool = False) -> None:
 def save_sheet(samples: Path, path: Path, *, overwrite: bool = False) -> None:
     """Draw the first images of an NPZ, up to 100, sorted by label.
 
-    Args:
-        samples: NPZ with `arr_0`, and labels in `arr_1`.
-        path: The PNG to write; if the same sheet is there already it stays.
-        overwrite: Whether another picture of that name may be replaced.
+    If the same sheet is there already it stays.
 
     Raises:
-        OutputExistsError: Another picture has the name.
+        OutputExistsError: Another picture has the name, and `overwrite` does not allow it.
         metrics.InputError: The NPZ is damaged.
     """
     source = open_images(samples)

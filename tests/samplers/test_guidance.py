@@ -4,7 +4,6 @@ import torch
 from samplers import (
     classifier_free_velocity,
     guided_velocity,
-    guided_velocity_from_pair,
     sample_ode,
 )
 
@@ -86,19 +85,6 @@ def test_worse_network_is_not_asked_without_guidance(guided, weight):
         raise AssertionError("the worse network was asked")
 
     assert torch.equal(guided_velocity(good, fail, weight)(X, T, guided), good(X, T).double())
-
-
-def test_pair_of_one_evaluation_is_guided_as_two_velocities_are():
-    calls = []
-
-    def pair(x, t):
-        calls.append(len(x))
-        return good(x, t), bad(x, t)
-
-    velocity = guided_velocity_from_pair(good, pair, 1.7)
-    assert torch.equal(velocity(X, T, True), guided_velocity(good, bad, 1.7)(X, T, True))
-    assert torch.equal(velocity(X, T, False), good(X, T).double())
-    assert calls == [3]
 
 
 def test_sampler_guides_two_networks_inside_its_interval_alone():

@@ -4,11 +4,9 @@
 file speaks. Another dialect is another file and another line.
 """
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
-from torch import Tensor
-
+from repa.checkpoints.contents import Extra, Tensors
 from repa.checkpoints.dialects import ours, reference_trainer, repa
 from repa.checkpoints.settings import CheckpointSettings
 
@@ -18,46 +16,34 @@ _NAMED_KEYS = 4
 
 
 class Dialect(Protocol):
-    """What a dialect's file defines. `tensors` and `extra` are `contents.Contents`."""
+    """What a dialect's file defines; `tensors` and `extra` are from `contents.read_contents`."""
 
-    def recognise(self, tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> bool:
+    def recognise(self, tensors: Tensors, extra: Extra) -> bool:
         """Whether a file speaks this dialect, or one that stands later in the list."""
         ...
 
     def convert(
-        self,
-        tensors: Mapping[str, Tensor],
-        extra: Mapping[str, Any],
-        stated: Mapping[str, Any] | None,
-    ) -> tuple[CheckpointSettings, Mapping[str, Tensor]]:
+        self, tensors: Tensors, extra: Extra, stated: Extra | None
+    ) -> tuple[CheckpointSettings, Tensors]:
         """Return what a recognised file holds, and the state dict of that network.
 
-        Args:
-            tensors: As for `recognise`.
-            extra: As for `recognise`.
-            stated: A description that takes the place of what the file says or its shapes tell,
-                from the registry.
-
-        Raises:
-            ValueError, TypeError, AttributeError, LookupError, ArithmeticError: The file is odd.
+        A description that is `stated`, in the registry, takes the place of what the file says or
+        its shapes tell. For an odd file anything that `convert` below names may be raised.
         """
         ...
 
 
-DIALECTS: dict[str, Dialect] = {
-    "ours": ours,
-    "reference_trainer": reference_trainer,
-    "repa": repa,
-}
+DIALECTS: dict[str, Dialect] = {"ours": ours, "reference_trainer": reference_trainer, "repa": repa}
 
 
 def convert(
-    tensors: Mapping[str, Tensor], extra: Mapping[str, Any], stated: Mapping[str, Any] | None
-) -> tuple[str, CheckpointSettings, Mapping[str, Tensor]]:
+    tensors: Tensors, extra: Extra, stated: Extra | None
+) -> tuple[str, CheckpointSettings, Tensors]:
     """Return the dialect's name and what it makes of a file.
 
     Raises:
-        ValueError: No dialect recognises it; other errors as of `Dialect.convert`.
+        ValueError: No dialect recognises it, or it is odd.
+        TypeError, AttributeError, LookupError, ArithmeticError: It is odd.
     """
     for name, dialect in DIALECTS.items():
         if dialect.recognise(tensors, extra):

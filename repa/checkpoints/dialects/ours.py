@@ -1,27 +1,20 @@
 """What our trainer and export write: safetensors with a JSON description under the key "repa"."""
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
-from torch import Tensor
-
+from repa.checkpoints.contents import Extra, Tensors
 from repa.checkpoints.settings import FORMATS, CheckpointSettings, settings_from_description
 
 
-def recognise(tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> bool:
+def recognise(tensors: Tensors, extra: Extra) -> bool:
     """Whether there is a description."""
     return isinstance(extra.get("repa"), str)
 
 
 def convert(
-    tensors: Mapping[str, Tensor], extra: Mapping[str, Any], stated: Mapping[str, Any] | None
-) -> tuple[CheckpointSettings, Mapping[str, Tensor]]:
-    """Return the settings that are stated, or else described, and the tensors as they are.
-
-    Raises:
-        ValueError: The description is unreadable, of a later format, or wrong.
-    """
+    tensors: Tensors, extra: Extra, stated: Extra | None
+) -> tuple[CheckpointSettings, Tensors]:
+    """Return the settings that are stated, or else described, and the tensors as they are."""
     try:
         description = json.loads(extra["repa"])
         if description["format"] not in FORMATS:

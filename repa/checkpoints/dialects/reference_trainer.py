@@ -1,24 +1,20 @@
 """What REPA's trainer saves: {"ema": state dict, "args": its arguments, ...}."""
 
 import argparse
-from collections.abc import Mapping
-from typing import Any
 
-from torch import Tensor
-
-from repa.checkpoints.contents import is_state_dict
+from repa.checkpoints.contents import Extra, Tensors, is_state_dict
 from repa.checkpoints.dialects.repa import settings_from_tensors
 from repa.checkpoints.settings import CheckpointSettings, settings_from_description
 
 
-def recognise(tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> bool:
+def recognise(tensors: Tensors, extra: Extra) -> bool:
     """Whether there is a moving average."""
     return is_state_dict(extra.get("ema"))
 
 
 def convert(
-    tensors: Mapping[str, Tensor], extra: Mapping[str, Any], stated: Mapping[str, Any] | None
-) -> tuple[CheckpointSettings, Mapping[str, Tensor]]:
+    tensors: Tensors, extra: Extra, stated: Extra | None
+) -> tuple[CheckpointSettings, Tensors]:
     """Return the settings that are stated, or else inferred, and the moving average."""
     average = extra["ema"]
     if stated is not None:

@@ -5,12 +5,9 @@ direction of time.
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
 
 from repa.autoencoders.latent_space import SD_LATENTS
+from repa.checkpoints.contents import Extra, Tensors
 from repa.checkpoints.settings import (
     CheckpointSettings,
     assumed_latent_space,
@@ -24,30 +21,26 @@ _REFERENCE_ENCODER_DEPTH = 8
 _LATENT_CHANNELS = 4
 
 
-def recognise(tensors: Mapping[str, Tensor], extra: Mapping[str, Any]) -> bool:
+def recognise(tensors: Tensors, extra: Extra) -> bool:
     """Whether there are tensors at all: what nothing else recognises is read as REPA's."""
     return bool(tensors)
 
 
 def convert(
-    tensors: Mapping[str, Tensor], extra: Mapping[str, Any], stated: Mapping[str, Any] | None
-) -> tuple[CheckpointSettings, Mapping[str, Tensor]]:
+    tensors: Tensors, extra: Extra, stated: Extra | None
+) -> tuple[CheckpointSettings, Tensors]:
     """Return the settings that are stated, or else inferred, and the tensors as they are."""
     if stated is not None:
         return settings_from_description(stated, tensors), tensors
     return settings_from_tensors(tensors, {}), tensors
 
 
-def settings_from_tensors(
-    tensors: Mapping[str, Tensor], args: Mapping[str, Any]
-) -> CheckpointSettings:
+def settings_from_tensors(tensors: Tensors, args: Extra) -> CheckpointSettings:
     """Infer the settings of a checkpoint of the reference's code, which describes nothing.
 
-    Args:
-        tensors: The state dict.
-        args: The reference trainer's arguments, as far as the file holds them. Without them the
-            alignment depth, which samples do not depend on, is the reference's default of 8, and
-            the path is linear.
+    `args` are the reference trainer's arguments, as far as the file holds them. Without them the
+    alignment depth, which samples do not depend on, is the reference's default of 8, and the path
+    is linear.
 
     Raises:
         ValueError: The tensors are not a SiT's, or do not tell the number of heads.
@@ -56,14 +49,12 @@ def settings_from_tensors(
         hidden_size, in_channels, patch_size, _ = tensors["x_embedder.proj.weight"].shape
         num_patches = tensors["pos_embed"].shape[1]
         num_classes = tensors["y_embedder.embedding_table.weight"].shape[0] - 1
-        fc1 = "blocks.0.mlp.fc1.weight"
-        mlp_ratio = width_of(fc1, tensors[fc1]) / hidden_size
+        mlp_ratio = width_of("blocks.0.mlp.fc1.weight", tensors) / hidden_size
     except (LookupError, ValueError, ArithmeticError) as error:
         raise ValueError(f"its tensors are not a SiT's ({error} is missing or odd)") from error
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
     input_size = math.isqrt(num_patches) * patch_size
     latent = in_channels == _LATENT_CHANNELS
-    space = assumed_latent_space(SD_LATENTS.autoencoder if latent else None, in_channels)
     return CheckpointSettings(
         model={
             "input_size": input_size,
@@ -80,14 +71,15 @@ def settings_from_tensors(
         },
         path_type=args.get("path_type") or "linear",
         dataset=f"imagenet-{8 * input_size}" if latent and num_classes == 1000 else None,
-        latent_space=space,
+        latent_space=assumed_latent_space(SD_LATENTS.autoencoder if latent else None, in_channels),
     )
 
 
-def _num_heads(tensors: Mapping[str, Tensor], hidden_size: int, depth: int) -> int:
+def _num_heads(tensors: Tensors, hidden_size: int, depth: int) -> int:
     """Tell the number of heads by the norm of a head, else by the named size."""
-    if (norm := tensors.get("blocks.0.attn.q_norm.weight")) is not None:
-        return hidden_size // width_of("blocks.0.attn.q_norm.weight", norm)
+    norm = "blocks.0.attn.q_norm.weight"
+    if norm in tensors:
+        return hidden_size // width_of(norm, tensors)
     for size in SIT_SIZES.values():
         if (size["hidden_size"], size["depth"]) == (hidden_size, depth):
             return size["num_heads"]

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from repa import SIT_SIZES, SiT
 from repa.autoencoders.latent_space import PIXELS, SD_LATENTS, LatentSpace
-from repa.checkpoints import Checkpoint, load_model, read_checkpoint
+from repa.checkpoints import load_model, read_checkpoint, reading
 from repa.errors import (
     CheckpointFormatError,
     CheckpointMismatchError,
@@ -63,7 +63,7 @@ def test_our_checkpoint_in_half_precision_without_projectors_loads_in_float32(tm
     assert loaded.name == "x.safetensors"
     assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert (loaded.settings.dataset, loaded.settings.path_type) == ("digits", "cosine")
-    assert loaded.latent_space.is_pixels and loaded.settings.num_classes == 5
+    assert loaded.settings.latent_space.is_pixels and loaded.settings.num_classes == 5
     assert not loaded.model.training and not list(loaded.model.projectors)
     assert all(p.dtype == torch.float32 and not p.requires_grad for p in loaded.model.parameters())
     assert torch.equal(velocity(loaded.model), velocity(model.float()))
@@ -161,7 +161,7 @@ def test_description_of_before_latent_spaces_still_means_what_it_did(
         tmp_path / "x.safetensors", tiny_sit(**model).state_dict(), model, **autoencoder
     )
     loaded = load_model(path)
-    assert (loaded.latent_space, loaded.prediction) == (space, Prediction())
+    assert (loaded.settings.latent_space, loaded.settings.prediction) == (space, Prediction())
     assert loaded.velocity_model is loaded.model
 
 
@@ -170,7 +170,7 @@ def test_described_prediction_makes_the_velocity_and_leaves_the_network_as_it_is
     space = {"autoencoder": "my-vae", "scale": [2, 3, 4], "bias": 0.5}
     stated = {"prediction": {"reversed_time": True}, "latent_space": space, "format": 2}
     loaded = load_model(save_ours(tmp_path / "x.safetensors", model.state_dict(), **stated))
-    assert loaded.latent_space == LatentSpace("my-vae", scale=(2.0, 3.0, 4.0), bias=0.5)
+    assert loaded.settings.latent_space == LatentSpace("my-vae", scale=(2.0, 3.0, 4.0), bias=0.5)
     x, t, labels = torch.randn(2, 3, 8, 8), torch.tensor([0.25, 0.75]), torch.tensor([0, 5])
     assert torch.equal(loaded.velocity_model(x, t, labels), -model.eval()(x, 1 - t, labels))
     assert torch.equal(loaded.model(x, t, labels), model(x, t, labels))
@@ -180,8 +180,8 @@ def test_network_of_a_checkpoint_that_is_read_is_built_once_and_when_asked_for(
     tmp_path, monkeypatch
 ):
     path = save_ours(tmp_path / "x.safetensors", tiny_sit().state_dict())
-    built, build = [], Checkpoint.build
-    monkeypatch.setattr(Checkpoint, "build", lambda *args: built.append(args) or build(*args))
+    built = []
+    monkeypatch.setattr(reading, "SiT", lambda **sizes: built.append(sizes) or SiT(**sizes))
     checkpoint = read_checkpoint(path)
     assert checkpoint.settings.num_classes == 5 and built == []
     assert checkpoint.model is checkpoint.velocity_model is checkpoint.model
@@ -216,14 +216,14 @@ def test_file_in_the_place_of_a_registered_checkpoint_must_hold_its_network(tmp_
     (tmp_path / "checkpoints").mkdir()
     model = tiny_sit(**SIT_SIZES["SiT-Pico/2"], in_channels=4, num_classes=1000, input_size=32)
     torch.save(model.state_dict(), tmp_path / "checkpoints" / "sit-xl-2-repa-256.pt")
-    checkpoint = read_checkpoint("sit-xl-2-repa-256")
+    checkpoint = read_checkpoint("sit-xl-2-repa-256", "meta")
     assert checkpoint.name == "sit-xl-2-repa-256"
     assert checkpoint.settings.model["hidden_size"] == 1152
-    assert checkpoint.latent_space == SD_LATENTS
+    assert checkpoint.settings.latent_space == SD_LATENTS
     with pytest.raises(
         CheckpointMismatchError, match=r"\(1, 256, 48\) instead of \(1, 256, 1152\)"
     ):
-        checkpoint.build("meta")
+        _ = checkpoint.model
 
 
 class Attack:

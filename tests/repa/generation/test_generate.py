@@ -216,7 +216,7 @@ def test_finished_run_is_repeated_without_loading_a_network(settings, monkeypatc
     def fail(*arguments):
         raise AssertionError("a network was built")
 
-    monkeypatch.setattr(Checkpoint, "build", fail)
+    monkeypatch.setattr(Checkpoint, "model", property(fail))
     progress = []
     again = generate(SampleConfig(**settings), progress=lambda *values: progress.append(values))
     assert again.was_finished and again.path == settings["out"]

@@ -80,8 +80,8 @@ def test_every_form_is_recognised_as_its_dialect_and_holds_the_same_network(
 def test_channels_of_a_bare_state_dict_tell_its_latent_space(tmp_path, in_channels, space):
     torch.save(tensors(in_channels=in_channels), tmp_path / "x.pt")
     checkpoint = read_checkpoint(tmp_path / "x.pt")
-    assert checkpoint.latent_space == space
-    assert checkpoint.latent_space.is_pixels == (in_channels == 3)
+    assert checkpoint.settings.latent_space == space
+    assert checkpoint.settings.latent_space.is_pixels == (in_channels == 3)
 
 
 @pytest.mark.parametrize("save", [described, bare, trained])
@@ -95,7 +95,7 @@ def test_registered_description_comes_before_what_the_file_says(tmp_path, monkey
     assert checkpoint.tensors.keys() == tensors().keys()
     assert checkpoint.settings.model["depth"] == 9
     assert checkpoint.settings.path_type == "cosine"
-    assert checkpoint.latent_space == LatentSpace("my-vae", scale=1 / 0.18215)
+    assert checkpoint.settings.latent_space == LatentSpace("my-vae", scale=1 / 0.18215)
 
 
 class Newcomer:
@@ -116,5 +116,5 @@ def test_another_dialect_is_another_entry_of_the_list(tmp_path, monkeypatch):
     torch.save({"newcomer": tensors()}, tmp_path / "x.pt")
     checkpoint = read_checkpoint(tmp_path / "x.pt")
     assert checkpoint.dialect == "newcomer"
-    assert checkpoint.prediction == Prediction("noise", reversed_time=True)
+    assert checkpoint.settings.prediction == Prediction("noise", reversed_time=True)
     assert checkpoint.model.num_classes == 5
