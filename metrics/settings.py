@@ -1,7 +1,10 @@
 """What a comparison computes and how: everything that moves a number but the images. No torch."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
+
+from repa_base.errors import SettingError
+from repa_base.settings import check_settings, setting
 
 NetworkName = Literal["inception", "efficientnet-lite0", "dinov2"]
 Resize = Literal["default", "clean"]
@@ -15,35 +18,42 @@ DEFAULT_BATCH_SIZE = 16
 class MetricSettings:
     """Settings of a comparison; the defaults are those of published numbers.
 
-    Attributes:
-        num_neighbors: The neighbour that sets a manifold radius of precision and recall.
-        distances: `adm` rounds distances for precision and recall as ADM's evaluator does, because
-            published numbers were made so; `exact` is float32.
-        split_size: Images in a split of the Inception Score, where images are measured.
-        kernel_distance: Whether to compute the kernel distance (KID) as well.
-        extrapolated: Whether to extrapolate the Fréchet distance to infinitely many images as well.
-        num_resamples: Resamples for standard errors, 0 for none; needs a cache of features.
-        seed: Of subsets and resamples.
-
     Raises:
-        ValueError: A value is out of its range.
+        SettingError: A value is out of its range or of its choices.
     """
 
     num_neighbors: int = 3
-    distances: Distances = "adm"
+    """The neighbour that sets a manifold radius of precision and recall."""
+    distances: Distances = setting(
+        "Arithmetic of precision and recall: adm, rounded to float16 as in published numbers, or "
+        "exact.",
+        "adm",
+        choices=Distances,
+    )
     split_size: int = 5000
-    kernel_distance: bool = False
-    extrapolated: bool = False
-    num_resamples: int = 0
+    """Images in a split of the Inception Score, where images are measured."""
+    num_resamples: int = setting(
+        "Give standard errors, from N resamples of the features; 20 are enough, 0 for none.",
+        0,
+        low=0,
+        flag="--bootstrap",
+        value="N",
+    )
+    kernel_distance: bool = setting("Kernel distance as well (KID, unbiased).", False, flag="--kid")
+    extrapolated: bool = setting(
+        "Fréchet distance extrapolated to infinitely many samples as well; takes 10,000.",
+        False,
+        flag="--fd-infinity",
+    )
     seed: int = 0
+    """Of subsets and resamples."""
 
     def __post_init__(self) -> None:
-        if self.distances not in get_args(Distances):
-            raise ValueError(
-                f"distances must be one of {get_args(Distances)}, got {self.distances!r}."
-            )
-        for name in ("num_neighbors", "split_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
-        if self.num_resamples < 0 or self.num_resamples == 1:
-            raise ValueError(f"num_resamples must be 0 or at least 2, got {self.num_resamples}.")
+        check_settings(self)
+        for name, low in (("num_neighbors", 1), ("split_size", 1), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise SettingError(
+                    name, f"{name} must be at least {low}, got {getattr(self, name)}."
+                )
+        if self.num_resamples == 1:
+            raise SettingError("num_resamples", "num_resamples must be 0 or at least 2, got 1.")

@@ -31,7 +31,7 @@ class UnknownNameError(RepaError):
         super().__init__(f"unknown {kind} {name!r}{suggestion(name, known)}")
 
 
-class SettingError(RepaError):
+class SettingError(RepaError, ValueError):
     """A setting is out of its range or of its choices; `field` is its name in the settings."""
 
     def __init__(self, field: str, message: str) -> None:

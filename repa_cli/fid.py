@@ -2,23 +2,23 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from metrics.settings import DEFAULT_BATCH_SIZE, MetricSettings
 from repa_cli import options, output
 from repa_cli.report_table import print_reports
 
 if TYPE_CHECKING:
-    from metrics.settings import Distances, Resize
+    from metrics.settings import Resize
     from repa.evaluation.self_test import Check
     from repa.registry.published import ComparedValue, PublishedRow
 
-_DISTANCES = ("adm", "exact")
-_OPTIONS = {"kernel_distance": "--kid"}
 _OF_SELF_TEST = ("self_test", "weights", "device", "as_json")
 
 
+@options.setting_options(MetricSettings)
 def fid(
     context: typer.Context,
     samples: Annotated[
@@ -43,15 +43,6 @@ def fid(
     num: Annotated[
         int | None, typer.Option(min=2, help="Judge only the first N images.", metavar="N")
     ] = None,
-    distances: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Arithmetic of precision and recall: adm, rounded to float16 as in published "
-            "numbers, or exact.",
-            parser=options.choice("distances", _DISTANCES),
-        ),
-    ] = "adm",
     baselines: Annotated[
         bool,
         typer.Option(
@@ -59,25 +50,7 @@ def fid(
             help="Judge real training images (known for built-in data) and noise as well.",
         ),
     ] = False,
-    bootstrap: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=2,
-            help="Give standard errors, from N resamples of the features; 20 are enough.",
-        ),
-    ] = None,
-    kid: Annotated[
-        bool, typer.Option("--kid", help="Kernel distance as well (KID, unbiased).")
-    ] = False,
-    fd_infinity: Annotated[
-        bool,
-        typer.Option(
-            "--fd-infinity",
-            help="Fréchet distance extrapolated to infinitely many samples as well; takes 10,000.",
-        ),
-    ] = False,
-    batch_size: options.MetricBatchSize = 16,
+    batch_size: options.MetricBatchSize = DEFAULT_BATCH_SIZE,
     compiled: options.Compiled = False,
     no_cache: options.NoCache = False,
     device: options.Device = "auto",
@@ -89,6 +62,7 @@ def fid(
         ),
     ] = False,
     as_json: options.Json = False,
+    **settings: Any,  # noqa: ANN401
 ) -> None:
     """Measure images: FID, sFID, Inception Score, precision and recall.
 
@@ -102,21 +76,11 @@ def fid(
     if samples is None:
         raise typer.BadParameter("is missing: name a file or folder.", param_hint="SAMPLES")
 
-    from metrics import MetricSettings
     from repa.evaluation import Measuring, evaluate_file
     from repa_base.processes import joined_processes
 
-    settings = MetricSettings(
-        distances=cast("Distances", distances),
-        kernel_distance=kid,
-        extrapolated=fd_infinity,
-        num_resamples=bootstrap or 0,
-    )
-    with (
-        output.setting_errors_as_options(_OPTIONS),
-        joined_processes() as world,
-        output.printing_at_first(world),
-    ):
+    chosen = MetricSettings(**settings)
+    with joined_processes() as world, output.printing_at_first(world):
         how = Measuring(
             network=features,
             weights_path=weights,
@@ -131,7 +95,7 @@ def fid(
             on_warning=output.print_warning,
         )
         evaluation = evaluate_file(
-            samples, reference=reference, num=num, settings=settings, baselines=baselines, how=how
+            samples, reference=reference, num=num, settings=chosen, baselines=baselines, how=how
         )
         if as_json:
             output.print_json(evaluation.to_dict())

@@ -82,9 +82,10 @@ def _option(settings: type, name: str, parser: Callable[[str], Any] | None, *, s
     if rule.choices and parser is None:
         parser = choice(name, rule.choices)
     if kind is bool:
-        flag = f"{flag}/--no-{flag[2:]}"
+        # What is off unless it is typed needs no word to turn it off.
+        flag = flag if shown and declared.default is False else f"{flag}/--no-{flag[2:]}"
     elif kind in (int, float):
-        details |= {"min": rule.low, "max": rule.high}
+        details |= {"min": rule.low, "max": rule.high, "metavar": rule.value}
     else:
         kind = Path if kind is Path and parser is None else str
         details |= {"parser": parser, "metavar": rule.value or (parser and "NAME")}
@@ -94,7 +95,7 @@ def _option(settings: type, name: str, parser: Callable[[str], Any] | None, *, s
 def _help(default: object, rule: Rule, shown: bool) -> str:
     if rule.above is not None:
         return f"{rule.help}  [x>{rule.above:g}]"
-    if not shown or default in (MISSING, None, "") or "[default" in rule.help:
+    if not shown or default is False or default in (MISSING, None, "") or "[default" in rule.help:
         return rule.help
     if isinstance(default, tuple):
         default = ",".join(f"{value:g}" for value in default)

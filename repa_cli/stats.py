@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from metrics.settings import DEFAULT_BATCH_SIZE
 from repa_cli import options, output
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def stats(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing output.")
     ] = False,
-    batch_size: options.MetricBatchSize = 16,
+    batch_size: options.MetricBatchSize = DEFAULT_BATCH_SIZE,
     compiled: options.Compiled = False,
     no_cache: options.NoCache = False,
     device: options.Device = "auto",
