@@ -7,6 +7,7 @@ from repa_base.errors import OutputExistsError as OutputExistsError
 from repa_base.errors import RepaError as RepaError
 from repa_base.errors import SettingError as SettingError
 from repa_base.errors import UnknownNameError as UnknownNameError
+from repa_base.errors import first_line as first_line
 from repa_base.errors import suggestion as suggestion
 
 
@@ -28,8 +29,3 @@ class NonFiniteError(RepaError):
 
 class DataError(RepaError):
     """A data set cannot be read as asked."""
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type's name if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -61,3 +61,8 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"{hint} (known: {', '.join(known) or 'none'})"
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type's name if it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

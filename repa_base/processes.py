@@ -17,7 +17,7 @@ import torch
 from torch import distributed
 
 from repa_base.device import resolve_device
-from repa_base.errors import RepaError
+from repa_base.errors import RepaError, first_line
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Processes:
         rank: Which of them this is, from 0.
         size: How many there are.
         local_rank: Which of those on this machine.
-        group: PyTorch's group that values travel in.
+        group: PyTorch's group that values travel in; None for its default group.
     """
 
     rank: int = 0
@@ -119,12 +119,13 @@ def joined_processes(backend: str = "gloo", patience: timedelta = PATIENCE) -> I
             distributed.init_process_group(backend, timeout=patience, rank=rank, world_size=size)
         except (RuntimeError, ValueError) as error:
             raise RepaError(
-                f"cannot connect to the other processes ({str(error).splitlines()[0]}); torchrun "
+                f"cannot connect to the other processes ({first_line(error)}); torchrun "
                 "starts them so that they find each other."
             ) from error
     group = None
     try:
-        group = distributed.new_group(timeout=patience, backend="gloo")
+        if distributed.get_backend() != "gloo":
+            group = distributed.new_group(timeout=patience, backend="gloo")
         yield Processes(rank, size, local_rank, group)
     finally:
         if not existing or group is not None:

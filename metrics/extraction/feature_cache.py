@@ -33,6 +33,7 @@ from metrics.images.inspection import ImageFindings
 from metrics.images.npz import open_npz
 from metrics.images.source import ImageSource
 from metrics.networks.network import MetricNetwork
+from repa_base.files import to_disk
 from repa_base.locks import lock_if_free, locked
 from repa_base.progress import Progress, steps_of
 
@@ -196,10 +197,9 @@ class FeatureCache:
         with writing(self.folder):
             with (partial / _STATISTICS).open("xb") as file:
                 np.savez(file, **statistics.to_arrays())  # pyright: ignore[reportArgumentType]
-                _to_disk(file)
-            with (partial / _ENTRY).open("x", encoding="utf-8") as file:
-                json.dump(entry, file)
-                _to_disk(file)
+            (partial / _ENTRY).write_text(json.dumps(entry), encoding="utf-8")
+            for name in (_STATISTICS, _ENTRY):
+                to_disk(partial / name)
             self._publish(partial, key)
 
     def discard(self, partial: Path) -> None:
@@ -278,8 +278,3 @@ def _remove(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
-
-
-def _to_disk(file: Any) -> None:  # noqa: ANN401
-    file.flush()
-    os.fsync(file.fileno())

@@ -24,6 +24,7 @@ import numpy as np
 from metrics.errors import InputError
 from metrics.images.archive import PassingMember, stored_start
 from repa_base.checksums import file_sha256
+from repa_base.errors import first_line
 from repa_base.progress import Steps
 
 # Deflate codes at most 258 bytes in 2 bits, so no honest entry expands by more than about 1032.
@@ -270,5 +271,6 @@ def _damage_as_input_error(path: Path, damage: tuple[type[Exception], ...]) -> I
     except InputError:
         raise
     except damage as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is not a readable NPZ or NPY file: {reason}.") from error
+        raise InputError(
+            f"{path} is not a readable NPZ or NPY file: {first_line(error)}."
+        ) from error

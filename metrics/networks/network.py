@@ -21,6 +21,7 @@ from metrics.networks.weights import load_tensors, packaged_lite0_weights
 from metrics.settings import NetworkName, Resize
 from repa_base.checksums import file_sha256
 from repa_base.device import float32_precision
+from repa_base.errors import first_line
 
 _WEIGHTS = {
     "inception": "weights-inception-2015-12-05-6726825d.pth of torch-fidelity",
@@ -271,9 +272,9 @@ class _Compiled:
         except Exception as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
-            reason = (str(error).splitlines() or [""])[0]
             raise InputError(
-                f"The network cannot be compiled on this machine: {reason} Leave compilation out."
+                f"The network cannot be compiled on this machine: {first_line(error)} Leave "
+                "compilation out."
             ) from error
         spatial, logits = (None if rows is None else rows[:count] for rows in (spatial, logits))
         return pool[:count], spatial, logits
