@@ -12,6 +12,10 @@ Distances = Literal["adm", "exact"]
 
 DEFAULT_BATCH_SIZE = 16
 """Images for a network at once; moves nothing but the last digits."""
+SPLIT_SIZE = 5000
+"""Images in a split of the Inception Score."""
+KEPT_IMAGES = 10_000
+"""Images of a reference file, for precision and recall, as in ADM's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,7 @@ class MetricSettings:
         "adm",
         choices=Distances,
     )
-    split_size: int = 5000
+    split_size: int = SPLIT_SIZE
     """Images in a split of the Inception Score, where images are measured."""
     num_resamples: int = setting(
         "Give standard errors, from N resamples of the features; 20 are enough, 0 for none.",

@@ -1,8 +1,8 @@
 """Locks that keep processes apart and end with the process that holds them, however it ends.
 
-They are flock on a file or folder that exists for other reasons. Nothing is left behind, so nothing
-can outlive a killed process. Where a file system has no locks, one warning says so and the work
-goes on without.
+They are flock on a file or folder: the system lets go of it with its process, whatever file is left
+behind. Where a lock cannot be had, as on file systems without them, one warning says so and the
+work goes on without.
 """
 
 import os

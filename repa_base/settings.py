@@ -6,6 +6,7 @@ refuses a value, so that nothing has two defaults, two ranges or two names.
 
 import math
 from dataclasses import MISSING, Field, dataclass, field, fields
+from numbers import Integral, Real
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
@@ -80,7 +81,7 @@ def check_settings(settings: Any) -> None:  # noqa: ANN401
 
 
 def _check_number(name: str, value: Any, kind: Any, rule: Rule) -> None:  # noqa: ANN401
-    allowed = {bool: bool, int: int, float: int | float}[kind]
+    allowed = {bool: bool, int: Integral, float: Real}[kind]
     if not isinstance(value, allowed) or (kind is not bool and isinstance(value, bool)):
         words = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
         raise SettingError(name, f"{name} must be {words}, got {value!r}.")

@@ -11,7 +11,11 @@ from repa_cli.output import print_json, print_table
 
 def export(
     source: Annotated[
-        str, typer.Argument(help="Checkpoint: registered name, file, or folder of a run.")
+        str,
+        typer.Argument(
+            help="Checkpoint: registered name (a file of that name is written ./NAME), file, or "
+            "folder of a run."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="File to write, ending in .safetensors.")],
     half: Annotated[bool, typer.Option("--half", help="Store float16: half the size.")] = False,

@@ -6,10 +6,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
+from metrics.settings import Resize
 from repa.errors import suggestion
 from repa.registry import entry_names
 from repa_base.settings import Rule, flag_of, rules
@@ -154,7 +155,7 @@ MetricResize = Annotated[
         "--resize",
         metavar="NAME",
         help="default: the network's own; clean: clean-fid's, for inception's FID-clean.",
-        parser=choice("resize", ("default", "clean")),
+        parser=choice("resize", get_args(Resize)),
     ),
 ]
 MetricBatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from metrics.settings import DEFAULT_BATCH_SIZE
+from metrics.settings import DEFAULT_BATCH_SIZE, KEPT_IMAGES
 from repa_cli import options, output
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def stats(
     resize: options.MetricResize = "default",
     num_images: Annotated[
         int, typer.Option(min=1, metavar="N", help="Images to keep for precision and recall.")
-    ] = 10_000,
+    ] = KEPT_IMAGES,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the images that are kept.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing output.")

@@ -19,7 +19,7 @@ from metrics.formulas.statistics import FeatureStatistics
 from metrics.images.inspection import ImageFindings
 from metrics.images.source import ImageSource
 from metrics.networks.network import Features, MetricNetwork
-from metrics.settings import DEFAULT_BATCH_SIZE
+from metrics.settings import DEFAULT_BATCH_SIZE, SPLIT_SIZE
 from repa_base.processes import Processes, SingleProcess
 from repa_base.progress import Progress, steps_of
 
@@ -73,7 +73,7 @@ def measure(
     network: MetricNetwork,
     *,
     batch_size: int = DEFAULT_BATCH_SIZE,
-    split_size: int = 5000,
+    split_size: int = SPLIT_SIZE,
     cache: FeatureCache | None = None,
     processes: Processes | None = None,
     progress: Progress | None = None,

@@ -13,6 +13,7 @@ from metrics.formulas.frechet import extrapolated_in_order, frechet_distance
 from metrics.formulas.inception_score import image_sums, score_from_sums
 from metrics.formulas.precision_recall import PrecisionRecall
 from metrics.formulas.statistics import FeatureStatistics, RunningStatistics
+from metrics.settings import SPLIT_SIZE
 from repa_base.memory_map import release_pages
 from repa_base.progress import Steps
 
@@ -98,7 +99,7 @@ def bootstrap_frechet_infinity(
 def bootstrap_inception_score(
     probabilities: Real[np.ndarray, "count classes"],
     *,
-    split_size: int = 5000,
+    split_size: int = SPLIT_SIZE,
     num_resamples: int = 20,
     seed: int = 0,
 ) -> Float64[np.ndarray, " resamples"]:

@@ -9,6 +9,7 @@ from jaxtyping import Float64, Real
 from scipy.special import xlogy
 
 from metrics.errors import InputError
+from metrics.settings import SPLIT_SIZE
 from repa_base.memory_map import release_pages
 
 # Rows taken at once from an array that may be a memory map.
@@ -16,7 +17,7 @@ _CHUNK_ROWS = 4096
 
 
 def inception_score(
-    probabilities: Real[np.ndarray, "count classes"], split_size: int = 5000
+    probabilities: Real[np.ndarray, "count classes"], split_size: int = SPLIT_SIZE
 ) -> float:
     """Compute the Inception Score: the mean over contiguous splits of exp(mean KL(p || q)).
 
@@ -50,7 +51,7 @@ class RunningInceptionScore:
         ValueError: `split_size` is below 1.
     """
 
-    def __init__(self, split_size: int = 5000) -> None:
+    def __init__(self, split_size: int = SPLIT_SIZE) -> None:
         if split_size < 1:
             raise ValueError(f"split_size must be at least 1, got {split_size}.")
         self.split_size = split_size

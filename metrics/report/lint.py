@@ -14,6 +14,7 @@ from scipy.special import gammaln
 from metrics.images.inspection import ImageFindings
 from metrics.images.source import ImageSource
 from metrics.report.reference import Reference
+from metrics.settings import SPLIT_SIZE
 
 PUBLISHED_COUNT = 50_000
 """Images that published numbers of generative models are taken from."""
@@ -54,7 +55,7 @@ def lint_sources(
     network: str,
     *,
     weights_sha256: str | None = None,
-    split_size: int = 5000,
+    split_size: int = SPLIT_SIZE,
     published_count: int | None = PUBLISHED_COUNT,
     num_classes: int | None = None,
 ) -> list[LintWarning]:

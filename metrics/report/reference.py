@@ -19,6 +19,7 @@ from metrics.images.arrays import open_images
 from metrics.images.npz import ArrayEntry, open_npz
 from metrics.images.source import ImageSource
 from metrics.networks.network import MetricNetwork
+from metrics.settings import KEPT_IMAGES
 from repa_base.checksums import file_sha256
 from repa_base.files import replacing
 from repa_base.processes import SingleProcess, at_first
@@ -144,7 +145,7 @@ def write_reference(
     images: ImageSource,
     network: MetricNetwork,
     *,
-    num_images: int = 10_000,
+    num_images: int = KEPT_IMAGES,
     seed: int = 0,
     **options: Unpack[MeasureOptions],
 ) -> None:

@@ -122,7 +122,7 @@ def load_autoencoder(name_or_path: str, device: torch.device | str = "cpu") -> A
     return autoencoder
 
 
-def find_autoencoder(name_or_path: str, device: torch.device | str = "cpu") -> Autoencoder:
+def find_autoencoder(name_or_path: str | Path, device: torch.device | str = "cpu") -> Autoencoder:
     """Find an AutoencoderKL by its name in the registry or by a folder that diffusers wrote.
 
     A registered name is looked for in the cache folder (where it can be put by hand), in Hugging
@@ -134,13 +134,12 @@ def find_autoencoder(name_or_path: str, device: torch.device | str = "cpu") -> A
         CheckpointFormatError: The folder has no weights.
         DownloadError: It is not on this machine and could not be downloaded.
     """
+    name, folder = str(name_or_path), Path(name_or_path)
     if is_registered("autoencoders", name_or_path):
-        entry = find_entry("autoencoders", name_or_path)
-        folder = _fetch(name_or_path, entry["hugging_face"], entry["revision"])
-        return Autoencoder(name_or_path, folder, device)
-    folder = Path(name_or_path)
+        entry = find_entry("autoencoders", name)
+        return Autoencoder(name, _fetch(name, entry["hugging_face"], entry["revision"]), device)
     if not folder.is_dir():
-        raise UnknownNameError("autoencoder", name_or_path, entry_names("autoencoders"))
+        raise UnknownNameError("autoencoder", str(folder), entry_names("autoencoders"))
     if not (folder / _WEIGHTS).exists():
         raise CheckpointFormatError(f"{folder}: holds no AutoencoderKL: {_WEIGHTS} is missing.")
     return Autoencoder(folder.resolve().name, folder, device)

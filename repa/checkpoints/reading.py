@@ -94,7 +94,7 @@ def load_model(name_or_path: str | Path, device: torch.device | str = "cpu") -> 
 
 def read_checkpoint(name_or_path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
     """Find and read a checkpoint without building its network; raises as `load_model` does."""
-    name, path, stated = _locate(str(name_or_path))
+    name, path, stated = _locate(name_or_path)
     contents = read_contents(path)
     try:
         dialect, settings, tensors = convert(*contents, stated)
@@ -103,18 +103,17 @@ def read_checkpoint(name_or_path: str | Path, device: torch.device | str = "cpu"
     return Checkpoint(name, path, dialect, settings, tensors, device)
 
 
-def _locate(name_or_path: str) -> tuple[str, Path, dict[str, Any] | None]:
+def _locate(name_or_path: str | Path) -> tuple[str, Path, dict[str, Any] | None]:
     """Return the name to report, the file, and the registry's description if it has one."""
+    name, path = str(name_or_path), Path(name_or_path)
     if is_registered("checkpoints", name_or_path):
-        entry = find_entry("checkpoints", name_or_path)
-        stated = None if entry["model"] is None else entry
-        return name_or_path, fetch("checkpoints", name_or_path), stated
-    path = Path(name_or_path)
+        entry = find_entry("checkpoints", name)
+        return name, fetch("checkpoints", name), None if entry["model"] is None else entry
     if path.is_dir():
         file = _latest_average(path)
         return f"{path.resolve().name}/{file.parent.name}", file, None
     if not path.exists():
-        raise UnknownNameError("model, file or folder", name_or_path, entry_names("checkpoints"))
+        raise UnknownNameError("model, file or folder", str(path), entry_names("checkpoints"))
     return path.name, path, None
 
 

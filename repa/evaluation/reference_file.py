@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from metrics import open_images, write_reference
+from metrics.settings import KEPT_IMAGES
 from repa.errors import OutputExistsError
 from repa.evaluation.measuring import USUAL, Measuring
 from repa.evaluation.references import network_for
@@ -15,7 +16,7 @@ def write_reference_file(
     source: Path,
     out: Path,
     *,
-    num_images: int = 10_000,
+    num_images: int = KEPT_IMAGES,
     seed: int = 0,
     overwrite: bool = False,
     how: Measuring = USUAL,

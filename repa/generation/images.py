@@ -17,7 +17,7 @@ from torch import Tensor
 from repa.autoencoders.autoencoder import Autoencoder, load_autoencoder
 from repa.autoencoders.pixels import images_from_pixels
 from repa.checkpoints.settings import CheckpointSettings
-from repa.errors import NonFiniteError
+from repa.errors import NonFiniteError, SettingError
 from repa.generation.settings import Protocol
 from repa.models import SiT
 from repa_base.device import float32_precision
@@ -83,13 +83,17 @@ def images_of(
             with how many there are to make.
 
     Raises:
+        SettingError: The protocol or its autoencoder does not suit the model.
         NonFiniteError: An image is NaN or infinite.
         RepaError: The autoencoder cannot be loaded, see `repa.autoencoders.load_autoencoder`.
     """
     protocol = protocol or Protocol()
     device = next(model.model.parameters()).device
+    check_protocol(protocol, model.settings)
     space = model.settings.latent_space
-    if autoencoder is None and space.autoencoder is not None:
+    if autoencoder is None and not space.is_pixels:
+        if space.autoencoder is None:
+            raise SettingError("autoencoder", "the model makes latents: name what decodes them.")
         autoencoder = load_autoencoder(space.autoencoder, device)
     tell = progress or (lambda done, total: None)
     for start in range(0, len(indices), protocol.batch_size):
@@ -111,6 +115,17 @@ def images_of(
             )
         yield SampledImages(batch, images.cpu().numpy(), labels.numpy())
         tell(start + len(batch), len(indices))
+
+
+def check_protocol(protocol: Protocol, settings: CheckpointSettings) -> None:
+    """Raise SettingError unless a checkpoint of these settings can be sampled by the protocol."""
+    labels, count = protocol.labels, settings.num_classes
+    if not isinstance(labels, str) and max(labels) >= count:
+        rule = f"none of the {count} classes, 0 to {count - 1}"
+        raise SettingError("labels", f"label {max(labels)} is {rule}.")
+    if settings.prediction.target == "noise":
+        reason = "the network predicts noise, from which no velocity follows at t = 1"
+        raise SettingError("solver", f"{reason}, where all solvers begin.")
 
 
 def labels_of(indices: Sequence[int], protocol: Protocol, num_classes: int) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from repa.autoencoders.autoencoder import Autoencoder, find_autoencoder
 from repa.checkpoints import Checkpoint, read_checkpoint
 from repa.errors import NonFiniteError, SettingError
-from repa.generation.images import TOLERANCE, images_of
+from repa.generation.images import TOLERANCE, check_protocol, images_of
 from repa.generation.sample_file import NpzWriter, check_sample_file
 from repa.generation.settings import SampleConfig
 from repa_base.device import environment, toolkit_version
@@ -88,10 +88,7 @@ class Job:
             raise SettingError("device", "the samplers need float64, which mps lacks: use cpu.")
         checkpoint = read_checkpoint(config.model, device)
         settings = checkpoint.settings
-        if not isinstance(config.labels, str) and max(config.labels) >= settings.num_classes:
-            classes = f"{settings.num_classes} classes of {checkpoint.name}"
-            rule = f"none of the {classes}, 0 to {settings.num_classes - 1}"
-            raise SettingError("labels", f"label {max(config.labels)} is {rule}.")
+        check_protocol(config, settings)
         name, pixels = settings.latent_space.autoencoder, settings.latent_space.is_pixels
         if config.autoencoder is not None:
             if pixels:

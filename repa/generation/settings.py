@@ -92,7 +92,8 @@ class SampleConfig(Protocol):
     )
     autoencoder: str | None = setting(
         f"Decoder of latents: a name ({', '.join(entry_names('autoencoders'))}) or a folder of an "
-        "AutoencoderKL.  [default: the checkpoint's]",
+        "AutoencoderKL; a name comes before a folder of that name, which is written ./NAME.  "
+        "[default: the checkpoint's]",
         None,
         value="NAME|PATH",
     )

@@ -64,10 +64,11 @@ def find_entry(section: str, name: str) -> Entry:
 def is_registered(section: str, name_or_path: str | Path) -> bool:
     """Whether a name or path, as a user typed it, means an entry of a section.
 
-    It does if it is spelt exactly like one, also where a file or folder has that name: that file is
-    written ./NAME. This is the one rule for every option that takes a name or a path.
+    It does if it is text that is spelt exactly like one, also where a file or folder has that name:
+    that file is written ./NAME, or given as a Path, which is never a name. This is the one rule for
+    everything that takes a name or a path.
     """
-    return str(name_or_path) in load_registry()[section]
+    return isinstance(name_or_path, str) and name_or_path in load_registry()[section]
 
 
 def cache_dir() -> Path:

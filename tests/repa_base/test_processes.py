@@ -2,6 +2,7 @@ import json
 import pickle
 
 import pytest
+import torch
 from worlds import run_world
 
 from repa_base.errors import RepaError
@@ -140,3 +141,36 @@ def test_any_error_travels_to_other_processes_by_its_text_if_need_be():
         with pytest.raises(type(error)) as caught, together(Processes()):
             fail(error)
         assert caught.value is error
+
+
+IMPATIENT = """
+import sys, time
+from datetime import timedelta
+from repa_base.errors import RepaError
+from repa_base.processes import joined_processes
+try:
+    with joined_processes(sys.argv[1], patience=timedelta(seconds=2)) as us:
+        us.barrier()
+        if us.rank:
+            time.sleep(9)
+        else:
+            began = time.monotonic()
+            us.share("value")
+            us.barrier()
+except RepaError:
+    print(time.monotonic() - began < 7)
+"""
+
+
+def test_nobody_waits_for_longer_than_asked():
+    (code, out, err), _ = run_world(2, "-c", IMPATIENT, "gloo")
+    assert (code, out) == (0, "True\n"), err
+
+
+def test_each_process_gets_a_gpu_of_its_own_unless_one_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    third = Processes(rank=7, size=8, local_rank=3)
+    assert [third.device(name) for name in ("auto", "cuda")] == [torch.device("cuda:3")] * 2
+    assert third.device("cuda:1") == torch.device("cuda:1")
+    assert Processes().device("auto") == torch.device("cuda")

@@ -2,6 +2,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pytest
 
 from repa_base.errors import SettingError
@@ -28,6 +29,7 @@ def test_values_within_their_rules_are_taken():
     settings = Settings(steps=9, scale=1e-9, share=0, kind="two", fast=True, seed=(1 << 63) - 1)
     assert (settings.steps, settings.share, settings.free) == (9, 0, "anything")
     assert type(settings.share) is float
+    assert Settings(steps=np.int64(3), scale=np.float32(2)) == Settings(steps=3, scale=2.0)
     assert Settings.scale == 1.5
 
 

@@ -257,7 +257,7 @@ def test_labels_are_balanced_or_go_round_a_list(settings, tmp_path):
 
 
 def test_label_that_is_no_class_is_refused_before_anything_is_written(settings, tmp_path):
-    with pytest.raises(SettingError, match="label 5 is none of the 5 classes of tiny"):
+    with pytest.raises(SettingError, match="label 5 is none of the 5 classes, 0 to 4"):
         run(settings, labels=(0, 5))
     assert list(tmp_path.iterdir()) == []
 

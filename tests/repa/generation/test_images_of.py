@@ -10,9 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from repa.autoencoders.latent_space import PIXELS, LatentSpace
 from repa.autoencoders.pixels import images_from_pixels
-from repa.errors import NonFiniteError
+from repa.errors import NonFiniteError, SettingError
+from repa.generation import images as images_module
 from repa.generation.images import images_of
 from repa.generation.settings import Protocol
+from repa.models.prediction import Prediction
 from repa_base.device import float32_precision
 from samplers import draw_labels, initial_noise
 
@@ -35,6 +37,7 @@ class Known:
 
     velocity_model: object = still
     latent_space: LatentSpace = PIXELS
+    prediction: Prediction = Prediction()  # noqa: RUF009
     model: object = field(
         default_factory=lambda: SimpleNamespace(
             num_classes=CLASSES,
@@ -47,7 +50,12 @@ class Known:
 
     @property
     def settings(self):
-        return SimpleNamespace(path_type="linear", latent_space=self.latent_space)
+        return SimpleNamespace(
+            path_type="linear",
+            latent_space=self.latent_space,
+            prediction=self.prediction,
+            num_classes=CLASSES,
+        )
 
 
 def collected(model, indices, protocol, **options):
@@ -99,6 +107,39 @@ def test_latents_are_decoded_from_the_models_own_space():
     noise = initial_noise(9, range(2), SHAPE)
     assert torch.equal(seen[0], 2 * noise + 1)
     assert np.array_equal(images, shown(noise))
+
+
+def test_the_decoder_is_that_of_the_models_space_unless_one_is_handed_in(monkeypatch):
+    asked = []
+
+    class Decoder:
+        def decode(self, latents, space):
+            return latents
+
+    def load(name, device):
+        asked.append((name, device.type))
+        return Decoder()
+
+    monkeypatch.setattr(images_module, "load_autoencoder", load)
+    space = LatentSpace("its-own", scale=2.0)
+    collected(Known(latent_space=space), range(2), HEUN)
+    assert asked == [("its-own", "cpu")]
+    collected(Known(latent_space=space), range(2), HEUN, autoencoder=Decoder())
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "field"),
+    [
+        (Known(latent_space=LatentSpace(None, scale=5.0)), {}, "autoencoder"),
+        (Known(), {"labels": (0, CLASSES)}, "labels"),
+        (Known(prediction=Prediction("noise")), {}, "solver"),
+    ],
+)
+def test_what_does_not_suit_the_model_is_refused_before_any_step(model, changes, field):
+    with pytest.raises(SettingError) as caught:
+        next(images_of(model, range(2), replace(HEUN, **changes)))
+    assert caught.value.field == field
 
 
 def test_batches_are_made_when_they_are_asked_for():
