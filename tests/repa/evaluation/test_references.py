@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from stand_in import stand_in
 
-from metrics import ArrayImages, InputError, MetricSettings, open_images
+from metrics import ArrayImages, InputError, MetricSettings, open_images, write_reference
 from repa.errors import SettingError, UnknownNameError
 from repa.evaluation import (
     Measuring,
@@ -186,6 +186,24 @@ def test_the_row_beside_an_unverified_reference_says_so(here, judged):
     (difference,) = other.published.differences
     assert (difference.setting, difference.here) == ("reference", str(kept))
     assert "reference-unverified" not in {warning.check for warning in other.warnings}
+
+
+def test_splits_as_large_as_the_settings_say_are_looked_at_for_their_classes(here, judged):
+    images = ArrayImages(IMAGES, labels=np.repeat(np.arange(3), 4))
+    path = save(here / "mine.npz")
+    for split_size, warned in ((4, True), (12, False)):
+        result = judged(images, reference=path, settings=MetricSettings(split_size=split_size))
+        assert ("class-order" in {warning.check for warning in result.warnings}) == warned
+
+
+def test_statistics_of_other_weights_of_the_network_are_warned_of(here, judged):
+    path = here / "mine.npz"
+    same = measuring.load_named_network().weights_sha256
+    for weights, warned in (("f" * 64, True), (same, False)):
+        network = stand_in("inception", weights_sha256=weights)
+        write_reference(path, ArrayImages(IMAGES), network)
+        reasons = {warning.check: warning.reason for warning in judged(reference=path).warnings}
+        assert ("other weights of inception" in reasons.get("reference-network", "")) == warned
 
 
 def test_a_reference_file_is_opened_once(here, judged, monkeypatch):
