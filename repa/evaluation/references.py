@@ -4,7 +4,7 @@
 reference and the network of a data set.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ from metrics import ArrayImages, ImageSource, NetworkName, NoiseImages, Referenc
 from metrics.report.lint import PUBLISHED_COUNT, LintWarning
 from repa import registry
 from repa.data import load_digits
-from repa.errors import ChecksumError, DataError, UnknownNameError
+from repa.errors import DataError, UnknownNameError
 from repa.registry import Entry
 
 _BUILT_IN = {"digits": load_digits}
@@ -126,10 +126,11 @@ class Provenance:
     """Which entry of the registry a reference is, by its content.
 
     Attributes:
-        name: The entry's; where it is none, the path that was given.
+        name: The entry's; where it is none, the path of the file or folder.
         entry: What the registry says of it; empty where it is none.
-        verified: Whether the file came by that name or has the bytes of the entry's file. Otherwise
-            no hash of that is known, and the form alone is the same.
+        verified: False where no hash of the entry's file is known, so that the same form (or,
+            where no number of images is known either, the name it was asked for by) is all there
+            is.
     """
 
     name: str
@@ -142,39 +143,45 @@ class Provenance:
         return None if "builtin" in self.entry else PUBLISHED_COUNT
 
     def lint(self, reference: Reference) -> list[LintWarning]:
-        """Warn that nothing but its form says what a reference is."""
+        """Warn that no hash says what a reference is."""
         if self.verified:
             return []
-        count, side = self.entry["num_images"], self.entry["image_size"]
-        return [
-            LintWarning(
-                "reference-unverified",
-                f"{reference.name} has the form of {self.name} ({count} images of {side} x {side} "
-                "beside statistics), and no hash of that file is known: unverified",
-                "the numbers compare with published ones only if it is that file",
-            )
-        ]
+        count, side = self.entry.get("num_images"), self.entry["image_size"]
+        reason = (
+            f"{reference.name} was asked for as {self.name}, and neither a hash nor the number of "
+            "images of that file is known: unverified"
+            if count is None
+            else f"{reference.name} has the form of {self.name} ({count} images of {side} x {side} "
+            "beside statistics), and no hash of that file is known: unverified"
+        )
+        effect = "the numbers compare with published ones only if it is that file"
+        return [LintWarning("reference-unverified", reason, effect)]
 
 
 def provenance(name: str, reference: Reference) -> Provenance:
-    """Say which entry of the registry a reference is; the name of a file plays no part.
+    """Say which entry of the registry a reference is: by hash or, where none is known, by form.
+
+    The name of a file plays no part, and the name of an entry only where its form is unknown too.
 
     Args:
         name: As for `open_named_reference`, which opened it.
         reference: The opened reference.
     """
-    if registry.is_registered("references", name):
-        return Provenance(name, registry.find_entry("references", name))
-    entries: Mapping[str, Entry] = registry.load_registry()["references"]
-    files = {known: entry for known, entry in entries.items() if "file" in entry}
-    same = {known: _same_content(entry, Path(name)) for known, entry in files.items()}
+    entries: dict[str, Entry] = registry.load_registry()["references"]
+    asked = {name: entries[name]} if registry.is_registered("references", name) else {}
+    if "builtin" in asked.get(name, {}):
+        return Provenance(name, asked[name])
+    path = registry.cached_path("references", asked[name]) if asked else Path(name)
+    # where two entries have one form, it is the one that was asked for
+    files = {known: entry for known, entry in (asked | entries).items() if "file" in entry}
     for known, entry in files.items():
-        if same[known]:
+        if _same_content(entry, path):
             return Provenance(known, entry)
     for known, entry in files.items():
-        if same[known] is None and _same_form(entry, reference):
+        form_unknown = known in asked and entry.get("num_images") is None
+        if entry["sha256"] is None and (form_unknown or _same_form(entry, reference)):
             return Provenance(known, entry, verified=False)
-    return Provenance(name)
+    return Provenance(str(path) if asked else name)
 
 
 def baselines(
@@ -231,21 +238,12 @@ def _adm_batch(samples: ImageSource) -> str:
     return name
 
 
-def _same_content(entry: Entry, path: Path) -> bool | None:
-    """Whether a file has the bytes of an entry's, None where nothing here tells."""
-    if not path.is_file():
+def _same_content(entry: Entry, path: Path) -> bool:
+    """Whether a file has the hash of an entry's, if one is known."""
+    if entry["sha256"] is None or not path.is_file():
         return False
-    kept = registry.cached_path("references", entry)
-    if entry["sha256"] is None and not kept.is_file():
-        return None
-    try:
-        registry.check_file(path, entry=entry)
-    except ChecksumError:
-        return False
-    if entry["sha256"] is not None or path.samefile(kept):
-        return True
-    same_size = path.stat().st_size == kept.stat().st_size
-    return same_size and registry.file_sha256(path) == registry.file_sha256(kept)
+    same_size = entry.get("size") in (None, path.stat().st_size)
+    return same_size and registry.file_sha256(path) == entry["sha256"]
 
 
 def _same_form(entry: Entry, reference: Reference) -> bool:

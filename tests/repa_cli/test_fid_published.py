@@ -67,10 +67,13 @@ def save_reference(path):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """Samples and, in the cache, ADM's batch; the row takes as many images as there are."""
+    """Samples and, in the cache, ADM's batch; row and batch have as many images as there are."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("REPA_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(row_entry()["settings"], "num_images", COUNT)
+    form = {"num_images": COUNT, "image_size": 8}
+    entry = find_entry("references", "adm-imagenet-256") | form
+    monkeypatch.setitem(load_registry()["references"], "adm-imagenet-256", entry)
     (tmp_path / "cache" / "references").mkdir(parents=True)
     save_reference(tmp_path / "cache" / "references" / REFERENCE)
     save()
@@ -261,11 +264,8 @@ def test_the_reference_by_the_path_of_its_file_is_compared_too(repa, here):
     assert by_path["compared_with_published"] == by_name["compared_with_published"] != []
 
 
-def test_a_reference_that_its_form_alone_speaks_for_is_called_unverified(repa, here, monkeypatch):
+def test_a_reference_that_its_form_alone_speaks_for_is_called_unverified(repa, here):
     (here / "cache" / "references" / REFERENCE).rename(here / "mine.npz")
-    form = {"num_images": COUNT, "image_size": 8}
-    entry = find_entry("references", "adm-imagenet-256") | form
-    monkeypatch.setitem(load_registry()["references"], "adm-imagenet-256", entry)
     found = measured(repa, "--ref", "mine.npz")
     assert found["published"]["differences"] == []
     assert found["published"]["reference_verified"] is False

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from stand_in import stand_in
 
-from metrics import ArrayImages, InputError, MetricSettings, open_images
+from metrics import ArrayImages, InputError, MetricSettings, open_images, write_reference
 from repa.errors import SettingError, UnknownNameError
 from repa.evaluation import (
     Measuring,
@@ -81,27 +81,48 @@ def test_the_form_of_a_registered_file_is_an_unverified_claim_under_any_name(her
         assert warning.check == "reference-unverified" and "unverified" in warning.reason
 
 
-def test_a_copy_of_the_file_in_the_cache_is_that_file_under_any_name(here):
+def test_without_a_hash_the_cached_file_and_its_copies_are_unverified_alike(here):
     kept = save(cached_path("references", find_entry("references", NAME)))
-    assert found(kept) == found(shutil.copy(kept, here / "copy.npz")) == (NAME, True)
-    other = save(here / FILE, arr_0=255 - IMAGES)  # of the same form and size
-    assert found(other) == (other, True)
+    copy = shutil.copy(kept, here / "copy.npz")
+    assert found(NAME) == found(kept) == found(str(copy)) == (NAME, False)
 
 
 def test_a_recorded_hash_decides_alone(here, monkeypatch):
-    path = save(here / "mine.npz")
-    content = (here / "mine.npz").read_bytes()
     entry = find_entry("references", NAME)
+    kept = save(cached_path("references", entry))
+    copy = shutil.copy(kept, here / "mine.npz")
+    content = copy.read_bytes()
     known = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
     monkeypatch.setitem(load_registry()["references"], NAME, entry | known)
-    assert found(path) == (NAME, True)
-    other = save(here / FILE, arr_0=255 - IMAGES)
+    assert found(NAME) == found(kept) == found(str(copy)) == (NAME, True)
+    other = save(here / FILE, arr_0=255 - IMAGES)  # of the same form
     assert found(other) == (other, True)
 
 
-def test_the_name_itself_is_what_it_says(here):
-    save(cached_path("references", find_entry("references", NAME)), arr_0=IMAGES[:5])
-    assert found(NAME) == (NAME, True)
+def test_a_file_of_another_form_is_not_the_reference_whose_name_fetched_it(here):
+    kept = save(cached_path("references", find_entry("references", NAME)), arr_0=IMAGES[:7])
+    copy = shutil.copy(kept, here / FILE)
+    assert found(NAME) == found(kept) == (kept, True)
+    assert found(str(copy)) == (str(copy), True)
+
+
+def test_a_name_whose_form_is_unknown_stays_that_entry_unverified(here):
+    name = "adm-imagenet-64"
+    kept = save(cached_path("references", find_entry("references", name)))
+    assert found(name) == (name, False)
+    opened = open_named_reference(name, None)
+    (warning,) = provenance(name, opened).lint(opened)
+    assert f"{kept} was asked for as {name}" in warning.reason
+    assert "has the form" not in warning.reason and "None" not in warning.reason
+
+
+def test_of_two_entries_of_one_form_it_is_the_one_asked_for(monkeypatch):
+    later = "adm-lsun-cat-256"
+    form = {"num_images": COUNT, "image_size": SIDE}
+    entry = find_entry("references", later) | form
+    monkeypatch.setitem(load_registry()["references"], later, entry)
+    save(cached_path("references", entry))
+    assert found(later) == (later, False)
 
 
 def test_a_file_spelt_like_a_name_is_written_with_a_dot_in_every_place(here, monkeypatch):
@@ -155,12 +176,34 @@ def test_the_row_beside_an_unverified_reference_says_so(here, judged):
     assert not row["differences"] and row["reference_verified"] is False
     assert "reference-unverified" in {warning.check for warning in found.warnings}
     assert [text for text in told if "unverified" in text]
-    save(cached_path("references", find_entry("references", NAME)))
+    kept = cached_path("references", find_entry("references", NAME))
+    save(kept)
     by_name = judged()
-    assert by_name.published.comparable and by_name.published.reference_verified
-    assert "reference-unverified" not in {warning.check for warning in by_name.warnings}
-    other = judged(reference=save(here / FILE, arr_0=255 - IMAGES))
-    assert [difference.setting for difference in other.published.differences] == ["reference"]
+    assert by_name.published.comparable and not by_name.published.reference_verified
+    assert "reference-unverified" in {warning.check for warning in by_name.warnings}
+    save(kept, arr_0=IMAGES[:7])
+    other = judged()
+    (difference,) = other.published.differences
+    assert (difference.setting, difference.here) == ("reference", str(kept))
+    assert "reference-unverified" not in {warning.check for warning in other.warnings}
+
+
+def test_splits_as_large_as_the_settings_say_are_looked_at_for_their_classes(here, judged):
+    images = ArrayImages(IMAGES, labels=np.repeat(np.arange(3), 4))
+    path = save(here / "mine.npz")
+    for split_size, warned in ((4, True), (12, False)):
+        result = judged(images, reference=path, settings=MetricSettings(split_size=split_size))
+        assert ("class-order" in {warning.check for warning in result.warnings}) == warned
+
+
+def test_statistics_of_other_weights_of_the_network_are_warned_of(here, judged):
+    path = here / "mine.npz"
+    same = measuring.load_named_network().weights_sha256
+    for weights, warned in (("f" * 64, True), (same, False)):
+        network = stand_in("inception", weights_sha256=weights)
+        write_reference(path, ArrayImages(IMAGES), network)
+        reasons = {warning.check: warning.reason for warning in judged(reference=path).warnings}
+        assert ("other weights of inception" in reasons.get("reference-network", "")) == warned
 
 
 def test_a_reference_file_is_opened_once(here, judged, monkeypatch):
