@@ -72,7 +72,8 @@ def train(
 
     Raises:
         OutputExistsError: See `check_run_folder`.
-        SettingError: The settings make no network, or a step of `skip` is not to come.
+        SettingError: The settings make no network, the run has taken more steps, or a step of
+            `skip` is not to come.
         Interrupted: SIGINT or SIGTERM came; the step was completed and saved.
         NonFiniteError: The loss is not finite; nothing of that step is saved, and the message says
             how to go on.

@@ -84,9 +84,13 @@ def record_settings(
         words.
 
     Raises:
-        SettingError: A step to be left out is behind the run, or after its end.
+        SettingError: The run is past its last step, or a step to be left out is behind the run or
+            after its end.
         CheckpointFormatError: The history is damaged.
     """
+    if config.num_steps < step:
+        rule = f"num_steps must be at least {step}, the steps that the run has taken"
+        raise SettingError("num_steps", f"{rule}, got {config.num_steps}.")
     path = out / _HISTORY
     history, recorded = _read_history(path)
     new = sorted(set(skip) - recorded)

@@ -31,6 +31,10 @@ def names(folder):
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture
 def training(repa, tmp_path, monkeypatch):
     """Run `repa train` with a tiny network in a folder of its own."""
@@ -144,6 +148,18 @@ def test_command_leaves_out_several_steps(training, tmp_path):
     assert code == 0 and "without the update of step 1, without the update of step 3" in error
     code, _, error = training("--steps", 4, "--resume", "--skip", 2)
     assert code == 2 and "--skip" in error and "only steps after 3 and up to 4" in error
+
+
+def test_a_run_cannot_be_given_fewer_steps_than_it_has_taken(training, tmp_path):
+    assert training("--steps", 3)[0] == 0
+    before = files_of(tmp_path / "run")
+    code, out, error = training("--steps", 2, "--resume")
+    assert code == 2 and not out and error.count("\n") == 1
+    assert "--steps" in error and "at least 3" in error
+    assert files_of(tmp_path / "run") == before
+    code, out, error = training("--steps", 3, "--resume")
+    assert code == 0 and "step-0000003" in out
+    assert files_of(tmp_path / "run") == before
 
 
 def test_what_a_run_writes_has_the_defaults_of_the_library(training, monkeypatch):
