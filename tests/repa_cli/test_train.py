@@ -162,6 +162,15 @@ def test_a_run_cannot_be_given_fewer_steps_than_it_has_taken(training, tmp_path)
     assert files_of(tmp_path / "run") == before
 
 
+def test_settings_damaged_in_the_folder_are_not_said_to_be_mistyped(training, tmp_path):
+    assert training("--steps", 1)[0] == 0
+    config = tmp_path / "run/config.json"
+    for change in ({"learning_rate": -1}, {"learning_rat": 1}):
+        config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+        code, _, error = training("--steps", 2, "--resume")
+        assert code == 1 and error.count("\n") == 1 and "run/config.json" in error
+
+
 def test_what_a_run_writes_has_the_defaults_of_the_library(training, monkeypatch):
     given = []
 

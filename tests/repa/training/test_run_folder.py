@@ -146,6 +146,25 @@ def test_a_run_cannot_end_before_the_step_that_it_has_reached(tmp_path):
     begun(tmp_path, step=5, num_steps=5)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": -1},
+        {"learning_rate": "0.1"},
+        {"data": None},
+        {"model": 5},
+        {"model": ["SiT-Ti/4"]},
+        {"learning_rat": 1},
+        {"num_steps": ...},
+    ],
+)
+def test_settings_that_no_run_has_are_damage_to_its_file(tmp_path, change):
+    values = {name: v for name, v in {**asdict(TINY), **change}.items() if v is not ...}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointFormatError, match=r"config\.json: holds no settings"):
+        read_run_config(tmp_path)
+
+
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
     with pytest.raises(OutputExistsError, match="holds no run"):
