@@ -22,7 +22,7 @@ import torch
 
 from repa.checkpoints.settings import CheckpointSettings, describe
 from repa.data import open_training_data
-from repa.errors import NonFiniteError, RepaError
+from repa.errors import NonFiniteError, RepaError, SettingError
 from repa.sheets.contact_sheet import save_png
 from repa.training.batch import Batches
 from repa.training.previews import preview
@@ -72,8 +72,8 @@ def train(
 
     Raises:
         OutputExistsError: See `check_run_folder`.
-        SettingError: The settings make no network, the run has taken more steps, or a step of
-            `skip` is not to come.
+        SettingError: The settings make no network, the encoder does not give features for this size
+            of images, the run has taken more steps, or a step of `skip` is not to come.
         Interrupted: SIGINT or SIGTERM came; the step was completed and saved.
         NonFiniteError: The loss is not finite; nothing of that step is saved, and the message says
             how to go on.
@@ -85,7 +85,10 @@ def train(
         before = check_run_folder(config, out, resume=resume)  # it may have changed unlocked
         data = open_training_data(config.data, config.image_size)
         grid_size = data.input_size // sizes["patch_size"]
-        targets = open_targets(config.encoder, data, out, grid_size, device)
+        try:
+            targets = open_targets(config.encoder, data, out, grid_size, device)
+        except SettingError as error:
+            raise SettingError("image_size", str(error)) from error  # what the grid comes of
         settings = model_settings(config, data, targets.dims)
         state = TrainState.create(config, settings, device)
         latest = latest_checkpoint(out / "checkpoints")

@@ -171,6 +171,17 @@ def test_settings_damaged_in_the_folder_are_not_said_to_be_mistyped(training, tm
         assert code == 1 and error.count("\n") == 1 and "run/config.json" in error
 
 
+@pytest.mark.parametrize("size", [8, 200])
+def test_images_whose_grid_the_encoder_does_not_give_are_an_error_of_their_size(
+    training, tmp_path, size
+):
+    aligned = ("--encoder", "efficientnet-lite1", "--model", "SiT-Ti/4")
+    code, out, error = training("--steps", 1, *aligned, "--image-size", size)
+    assert code == 2 and not out and error.count("\n") == 1
+    assert "--image-size" in error and f"not {size // 4} x {size // 4}" in error
+    assert not list(tmp_path.glob("run/*.json"))
+
+
 def test_what_a_run_writes_has_the_defaults_of_the_library(training, monkeypatch):
     given = []
 
