@@ -182,6 +182,20 @@ def test_images_whose_grid_the_encoder_does_not_give_are_an_error_of_their_size(
     assert not list(tmp_path.glob("run/*.json"))
 
 
+def test_a_job_that_is_queued_again_starts_a_run_and_goes_on_with_the_settings_of_the_run(
+    training, repa, tmp_path
+):
+    again = ("train", "--preset", "digits", "--out", "run", "--resume")
+    code, _, error = training("--preset", "digits", "--resume", "--steps", 2)
+    assert code == 0 and "--preset" not in error
+    assert training("--resume", "--steps", 3, "--learning-rate", 5e-4)[0] == 0
+    before = files_of(tmp_path / "run")
+    code, _, error = repa(*again)
+    assert code == 0, error
+    assert "--preset only starts a run" in error
+    assert files_of(tmp_path / "run") == before
+
+
 def test_what_a_run_writes_has_the_defaults_of_the_library(training, monkeypatch):
     given = []
 
