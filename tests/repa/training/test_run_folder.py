@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 from tiny_run import TINY
 
+import repa.training.run_folder as run_folder
 from repa.errors import CheckpointFormatError, OutputExistsError, SettingError
 from repa.training.run_folder import (
     check_run_folder,
@@ -163,6 +164,20 @@ def test_settings_that_no_run_has_are_damage_to_its_file(tmp_path, change):
     (tmp_path / "config.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointFormatError, match=r"config\.json: holds no settings"):
         read_run_config(tmp_path)
+
+
+def test_no_change_holds_that_the_history_could_not_record(tmp_path, monkeypatch):
+    def full(path, text):
+        if path.name == "history.jsonl":
+            raise OSError(28, "disk full")
+        write_text(path, text)
+
+    begun(tmp_path)
+    write_text = run_folder.write_text
+    monkeypatch.setattr(run_folder, "write_text", full)
+    with pytest.raises(OSError, match="disk full"):
+        begun(tmp_path, step=3, learning_rate=5e-4)
+    assert read_run_config(tmp_path) == TINY
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path):
