@@ -86,7 +86,7 @@ def train(
             )
         except Interrupted as stop:
             bar.close()
-            print_note(f"{stop}; go on with: repa train --out {folder} --resume")
+            print_note(str(stop))
             raise typer.Exit(130) from None
 
     result = {"steps": config.num_steps, "checkpoint": str(checkpoint), "run": str(folder)}

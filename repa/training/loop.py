@@ -41,7 +41,7 @@ from repa.training.targets import Keeping, keep_targets, open_targets
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the run after a complete step, whose checkpoint is saved."""
+    """A signal ended the run after a complete step, saved; the message says how to go on."""
 
 
 def train(
@@ -137,7 +137,8 @@ class _Run:
             if ended or state.step % reporting.preview_every == 0:
                 self.draw_preview(state)
             if last and not ended:
-                raise Interrupted(f"stopped after step {state.step}, which is saved")
+                saved = f"stopped after step {state.step}, which is saved"
+                raise Interrupted(f"{saved}; go on with: {self._again}")
         return latest
 
     def step(self, state: TrainState) -> dict[str, float]:
@@ -165,10 +166,13 @@ class _Run:
             sheet = preview(state.ema, self.what, seed=config.seed, cfg_scale=scale)
             save_png(sheet, self.out / "previews" / f"step-{state.step:07d}.png")
 
+    @property
+    def _again(self) -> str:
+        return f"repa train --out {shlex.quote(str(self.out))} --resume"
+
     def _advice(self, step: int) -> str:
         """Say how to go on where a step has no finite loss; its draws will be the same again."""
-        again = f"repa train --out {shlex.quote(str(self.out))} --resume"
-        rate = self.config.learning_rate / 2
+        again, rate = self._again, self.config.learning_rate / 2
         advice = f"Leave that step out: {again} --skip {step}; or go on from the last checkpoint "
         advice += f"with smaller steps: {again} --learning-rate {rate:g}"
         if self.config.precision != "fp32":

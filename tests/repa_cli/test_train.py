@@ -1,6 +1,7 @@
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -194,6 +195,24 @@ def test_a_job_that_is_queued_again_starts_a_run_and_goes_on_with_the_settings_o
     assert code == 0, error
     assert "--preset only starts a run" in error
     assert files_of(tmp_path / "run") == before
+
+
+def test_the_command_that_an_interrupted_run_names_goes_on_with_it(
+    training, repa, tmp_path, monkeypatch
+):
+    def step(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return train_step(*arguments)
+
+    train_step = loop.train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", step)
+        code, _, error = training("--steps", 3, "--out", "my run; it's new")
+    assert code == 130
+    (line,) = [line for line in error.splitlines() if "go on with: " in line]
+    code, out, error = repa(*shlex.split(line.partition("go on with: repa ")[2]))
+    assert code == 0, error
+    assert "step-0000003" in out
 
 
 def test_what_a_run_writes_has_the_defaults_of_the_library(training, monkeypatch):
