@@ -140,7 +140,7 @@ def test_damaged_settings_of_a_run_are_named(tmp_path):
 
 def test_a_run_cannot_end_before_the_step_that_it_has_reached(tmp_path):
     begun(tmp_path)
-    with pytest.raises(SettingError, match="num_steps must be at least 5, .* got 4") as caught:
+    with pytest.raises(SettingError, match=r"num_steps must be at least 5, .* got 4") as caught:
         begun(tmp_path, step=5, num_steps=4)
     assert caught.value.field == "num_steps"
     assert read_run_config(tmp_path) == TINY and not (tmp_path / "history.jsonl").exists()

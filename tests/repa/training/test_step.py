@@ -118,8 +118,9 @@ def test_a_step_after_one_whose_gradient_is_not_finite_is_the_good_step_alone():
     with pytest.raises(NonFiniteError):
         train_step(TINY, state, batch_of(0))
     hook.remove()
+    batch = batch_of(1)
     for each in (state, alone):
-        train_step(TINY, each, batch_of(1))
+        train_step(TINY, each, batch)
     for ours, theirs in zip(state.model.parameters(), alone.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
