@@ -62,7 +62,9 @@ def train(
     from repa_base.device import resolve_device
 
     folder = out or Path("runs") / (preset or _DEFAULT)
-    stored = read_run_config(folder) if resume and preset is None else None
+    stored = read_run_config(folder) if resume else None
+    if stored and preset:
+        print_note(f"--preset only starts a run; {folder} goes on with its own settings.")
     if resume and preset is None and stored is None:
         raise OutputExistsError(
             f"{folder} holds no run to go on with; see --out, or name a --preset to start one."
@@ -84,7 +86,7 @@ def train(
             )
         except Interrupted as stop:
             bar.close()
-            print_note(f"{stop}; go on with: repa train --out {folder} --resume")
+            print_note(str(stop))
             raise typer.Exit(130) from None
 
     result = {"steps": config.num_steps, "checkpoint": str(checkpoint), "run": str(folder)}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repa.errors import RepaError, UnknownNameError
+from repa.errors import SettingError, UnknownNameError
 from repa.registry import fetch
 
 
@@ -34,12 +34,13 @@ class Encoder:
     preprocess: Callable[[Tensor, int], Tensor]
 
     def check_grid(self, grid_size: int) -> None:
-        """Raise RepaError unless the encoder can give a grid of `grid_size` by `grid_size`."""
+        """Raise SettingError unless the encoder can give a grid of `grid_size` by `grid_size`."""
         if grid_size not in self.grid_sizes:
             low, high = self.grid_sizes[0], self.grid_sizes[-1]
-            raise RepaError(
+            raise SettingError(
+                "grid_size",
                 f"{self.name} gives grids of {low} x {low} to {high} x {high} features an image, "
-                f"not {grid_size} x {grid_size}: choose another image size or patch size."
+                f"not {grid_size} x {grid_size}: choose another image size or patch size.",
             )
 
     @torch.no_grad()

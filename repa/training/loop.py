@@ -22,7 +22,7 @@ import torch
 
 from repa.checkpoints.settings import CheckpointSettings, describe
 from repa.data import open_training_data
-from repa.errors import NonFiniteError, RepaError
+from repa.errors import NonFiniteError, RepaError, SettingError
 from repa.sheets.contact_sheet import save_png
 from repa.training.batch import Batches
 from repa.training.previews import preview
@@ -41,7 +41,7 @@ from repa.training.targets import Keeping, keep_targets, open_targets
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended the run after a complete step, whose checkpoint is saved."""
+    """A signal ended the run after a complete step, saved; the message says how to go on."""
 
 
 def train(
@@ -72,7 +72,8 @@ def train(
 
     Raises:
         OutputExistsError: See `check_run_folder`.
-        SettingError: The settings make no network, or a step of `skip` is not to come.
+        SettingError: The settings make no network, the encoder does not give features for this size
+            of images, the run has taken more steps, or a step of `skip` is not to come.
         Interrupted: SIGINT or SIGTERM came; the step was completed and saved.
         NonFiniteError: The loss is not finite; nothing of that step is saved, and the message says
             how to go on.
@@ -84,7 +85,10 @@ def train(
         before = check_run_folder(config, out, resume=resume)  # it may have changed unlocked
         data = open_training_data(config.data, config.image_size)
         grid_size = data.input_size // sizes["patch_size"]
-        targets = open_targets(config.encoder, data, out, grid_size, device)
+        try:
+            targets = open_targets(config.encoder, data, out, grid_size, device)
+        except SettingError as error:
+            raise SettingError("image_size", str(error)) from error  # what the grid comes of
         settings = model_settings(config, data, targets.dims)
         state = TrainState.create(config, settings, device)
         latest = latest_checkpoint(out / "checkpoints")
@@ -133,7 +137,8 @@ class _Run:
             if ended or state.step % reporting.preview_every == 0:
                 self.draw_preview(state)
             if last and not ended:
-                raise Interrupted(f"stopped after step {state.step}, which is saved")
+                saved = f"stopped after step {state.step}, which is saved"
+                raise Interrupted(f"{saved}; go on with: {self._again}")
         return latest
 
     def step(self, state: TrainState) -> dict[str, float]:
@@ -161,10 +166,13 @@ class _Run:
             sheet = preview(state.ema, self.what, seed=config.seed, cfg_scale=scale)
             save_png(sheet, self.out / "previews" / f"step-{state.step:07d}.png")
 
+    @property
+    def _again(self) -> str:
+        return f"repa train --out {shlex.quote(str(self.out))} --resume"
+
     def _advice(self, step: int) -> str:
         """Say how to go on where a step has no finite loss; its draws will be the same again."""
-        again = f"repa train --out {shlex.quote(str(self.out))} --resume"
-        rate = self.config.learning_rate / 2
+        again, rate = self._again, self.config.learning_rate / 2
         advice = f"Leave that step out: {again} --skip {step}; or go on from the last checkpoint "
         advice += f"with smaller steps: {again} --learning-rate {rate:g}"
         if self.config.precision != "fp32":

@@ -16,7 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from repa.errors import CheckpointFormatError, InUseError, OutputExistsError, SettingError
+from repa.errors import (
+    CheckpointFormatError,
+    InUseError,
+    OutputExistsError,
+    RepaError,
+    SettingError,
+)
 from repa.training.settings import CHANGEABLE, TrainConfig
 from repa_base.files import write_text
 from repa_base.locks import lock_if_free
@@ -30,15 +36,14 @@ def read_run_config(out: Path) -> TrainConfig | None:
     """Return the settings of the run in a folder, or None when it holds no run.
 
     Raises:
-        CheckpointFormatError: The settings are damaged.
-        RepaError: They are of another version of the toolkit.
+        CheckpointFormatError: The settings are damaged, or of another version of the toolkit.
     """
     path = out / _CONFIG
     if not path.exists():
         return None
     try:
         return TrainConfig.from_mapping(json.loads(path.read_text()))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (RepaError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointFormatError(f"{path}: holds no settings ({error}).") from error
 
 
@@ -84,9 +89,13 @@ def record_settings(
         words.
 
     Raises:
-        SettingError: A step to be left out is behind the run, or after its end.
+        SettingError: The run is past its last step, or a step to be left out is behind the run or
+            after its end.
         CheckpointFormatError: The history is damaged.
     """
+    if config.num_steps < step:
+        rule = f"num_steps must be at least {step}, the steps that the run has taken"
+        raise SettingError("num_steps", f"{rule}, got {config.num_steps}.")
     path = out / _HISTORY
     history, recorded = _read_history(path)
     new = sorted(set(skip) - recorded)

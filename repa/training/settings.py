@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-from repa.errors import RepaError, UnknownNameError
+from repa.errors import RepaError, SettingError, UnknownNameError
 from repa_base.settings import check_settings, setting
 from samplers.names import InterpolantName
 
@@ -95,12 +95,14 @@ class TrainConfig:
         """Build from stored settings.
 
         Raises:
-            RepaError: A setting is unknown, missing or out of its range.
+            RepaError: A setting is unknown, missing, of another type or out of its range.
         """
         known = [declared.name for declared in fields(cls)]
         for name in values:
             if name not in known:
                 raise UnknownNameError("setting", name, known)
+        if not isinstance(values.get("model", ""), str):
+            raise SettingError("model", f"model must be a name, got {values['model']!r}.")
         try:
             return cls(**values)
         except TypeError as error:

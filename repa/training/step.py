@@ -17,7 +17,8 @@ def train_step(config: TrainConfig, state: TrainState, batch: NoisyBatch) -> dic
     """Take one optimizer step in place and return its losses and gradient norm.
 
     Raises:
-        NonFiniteError: The loss or its gradient is not finite; the weights are as before the step.
+        NonFiniteError: The loss or its gradient is not finite; the weights are as before the step,
+            and no gradient stays behind.
     """
     interpolant = INTERPOLANTS[config.path_type]
     device = batch.data.device.type
@@ -28,13 +29,15 @@ def train_step(config: TrainConfig, state: TrainState, batch: NoisyBatch) -> dic
     _check_finite(values["loss"], "loss", state.step)
     for group in state.optimizer.param_groups:
         group["lr"] = config.learning_rate_at(state.step)
-    loss.backward()
-    parameters = [p for p in state.model.parameters() if p.grad is not None]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-    values["gradient_norm"] = norm.item()
-    _check_finite(values["gradient_norm"], "gradient's norm", state.step)
-    state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
+    try:
+        loss.backward()
+        parameters = [p for p in state.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        values["gradient_norm"] = norm.item()
+        _check_finite(values["gradient_norm"], "gradient's norm", state.step)
+        state.optimizer.step()
+    finally:
+        state.optimizer.zero_grad(set_to_none=True)
     state.update_ema(config.ema_decay)
     state.step += 1
     return values

@@ -94,7 +94,8 @@ def open_targets(
 
     Raises:
         CheckpointFormatError: The folder's features are damaged, or of other images or tokens.
-        RepaError: The encoder does not give this grid, or is not on this machine.
+        SettingError: The encoder does not give this grid.
+        RepaError: It is not on this machine.
     """
     if encoder_name == "none":
         return StoredTargets([])

@@ -1,6 +1,7 @@
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -29,6 +30,10 @@ CLI_TINY += ["--decay-steps", "0"]
 
 def names(folder):
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -144,6 +149,70 @@ def test_command_leaves_out_several_steps(training, tmp_path):
     assert code == 0 and "without the update of step 1, without the update of step 3" in error
     code, _, error = training("--steps", 4, "--resume", "--skip", 2)
     assert code == 2 and "--skip" in error and "only steps after 3 and up to 4" in error
+
+
+def test_a_run_cannot_be_given_fewer_steps_than_it_has_taken(training, tmp_path):
+    assert training("--steps", 3)[0] == 0
+    before = files_of(tmp_path / "run")
+    code, out, error = training("--steps", 2, "--resume")
+    assert code == 2 and not out and error.count("\n") == 1
+    assert "--steps" in error and "at least 3" in error
+    assert files_of(tmp_path / "run") == before
+    code, out, error = training("--steps", 3, "--resume")
+    assert code == 0 and "step-0000003" in out
+    assert files_of(tmp_path / "run") == before
+
+
+def test_settings_damaged_in_the_folder_are_not_said_to_be_mistyped(training, tmp_path):
+    assert training("--steps", 1)[0] == 0
+    config = tmp_path / "run/config.json"
+    for change in ({"learning_rate": -1}, {"learning_rat": 1}):
+        config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+        code, _, error = training("--steps", 2, "--resume")
+        assert code == 1 and error.count("\n") == 1 and "run/config.json" in error
+
+
+@pytest.mark.parametrize("size", [8, 200])
+def test_images_whose_grid_the_encoder_does_not_give_are_an_error_of_their_size(
+    training, tmp_path, size
+):
+    aligned = ("--encoder", "efficientnet-lite1", "--model", "SiT-Ti/4")
+    code, out, error = training("--steps", 1, *aligned, "--image-size", size)
+    assert code == 2 and not out and error.count("\n") == 1
+    assert "--image-size" in error and f"not {size // 4} x {size // 4}" in error
+    assert not list(tmp_path.glob("run/*.json"))
+
+
+def test_a_job_that_is_queued_again_starts_a_run_and_goes_on_with_the_settings_of_the_run(
+    training, repa, tmp_path
+):
+    again = ("train", "--preset", "digits", "--out", "run", "--resume")
+    code, _, error = training("--preset", "digits", "--resume", "--steps", 2)
+    assert code == 0 and "--preset" not in error
+    assert training("--resume", "--steps", 3, "--learning-rate", 5e-4)[0] == 0
+    before = files_of(tmp_path / "run")
+    code, _, error = repa(*again)
+    assert code == 0, error
+    assert "--preset only starts a run" in error
+    assert files_of(tmp_path / "run") == before
+
+
+def test_the_command_that_an_interrupted_run_names_goes_on_with_it(
+    training, repa, tmp_path, monkeypatch
+):
+    def step(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return train_step(*arguments)
+
+    train_step = loop.train_step
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train_step", step)
+        code, _, error = training("--steps", 3, "--out", "my run; it's new")
+    assert code == 130
+    (line,) = [line for line in error.splitlines() if "go on with: " in line]
+    code, out, error = repa(*shlex.split(line.partition("go on with: repa ")[2]))
+    assert code == 0, error
+    assert "step-0000003" in out
 
 
 def test_what_a_run_writes_has_the_defaults_of_the_library(training, monkeypatch):

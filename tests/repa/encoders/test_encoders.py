@@ -4,7 +4,7 @@ import torch
 from sklearn.datasets import load_sample_images
 
 from repa.encoders.encoder import load_encoder
-from repa.errors import ChecksumError, MissingPackageError, RepaError, UnknownNameError
+from repa.errors import ChecksumError, MissingPackageError, SettingError, UnknownNameError
 from repa.evaluation import load_named_network
 from repa.registry import entries as registry
 
@@ -27,7 +27,7 @@ def test_lite1_gives_the_grid_asked_for_of_112_features_for_any_image_size(
 @pytest.mark.parametrize("grid_size", [0, 3, 33])
 def test_a_grid_that_an_encoder_does_not_give_is_refused_with_those_it_gives(encoder, grid_size):
     asked = f"4 x 4 to 32 x 32 features an image, not {grid_size} x {grid_size}"
-    with pytest.raises(RepaError, match=asked):
+    with pytest.raises(SettingError, match=asked):
         encoder(torch.zeros(1, 32, 32, 3, dtype=torch.uint8), grid_size=grid_size)
 
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 from tiny_run import TINY
 
+import repa.training.run_folder as run_folder
 from repa.errors import CheckpointFormatError, OutputExistsError, SettingError
 from repa.training.run_folder import (
     check_run_folder,
@@ -135,6 +136,48 @@ def test_damaged_settings_of_a_run_are_named(tmp_path):
     (tmp_path / "config.json").write_text('{"data": "dig')
     with pytest.raises(CheckpointFormatError, match=r"config\.json: holds no settings"):
         check_run_folder(TINY, tmp_path, resume=True)
+
+
+def test_a_run_cannot_end_before_the_step_that_it_has_reached(tmp_path):
+    begun(tmp_path)
+    with pytest.raises(SettingError, match=r"num_steps must be at least 5, .* got 4") as caught:
+        begun(tmp_path, step=5, num_steps=4)
+    assert caught.value.field == "num_steps"
+    assert read_run_config(tmp_path) == TINY and not (tmp_path / "history.jsonl").exists()
+    begun(tmp_path, step=5, num_steps=5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"learning_rate": -1},
+        {"learning_rate": "0.1"},
+        {"data": None},
+        {"model": 5},
+        {"model": ["SiT-Ti/4"]},
+        {"learning_rat": 1},
+        {"num_steps": ...},
+    ],
+)
+def test_settings_that_no_run_has_are_damage_to_its_file(tmp_path, change):
+    values = {name: v for name, v in {**asdict(TINY), **change}.items() if v is not ...}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointFormatError, match=r"config\.json: holds no settings"):
+        read_run_config(tmp_path)
+
+
+def test_no_change_holds_that_the_history_could_not_record(tmp_path, monkeypatch):
+    def full(path, text):
+        if path.name == "history.jsonl":
+            raise OSError(28, "disk full")
+        write_text(path, text)
+
+    begun(tmp_path)
+    write_text = run_folder.write_text
+    monkeypatch.setattr(run_folder, "write_text", full)
+    with pytest.raises(OSError, match="disk full"):
+        begun(tmp_path, step=3, learning_rate=5e-4)
+    assert read_run_config(tmp_path) == TINY
 
 
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path):

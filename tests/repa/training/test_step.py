@@ -111,6 +111,20 @@ def test_a_gradient_that_is_not_finite_is_named_and_changes_nothing():
     assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
 
 
+def test_a_step_after_one_whose_gradient_is_not_finite_is_the_good_step_alone():
+    state, alone = tiny_state(), tiny_state()
+    weight = state.model.final_layer.linear.weight
+    hook = weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(NonFiniteError):
+        train_step(TINY, state, batch_of(0))
+    hook.remove()
+    batch = batch_of(1)
+    for each in (state, alone):
+        train_step(TINY, each, batch)
+    for ours, theirs in zip(state.model.parameters(), alone.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_bfloat16_training_stays_close_to_float32_without_being_it():
     batch = batch_of(0)
     losses = []
