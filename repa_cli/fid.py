@@ -123,7 +123,7 @@ def _print_published(row: "PublishedRow", values: Iterable["ComparedValue"]) -> 
     if row.note:
         typer.echo(f"note: {row.note}")
     if not row.reference_verified:
-        typer.echo("note: the reference is unverified: of the row's form, its bytes unknown")
+        typer.echo("note: the reference is unverified: no hash of the row's is known")
 
 
 def _refuse_options_without_effect(context: typer.Context) -> None:

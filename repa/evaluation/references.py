@@ -92,7 +92,10 @@ def plan_evaluation(
     """
     known, opened = _dataset_entry(samples), None
     if reference is not None:
+        # A Path is never a name, which its text without the "./" could be.
         chosen, reason = str(reference), "as asked"
+        if isinstance(reference, Path) and registry.is_registered("references", chosen):
+            chosen = f"./{chosen}"
         path = reference_path(chosen)
         opened = None if path is None else open_reference(path)
         statistics = None if opened is None else opened.statistics
