@@ -48,14 +48,7 @@ _PARTIAL = ".partial-"
 
 @dataclass(frozen=True)
 class FeatureKey:
-    """What decides features.
-
-    Attributes:
-        content: SHA-256 of the images.
-        network: Name of the network.
-        weights: SHA-256 of its weights.
-        preprocessing: What it does to the pixels.
-    """
+    """What decides features; `content` and `weights` are the SHA-256 of images and weights."""
 
     content: str
     network: str
@@ -71,14 +64,7 @@ class FeatureKey:
 
 @dataclass(frozen=True, eq=False)
 class StoredFeatures:
-    """What is kept of images that a network has measured; in a cache, a complete entry.
-
-    Attributes:
-        content_sha256: Hash of the images.
-        files: The features.
-        statistics: Their means and covariances.
-        findings: What the pixels told.
-    """
+    """What is kept of images that a network has measured; in a cache, a complete entry."""
 
     content_sha256: str
     files: FeatureFiles

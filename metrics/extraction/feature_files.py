@@ -56,12 +56,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 class FeatureWriter:
-    """Fills feature files from one row on; a context manager, which brings them safely to disk.
-
-    Args:
-        folder: Where `make_feature_files` made them.
-        kinds: Which of them there are.
-        start: Row of the first image to be written.
+    """Fills what `make_feature_files` made, from row `start` on; leaving it brings all to disk.
 
     Raises:
         CacheError: A file is not there (this process does not see the others' folder), or the disk
@@ -97,13 +92,7 @@ class FeatureWriter:
 
 @dataclass(frozen=True, eq=False)
 class FeatureFiles:
-    """Features that are kept, as memory maps of files or as arrays; None where they are not.
-
-    Attributes:
-        pool: Pooled features.
-        spatial: Spatial features.
-        probabilities: Class probabilities.
-    """
+    """Features that are kept, as memory maps of files or as arrays; None where they are not."""
 
     pool: Float32[np.ndarray, "images pool_dim"]
     spatial: Float32[np.ndarray, "images spatial_dim"] | None

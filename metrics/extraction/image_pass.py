@@ -22,13 +22,7 @@ from repa_base.progress import Progress
 
 
 class Sums:
-    """What remains of images that have passed; instances can be pickled and merged.
-
-    Attributes:
-        pool: Of the pooled features.
-        spatial: Of the spatial features.
-        inspector: Of the pixels.
-    """
+    """What remains of images that have passed; instances can be pickled and merged."""
 
     def __init__(self) -> None:
         self.pool, self.spatial = RunningStatistics(), RunningStatistics()
@@ -60,13 +54,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Extraction:
-    """A pass over images that is to be made.
-
-    Attributes:
-        images: At least 2.
-        network: What measures them.
-        batch_size: Images for the network at once.
-        progress: Called after every batch, with this process's share of the images.
+    """A pass over images that is to be made; `progress` is told of this process's share of them.
 
     Raises:
         InputError: There are fewer than 2 images.

@@ -167,7 +167,7 @@ class _Points:
     @cached_property
     def norms(self) -> Float32[Tensor, " count"]:
         norms, tile = self.buffer(self.count), self.buffer(_NORM_ROWS, self.dim)
-        for rows in self._norm_rows():
+        for rows in _slices(slice(0, self.count), _NORM_ROWS):
             torch.sum(self.tile(rows, tile, half=False).square_(), dim=1, out=norms[rows])
         return norms
 
@@ -176,13 +176,10 @@ class _Points:
         """Squares rounded to float16, summed in float32, the sums rounded."""
         norms = self.buffer(self.count, dtype=torch.float16)
         tile = self.buffer(_NORM_ROWS, self.dim)
-        for rows in self._norm_rows():
+        for rows in _slices(slice(0, self.count), _NORM_ROWS):
             squares = self.tile(rows, tile, half=True).square_()
             norms[rows] = squares.copy_(squares.half()).sum(dim=1)
         return norms
-
-    def _norm_rows(self) -> Iterator[slice]:
-        return _slices(slice(0, self.count), _NORM_ROWS)
 
 
 def _radii(

@@ -46,8 +46,7 @@ class ImageFindings:
     def from_dict(cls, values: Mapping[str, Any]) -> "ImageFindings":
         """Take back what `to_dict` gave, also after JSON has made lists of the tuples."""
         plain: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in values.items()
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
         }
         return cls(**plain)
 

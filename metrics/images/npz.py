@@ -55,15 +55,10 @@ class _Stream(Protocol):
 
 @dataclass(frozen=True)
 class ArrayEntry:
-    """One array of a file: an NPY file itself, or a member of an NPZ file.
+    """One array of a file: an NPY file itself, or a member (without ".npy") of an NPZ file.
 
-    Attributes:
-        path: The file.
-        member: Name of the member without ".npy", or None for an NPY file.
-        shape: Shape as declared, checked against the size of the data.
-        dtype: Element type; never an object type.
-        data_start: Position of the first element in the file, or in the inflated member.
-        deflated: Whether the member is compressed.
+    The shape is as declared, checked against the size of the data; the type is never an object
+    type. `data_start` is the position of the first element in the file, or in the inflated member.
     """
 
     path: Path

@@ -31,7 +31,8 @@ _PixelFn = Callable[[UInt8[Tensor, "batch height width 3"]], Float[Tensor, "batc
 _OutputFn = Callable[
     [Float[Tensor, "batch 3 size size"]], tuple[Tensor, Tensor | None, Tensor | None]
 ]
-_PrepareFn = Callable[[Callable[[], nn.Module]], _OutputFn]
+_BuildFn = Callable[[Mapping[str, Tensor]], nn.Module]
+_PrepareFn = Callable[[_BuildFn], _OutputFn]
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def load_network(
     if weights_path is None and name in _WEIGHTS:
         raise InputError(f"{name} needs its weights, {_WEIGHTS[name]}; give their path.")
     weights_path, device = weights_path or packaged_lite0_weights(), torch.device(device)
-    prepared = functools.partial(_prepared, device, compiled, lazy)
+    prepared = functools.partial(_prepared, weights_path, device, compiled, lazy)
     if name == "inception":
         return _inception(weights_path, device, prepared, clean=resize == "clean")
     build = _efficientnet_lite0 if name == "efficientnet-lite0" else _dinov2
@@ -174,7 +175,7 @@ def _inception(
         weights_sha256=file_sha256(weights_path),
         preprocessing=f"{'clean-fid' if clean else 'TensorFlow 1'} resize to 299, (x - 128) / 128",
         resize=_clean_resize(INPUT_SIZE) if clean else resize_like_tensorflow,
-        outputs=prepared(lambda: _loaded(Inception, weights_path)),
+        outputs=prepared(Inception),
         device=device,
     )
 
@@ -193,7 +194,7 @@ def _efficientnet_lite0(
         weights_sha256=file_sha256(weights_path),
         preprocessing="bicubic resize to 224, (x - 127) / 128",
         resize=resize_bicubic,
-        outputs=prepared(lambda: _loaded(EfficientNetLite0, weights_path)),
+        outputs=prepared(EfficientNetLite0),
         device=device,
     )
 
@@ -210,18 +211,9 @@ def _dinov2(weights_path: Path, device: torch.device, prepared: _PrepareFn) -> M
         weights_sha256=file_sha256(weights_path),
         preprocessing="EDM2 resize to 224, ImageNet normalisation",
         resize=resize_without_clamp,
-        outputs=prepared(lambda: _loaded(DinoV2, weights_path)),
+        outputs=prepared(DinoV2),
         device=device,
     )
-
-
-def _loaded(network: Callable[[Mapping[str, Tensor]], nn.Module], path: Path) -> nn.Module:
-    """Build a network from a file, which the error names if its tensors are not the network's."""
-    tensors = load_tensors(path)
-    try:
-        return network(tensors)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
 
 
 def _labels(distance: str, suffix: str) -> MetricLabels:
@@ -245,11 +237,17 @@ def _clean_resize(size: int) -> _PixelFn:
 
 
 def _prepared(
-    device: torch.device, compiled: bool, lazy: bool, make: Callable[[], nn.Module]
+    path: Path, device: torch.device, compiled: bool, lazy: bool, build: _BuildFn
 ) -> _OutputFn:
+    """Build a network from a file, which the error names if its tensors are not the network's."""
+
     @functools.cache
     def prepare() -> _OutputFn:
-        module = make().to(device)
+        tensors = load_tensors(path)
+        try:
+            module = build(tensors).to(device)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
         return _Compiled(module) if compiled else module
 
     return (lambda pixels: prepare()(pixels)) if lazy else prepare()

@@ -212,8 +212,11 @@ def _class_balance(
     else:
         against = "the shares of the reference"
         classes = np.union1d(labels, real_labels)
-        counts = _counts(labels, classes)
-        statistic = _difference_of_shares(counts, _counts(real_labels, classes))
+        counts, others = (
+            np.bincount(np.searchsorted(classes, each), minlength=classes.size)
+            for each in (labels, real_labels)
+        )
+        statistic = _difference_of_shares(counts, others)
     freedom = counts.size - 1
     unexplained = statistic - freedom
     if unexplained <= _CHANCE_DEVIATIONS * np.sqrt(2 * freedom):
@@ -225,12 +228,6 @@ def _class_balance(
         f"the classes do not have {against} (chi-squared {statistic:.0f}; chance gives {freedom})",
         "the distances and recall measure the shares of the classes as well as the images",
     )
-
-
-def _counts(
-    labels: Int64[np.ndarray, " count"], classes: Int64[np.ndarray, " classes"]
-) -> Int64[np.ndarray, " classes"]:
-    return np.bincount(np.searchsorted(classes, labels), minlength=classes.size)
 
 
 def _difference_of_shares(

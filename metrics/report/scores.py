@@ -36,14 +36,10 @@ _FLAG_RESAMPLES = 1000  # of precision and recall, which cost next to nothing
 
 @dataclass(frozen=True)
 class Score:
-    """A metric of a set of images.
+    """A metric of a set of images, and what it was computed from on the reference's side.
 
-    Attributes:
-        label: What the network's numbers of this kind are called.
-        value: The metric.
-        compared_with: What it was computed from on the reference's side.
-        error: Its standard error over new draws of the generated images; None if not asked for.
-        details: What else was found on the way, as plain values.
+    `error` is its standard error over new draws of the generated images, None if not asked for;
+    `details` holds what else was found on the way, as plain values.
     """
 
     label: str
@@ -55,14 +51,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A measurement that is to be compared with another, and how.
+    """Two measurements of one network, to be compared.
 
-    Attributes:
-        samples: Of the generated images.
-        reference: What they are compared with.
-        network: What measured both.
-        settings: What is computed; `split_size` is that of the score in `samples`.
-        progress: Called during what takes long.
+    The `split_size` of the settings is that of the score in `samples`.
     """
 
     samples: Measurement

@@ -166,7 +166,9 @@ def _protocol(
         reference_verified=known.verified,
         registered_weights=registered,
     )
-    found = [] if registered else [_foreign_weights(network)]
+    reason = f"the weights of {network.name} are not those that the registry names"
+    effect = "the numbers compare with none but those of the same weights"
+    found = [] if registered else [LintWarning("weights", reason, effect)]
     found += lint_sources(
         images,
         real,
@@ -177,11 +179,3 @@ def _protocol(
         num_classes=known.entry.get("num_classes"),
     )
     return [*found, *known.lint(real), *published.lint_protocol(row)], row
-
-
-def _foreign_weights(network: MetricNetwork) -> LintWarning:
-    return LintWarning(
-        "weights",
-        f"the weights of {network.name} are not those that the registry names",
-        "the numbers compare with none but those of the same weights",
-    )

@@ -30,9 +30,8 @@ def reference_path(name: str) -> Path | None:
     if registry.is_registered("references", name):
         return None
     if not name or not Path(name).exists():
-        raise UnknownNameError(
-            "reference, file or folder", name, registry.entry_names("references")
-        )
+        known = registry.entry_names("references")
+        raise UnknownNameError("reference, file or folder", name, known)
     return Path(name)
 
 
@@ -222,11 +221,8 @@ def _checked(network: Any) -> NetworkName:  # noqa: ANN401
 
 def _dataset_entry(images: ImageSource) -> Entry | None:
     dataset = (images.manifest or {}).get("dataset")
-    return (
-        registry.find_entry("datasets", dataset)
-        if dataset in registry.entry_names("datasets")
-        else None
-    )
+    known = dataset in registry.entry_names("datasets")
+    return registry.find_entry("datasets", dataset) if known else None
 
 
 def _adm_batch(samples: ImageSource) -> str:

@@ -216,8 +216,7 @@ def _check_published(
     }
     absent = [path for path in wanted.values() if not path.exists()]
     if absent:
-        listed = ", ".join(map(str, absent))
-        yield Check(name, None, None, None, f"not in the cache: {listed}")
+        yield Check(name, None, None, None, f"not in the cache: {', '.join(map(str, absent))}")
         return
     report = Measuring(progress=progress).with_cache(
         lambda options: metrics.evaluate(
@@ -228,8 +227,7 @@ def _check_published(
         )
     )
     for key, published in entry["metrics"].items():
-        label = METRIC_LABELS[key]
-        tolerance = _PUBLISHED_TOLERANCES[key]
+        label, tolerance = METRIC_LABELS[key], _PUBLISHED_TOLERANCES[key]
         yield Check(f"{label}, {name}", published, report.values[label], tolerance)
 
 

@@ -45,15 +45,9 @@ class Difference:
 class PublishedRow:
     """The published row that is closest to a set of images and its measurement.
 
-    Attributes:
-        name: Name in the registry.
-        metrics: Published values by the labels that our reports use; unknown ones are left out.
-        source: Paper and table.
-        note: What else is known about it, such as another value elsewhere.
-        differences: Settings that differ; none if the row is comparable.
-        decimals: Digits after the point that the paper prints, by the same labels.
-        reference_verified: Whether the reference of the measurement is known by its bytes, rather
-            than by its form alone.
+    Published values, and the digits that the paper prints after the point, are by the labels of our
+    reports; unknown values are left out. `source` is paper and table; `reference_verified` says
+    whether the measurement's reference is known by its bytes, rather than by its form alone.
     """
 
     name: str
@@ -72,16 +66,10 @@ class PublishedRow:
 
 @dataclass(frozen=True)
 class ComparedValue:
-    """A measured value beside the published one.
+    """A measured value beside the published one, and the difference, ours minus the paper's.
 
-    Attributes:
-        label: Name of the metric.
-        published: As printed in the paper.
-        measured: Ours.
-        difference: Ours minus the paper's.
-        tolerance: What chance and the rounding of the published number explain; None without a
-            standard error.
-        inside: Whether the difference is within the tolerance; None without a standard error.
+    Without a standard error there are neither a tolerance, what chance and the rounding of the
+    published number explain, nor a word on whether the difference is inside it.
     """
 
     label: str
