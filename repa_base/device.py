@@ -24,10 +24,8 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise RepaError(f"unknown device {name!r}: use auto, cpu, cuda, cuda:1 or mps.") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RepaError(
-            f"device {name!r} is not available: PyTorch sees {torch.cuda.device_count()} GPUs."
-        )
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise RepaError(f"device {name!r} is not available: PyTorch sees {count} GPUs.")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise RepaError(f"device {name!r} is not available on this machine.")
     return device

@@ -20,20 +20,16 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a name to write a file or folder under; afterwards it is brought to disk and renamed.
+    """Give a free name to write an output under; afterwards it is brought to disk and renamed.
 
     When the block fails, or the process is killed, what stood under `path` stands there still. A
     folder replaces a folder in two renames, so a kill between them can leave neither.
-
     The name is in a hidden folder beside `path`, see `repa_base.workplace`. What a killed process
     leaves of it is removed by the next call for the same `path`.
 
     Args:
         path: The file or folder in the end; its folder is made. Of a link, what it leads to is
             replaced. New files get the permissions that the system gives new files.
-
-    Yields:
-        A free name, to be made by the block.
 
     Raises:
         OSError: It cannot be written; the error names `path`.
@@ -74,10 +70,7 @@ def to_disk(path: Path) -> None:
 def check_output(path: Path, *, overwrite: bool = False, option: str = "--out") -> None:
     """Find out, before any work, whether an output may be written; make its folder.
 
-    Args:
-        path: The output.
-        overwrite: Whether a file of that name may be replaced.
-        option: What names the output, for the message.
+    A file of that name may be replaced if `overwrite`; `option` names the output in messages.
 
     Raises:
         OutputExistsError: The output is there, or is a folder.
@@ -90,8 +83,7 @@ def check_output(path: Path, *, overwrite: bool = False, option: str = "--out") 
         raise OutputExistsError(message)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         reason = "no file can be made in this folder"
         raise OSError(error.errno, reason, str(path.parent)) from error

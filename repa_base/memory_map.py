@@ -12,8 +12,6 @@ def release_pages(array: np.ndarray) -> None:
     They remain in the system's cache, so reading them again costs little. Systems without
     `MADV_DONTNEED` keep them.
     """
-    pages = getattr(array, "_mmap", None)
-    if isinstance(array, np.memmap) and array.mode == "r" and pages is not None:
-        advice = getattr(mmap, "MADV_DONTNEED", None)
-        if advice is not None:
-            pages.madvise(advice)
+    pages, advice = getattr(array, "_mmap", None), getattr(mmap, "MADV_DONTNEED", None)
+    if isinstance(array, np.memmap) and array.mode == "r" and pages and advice:
+        pages.madvise(advice)

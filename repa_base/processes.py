@@ -29,11 +29,8 @@ PATIENCE = timedelta(days=7)
 class Processes:
     """This process among those that work together; alone, it has no others to wait for.
 
-    Attributes:
-        rank: Which of them this is, from 0.
-        size: How many there are.
-        local_rank: Which of those on this machine.
-        group: PyTorch's group that values travel in; None for its default group.
+    `rank` says which of them this is, from 0, `local_rank` which of those on this machine, `size`
+    how many there are. Values travel in PyTorch's `group`; None is its default group.
     """
 
     rank: int = 0

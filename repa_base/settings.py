@@ -20,14 +20,9 @@ _UNIONS = (Union, UnionType)
 class Rule:
     """What is known of a setting besides its type and default.
 
-    Attributes:
-        help: What it is, for people.
-        low: Smallest allowed value.
-        high: Largest allowed value.
-        above: The value must be larger than this.
-        choices: Allowed values; empty if the type or another check decides.
-        flag: Its option where that is not called like the field.
-        value: The form of its value, where the type does not tell.
+    Its value is from `low` to `high`, larger than `above`, and one of `choices`, which is empty if
+    the type or another check decides. `flag` is its option where that is not called like the field,
+    `value` the form of its value where the type does not tell.
     """
 
     help: str

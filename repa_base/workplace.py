@@ -42,12 +42,7 @@ def is_workplace(path: Path) -> bool:
 
 
 def remove_leftovers(folder: Path, name: str | None = None) -> None:
-    """Remove the hidden folders of processes that were killed; the living keep theirs.
-
-    Args:
-        folder: Where the outputs are.
-        name: The output's name; None for all outputs.
-    """
+    """Remove what killed processes left of the output `name`, or of all; the living keep theirs."""
     pattern = "*" if name is None else glob.escape(name)
     for outer in folder.glob(f".{pattern}{_SUFFIX}"):
         with suppress(OSError):

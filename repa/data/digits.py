@@ -37,7 +37,5 @@ def load_digits(split: Split, image_size: int) -> tuple[np.ndarray, np.ndarray]:
     chosen = np.flatnonzero(turn == ("train", "heldout").index(split))
     grey = np.rint(pixels[chosen].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     size = (image_size, image_size)
-    images = np.stack(
-        [np.asarray(Image.fromarray(g).resize(size, Image.Resampling.BICUBIC)) for g in grey]
-    )
-    return np.repeat(images[..., None], 3, axis=3), labels[chosen]
+    images = [np.asarray(Image.fromarray(g).resize(size, Image.Resampling.BICUBIC)) for g in grey]
+    return np.repeat(np.stack(images)[..., None], 3, axis=3), labels[chosen]

@@ -18,12 +18,9 @@ RowGenerator = Callable[[int], np.random.Generator]
 
 @dataclass(frozen=True)
 class Batch:
-    """Some samples of a data set, on the CPU.
+    """The samples `indices` (B,) of a data set, on the CPU, with labels int64 (B,).
 
-    Attributes:
-        indices: Which images (B,).
-        inputs: float32 (B, in_channels, input_size, input_size), pixels in [-1, 1] or latents.
-        labels: int64 (B,).
+    Inputs are float32 (B, in_channels, input_size, input_size), pixels in [-1, 1] or latents.
     """
 
     indices: np.ndarray
@@ -34,13 +31,8 @@ class Batch:
 class TrainingData(Protocol):
     """What the training loop asks of a data set; inputs are pixels or latents alike.
 
-    Attributes:
-        name: Name in the registry.
-        count: Number of images.
-        num_classes: Number of classes.
-        in_channels: Channels of an input.
-        input_size: Side of an input.
-        latent_space: Where the inputs live.
+    `name` is that in the registry, `count` the number of images, `input_size` the side of an input
+    and `latent_space` where the inputs live.
     """
 
     name: str

@@ -55,8 +55,7 @@ class Encoder:
             float32 (B, grid_size squared, feature_dim), row by row.
         """
         self.check_grid(grid_size)
-        feature_map = self.network(self.preprocess(images, grid_size))
-        return feature_map.flatten(2).transpose(1, 2).float()
+        return self.network(self.preprocess(images, grid_size)).flatten(2).transpose(1, 2).float()
 
 
 def load_encoder(name: str, device: torch.device | str = "cpu") -> Encoder:
@@ -87,8 +86,7 @@ def _load_lite1(device: torch.device | str) -> Encoder:
     path = fetch("encoders", "efficientnet-lite1")
     stored = torch.load(path, map_location="cpu", weights_only=True)
     full = timm.create_model("tf_efficientnet_lite1")
-    names = full.state_dict()
-    full.load_state_dict(dict(zip(names, stored.values(), strict=True)))
+    full.load_state_dict(dict(zip(full.state_dict(), stored.values(), strict=True)))
     to_stride_16 = nn.Sequential(full.conv_stem, full.bn1, *full.blocks[:5])  # pyright: ignore
     network = to_stride_16.eval().requires_grad_(False).to(device)
     return Encoder("efficientnet-lite1", network, 112, range(4, 33), _preprocess_lite1)

@@ -24,12 +24,8 @@ _ORDER, _DRAWS, _ROWS = 0, 1, 2  # indices of the training stream; from _ROWS on
 class NoisyBatch:
     """All that one step consumes, on the device.
 
-    Attributes:
-        data: Clean inputs (B, C, H, W).
-        labels: int64 (B,), some of them replaced by the null label.
-        noise: Standard normals, as `data`.
-        times: (B,), 0 = data, 1 = noise.
-        target_features: (B, N, D) of the same images, one tensor an encoder; may be empty.
+    Clean data and standard normal noise (B, C, H, W), labels int64 (B,), some of them the null
+    label, times (B,), 0 = data, 1 = noise, and features (B, N, D), one tensor an encoder or none.
     """
 
     data: Tensor
@@ -56,9 +52,8 @@ class EpochOrder:
         """Return the images (B,) of the step after `step` steps."""
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs, places = np.divmod(positions, self.count)
-        known = self._epochs
         self._epochs = {
-            epoch: known[epoch] if epoch in known else self._shuffled(epoch)
+            epoch: self._epochs[epoch] if epoch in self._epochs else self._shuffled(epoch)
             for epoch in np.unique(epochs).tolist()
         }
         return np.concatenate([o[places[epochs == epoch]] for epoch, o in self._epochs.items()])

@@ -100,12 +100,11 @@ def train(
             reporting.on_note(f"resuming from step {state.step} of {config.num_steps}.")
         if notes:
             reporting.on_note(f"from step {state.step + 1} on: {', '.join(notes)}.")
-        batches = Batches(config, data, targets, device)
         space, path_type = data.latent_space, config.path_type
         what = CheckpointSettings(
             model=settings, path_type=path_type, dataset=data.name, latent_space=space
         )
-        run = _Run(config, out, batches, skipped, what, reporting)
+        run = _Run(config, out, Batches(config, data, targets, device), skipped, what, reporting)
         with _signals() as stop:
             latest = run.to_the_end(state, stop) or latest
     if latest is None:

@@ -29,8 +29,7 @@ def velocity_loss(
     Returns:
         Losses (B,), averaged over all but the first dimension.
     """
-    target = interpolant.velocity(data, noise, t)
-    return (predicted - target).square().flatten(1).mean(1)
+    return (predicted - interpolant.velocity(data, noise, t)).square().flatten(1).mean(1)
 
 
 def alignment_loss(

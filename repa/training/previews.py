@@ -29,11 +29,8 @@ def preview(
 ) -> Image.Image:
     """Sample a contact sheet, ten images of up to ten classes, by Heun in 25 steps.
 
-    Args:
-        model: A network that predicts the velocity, in evaluation mode; a run's moving average.
-        settings: What it was trained on.
-        seed: Decides the noise that the images start from.
-        cfg_scale: Guidance, in t from 0 to 0.7.
+    The network, a run's moving average, predicts the velocity, in evaluation mode. `seed` decides
+    the noise that the images start from; `cfg_scale` guides in t from 0 to 0.7.
     """
     protocol = Protocol(
         solver="heun",

@@ -1,10 +1,7 @@
 """The folder of a training run: whose it is, its settings and their history, log, checkpoints.
 
-config.json    the settings as they are now
-history.jsonl  what changed since the run began, one line each time that it went on otherwise:
-{"from_step": 1001, "changed": {"learning_rate": [0.001, 0.0005]}, "skip": [1234]}
-log.jsonl      losses
-checkpoints/   `step-0001000` and so on, see `repa.training.state`
+`repa.training.loop` lists its files. A line of history.jsonl stands for each time that the run went
+on otherwise: {"from_step": 1001, "changed": {"learning_rate": [0.001, 0.0005]}, "skip": [1234]}
 """
 
 import json
@@ -66,9 +63,8 @@ def check_run_folder(config: TrainConfig, out: Path, *, resume: bool) -> TrainCo
     if not resume:
         raise OutputExistsError(f"{out} holds a run already: add --resume, or another --out.")
     if other := ", ".join(n for n in _changes(stored, config) if n not in CHANGEABLE):
-        raise OutputExistsError(
-            f"{out} was started with other settings ({other}): use another --out."
-        )
+        reason = f"was started with other settings ({other})"
+        raise OutputExistsError(f"{out} {reason}: use another --out.")
     return stored
 
 
@@ -77,20 +73,14 @@ def record_settings(
 ) -> tuple[frozenset[int], list[str]]:
     """Write settings and history; the folder is a run's from then on.
 
-    Args:
-        out: Folder of the run.
-        config: Its settings from now on.
-        before: Its settings until now; None at the start of a run.
-        step: Steps that it has taken.
-        skip: Numbers of steps, from 1, whose update is to be left out.
+    Its settings were `before` until now, None at the start of a run, and it has taken `step` steps;
+    `skip` are numbers of steps, from 1, whose update is to be left out.
 
     Returns:
-        All steps whose update is left out, those recorded earlier included, and what is new in
-        words.
+        All steps whose update is left out, earlier ones included, and what is new in words.
 
     Raises:
-        SettingError: The run is past its last step, or a step to be left out is behind the run or
-            after its end.
+        SettingError: The run is past its last step, or a step to be left out is not to come.
         CheckpointFormatError: The history is damaged.
     """
     if config.num_steps < step:
@@ -188,8 +178,7 @@ def _read_history(path: Path) -> tuple[list[dict[str, Any]], set[int]]:
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    found = folder.glob("step-*")
-    return [(int(p.name[5:]), p) for p in found if _CHECKPOINT.fullmatch(p.name)]
+    return [(int(p.name[5:]), p) for p in folder.glob("step-*") if _CHECKPOINT.fullmatch(p.name)]
 
 
 def _is_entry_until(line: str, step: int) -> bool:

@@ -113,10 +113,8 @@ class TrainConfig:
 class Reporting:
     """What a run writes beside its last weights; none of it changes them.
 
-    Attributes:
-        preview_cfg_scale: Guidance of the previews.
-        on_step: Told the number and the losses of every step that is taken.
-        on_note: Told what else happens.
+    `on_step` is told the number and the losses of every step that is taken, `on_note` what else
+    happens; `preview_cfg_scale` is the guidance of the previews.
 
     Raises:
         SettingError: A value is out of its range.

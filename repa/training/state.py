@@ -2,8 +2,7 @@
 
 A checkpoint is a folder `step-0001000` of safetensors files (`model`, `ema`, `optimizer`) and
 `state.json`. It is written under another name and renamed, so a folder of that name is complete.
-Nothing in it is executed when it is read. All random draws of the loop are keyed by the step, so
-there is no generator state to save.
+Nothing in it is executed when it is read. It needs no generator's state, see `repa.training.batch`.
 """
 
 import copy
@@ -48,10 +47,7 @@ class TrainState:
     ) -> "TrainState":
         """Build the state before the first step; initial weights depend on the seed alone.
 
-        Args:
-            config: Settings of the run.
-            settings: Keyword arguments of `SiT`, see `model_settings`.
-            device: Where the state lives.
+        `settings` are the keyword arguments of `SiT`, see `model_settings`.
 
         Raises:
             RepaError: The settings make no network.
@@ -134,10 +130,8 @@ def model_settings(
 ) -> dict[str, Any]:
     """Return the keyword arguments of `SiT` that a run's settings and data ask for.
 
-    Args:
-        config: Settings of the run; errors are those of `check_model`.
-        data: What it trains on.
-        target_dims: Widths of the features to align with, one an encoder.
+    `target_dims` are the widths of the features to align with, one an encoder. Errors are those of
+    `check_model`.
     """
     return {
         "input_size": data.input_size,

@@ -21,8 +21,7 @@ def train_step(config: TrainConfig, state: TrainState, batch: NoisyBatch) -> dic
             and no gradient stays behind.
     """
     interpolant = INTERPOLANTS[config.path_type]
-    device = batch.data.device.type
-    with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
+    with torch.autocast(batch.data.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         velocity, alignment = losses_of(state.model, batch, interpolant)
     loss = velocity + config.alignment_weight * alignment
     values = {"loss": loss.item(), "velocity": velocity.item(), "alignment": alignment.item()}
@@ -52,8 +51,7 @@ def losses_of(
         predicted, features = model(x, batch.times, batch.labels, return_features=True)
         alignment = alignment_loss(features, batch.target_features)
     else:
-        predicted = model(x, batch.times, batch.labels)
-        alignment = x.new_zeros(())
+        predicted, alignment = model(x, batch.times, batch.labels), x.new_zeros(())
     per_image = velocity_loss(predicted.float(), batch.data, batch.noise, batch.times, interpolant)
     return per_image.mean(), alignment
 

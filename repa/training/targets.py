@@ -85,12 +85,8 @@ def open_targets(
 ) -> TargetSource:
     """Find a run's features, or what can make them; writes and computes nothing.
 
-    Args:
-        encoder_name: Encoder to align with, or `none`.
-        data: Whose images the encoder sees.
-        folder: Folder of the run; features that it holds are used.
-        grid_size: Side of the model's grid of tokens, each of which gets a feature.
-        device: Where the encoder runs.
+    Features that the folder of the run holds are used, unless the encoder to align with is `none`.
+    `grid_size` is the side of the model's grid of tokens, each of which gets a feature.
 
     Raises:
         CheckpointFormatError: The folder's features are damaged, or of other images or tokens.
