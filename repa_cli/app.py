@@ -72,10 +72,8 @@ def main(arguments: list[str] | None = None) -> None:
         # The reader of our output (`head`, say) has left: that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except UnknownNameError as error:
-        _fail(str(error), code=2)
     except (RepaError, OSError) as error:
-        _fail(_text(error), code=1)
+        _fail(_text(error), code=2 if isinstance(error, UnknownNameError) else 1)
     else:
         sys.exit(code if isinstance(code, int) else 0)
 

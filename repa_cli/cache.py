@@ -12,8 +12,6 @@ from repa_cli.output import print_json, print_table
 if TYPE_CHECKING:
     from metrics import CacheEntry
 
-_AGES = (("d", 86400), ("h", 3600), ("min", 60))
-
 
 def cache(
     clear: Annotated[
@@ -56,7 +54,7 @@ def _size(num_bytes: int) -> str:
 
 
 def _age(seconds: float) -> str:
-    for unit, length in _AGES:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
             return f"{seconds // length:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +11,6 @@ from repa_cli import options, output
 from repa_cli.report_table import print_reports
 
 if TYPE_CHECKING:
-    from metrics.settings import Resize
     from repa.evaluation.self_test import Check
     from repa.registry.published import ComparedValue, PublishedRow
 
@@ -84,7 +83,7 @@ def fid(
         how = Measuring(
             network=features,
             weights_path=weights,
-            resize=cast("Resize", resize),
+            resize=resize,
             cached=not no_cache,
             batch_size=batch_size,
             compiled=compiled,
@@ -107,16 +106,10 @@ def fid(
 
 def _print_published(row: "PublishedRow", values: Iterable["ComparedValue"]) -> None:
     """Print the published row beside ours; inside means that chance and rounding explain it."""
-    verdicts = {True: "yes", False: "no", None: "unknown"}
+    inside = {True: "yes", False: "no", None: "unknown"}
     rows = [
-        (
-            value.label,
-            f"{value.published:g}",
-            f"{value.measured:.4f}",
-            f"{value.difference:+.4f}",
-            verdicts[value.inside],
-        )
-        for value in values
+        (v.label, f"{v.published:g}", f"{v.measured:.4f}", f"{v.difference:+.4f}", inside[v.inside])
+        for v in values
     ]
     typer.echo(f"\npublished  {row.name} ({row.source})")
     output.print_table(("metric", "published", "measured", "difference", "inside the error"), rows)

@@ -150,7 +150,7 @@ MetricWeights = Annotated[
     ),
 ]
 MetricResize = Annotated[
-    str,
+    Resize,
     typer.Option(
         "--resize",
         metavar="NAME",

@@ -14,34 +14,25 @@ if TYPE_CHECKING:
 
 def print_reports(reports: Mapping[str, "Report"]) -> None:
     """Print the reports of several sets of images against one reference."""
-    first = next(iter(reports.values()))
+    sets = list(reports.values())
+    first = sets[0]
     rows = [
-        (
-            label,
-            *(
-                value_text(report.values[label], report.standard_errors.get(label))
-                for report in reports.values()
-            ),
-            compared_with,
-        )
-        for label, compared_with in first.compared_with.items()
+        (label, *(value_text(r.values[label], r.standard_errors.get(label)) for r in sets), other)
+        for label, other in first.compared_with.items()
     ]
-    counts = ("images", *(str(report.num_samples) for report in reports.values()), "")
+    counts = ("images", *(str(report.num_samples) for report in sets), "")
     print_table(("metric", *reports, "compared with"), [*rows, counts])
     settings = first.settings
     typer.echo(f"\nreference  {first.reference}")
     typer.echo(f"network    {first.network} ({first.preprocessing})")
     if first.reference_images:
-        typer.echo(
-            f"precision, recall: {settings['num_neighbors']} neighbours, "
-            f"{settings['distances']} distances"
-        )
+        how = f"{settings['num_neighbors']} neighbours, {settings['distances']} distances"
+        typer.echo(f"precision, recall: {how}")
     if settings["num_resamples"]:
         others = "; precision, recall: of their flags" if first.reference_images else ""
         others += "; kernel distance: over its subsets" if settings["kernel_distance"] else ""
-        typer.echo(
-            f"± standard error, from {settings['num_resamples']} resamples of the samples{others}"
-        )
+        count = settings["num_resamples"]
+        typer.echo(f"± standard error, from {count} resamples of the samples{others}")
 
 
 def value_text(value: float, error: float | None) -> str:

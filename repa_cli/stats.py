@@ -1,15 +1,12 @@
 """`repa stats`: make a reference in ADM's form from images."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
 
 from metrics.settings import DEFAULT_BATCH_SIZE, KEPT_IMAGES
 from repa_cli import options, output
-
-if TYPE_CHECKING:
-    from metrics.settings import Resize
 
 
 def stats(
@@ -50,7 +47,7 @@ def stats(
         how = Measuring(
             network=features,
             weights_path=weights,
-            resize=cast("Resize", resize),
+            resize=resize,
             cached=not no_cache,
             batch_size=batch_size,
             compiled=compiled,
@@ -66,7 +63,5 @@ def stats(
         if as_json:
             output.print_json(written)
         else:
-            output.print_table(
-                ("reference", str(out)),
-                [(key.replace("_", " "), str(value)) for key, value in list(written.items())[1:]],
-            )
+            rows = [(key.replace("_", " "), str(value)) for key, value in list(written.items())[1:]]
+            output.print_table(("reference", str(out)), rows)

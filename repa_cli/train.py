@@ -66,9 +66,8 @@ def train(
     if stored and preset:
         print_note(f"--preset only starts a run; {folder} goes on with its own settings.")
     if resume and preset is None and stored is None:
-        raise OutputExistsError(
-            f"{folder} holds no run to go on with; see --out, or name a --preset to start one."
-        )
+        remedy = "see --out, or name a --preset to start one"
+        raise OutputExistsError(f"{folder} holds no run to go on with; {remedy}.")
     reported = {name: settings.pop(name) for name in rules(Reporting) if name in settings}
     config = replace(stored or PRESETS[preset or _DEFAULT], **settings)
 

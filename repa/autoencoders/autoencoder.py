@@ -20,7 +20,6 @@ from repa.errors import (
 )
 from repa.registry import cache_dir, entry_names, file_sha256, find_entry, is_registered
 
-_CHUNK_IMAGES = 8
 _CONFIG = "config.json"
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -56,9 +55,7 @@ class Autoencoder:
             raise CheckpointFormatError(f"{path}: describes no AutoencoderKL: {error}") from error
 
     @torch.no_grad()
-    def decode(
-        self, x: Tensor, latent_space: LatentSpace, *, chunk_images: int = _CHUNK_IMAGES
-    ) -> Tensor:
+    def decode(self, x: Tensor, latent_space: LatentSpace, *, chunk_images: int = 8) -> Tensor:
         """Turn a model's x (B, C, h, w), of a latent space, into pixels.
 
         They are float32 (B, 3, H, W), about [-1, 1], not clamped. Images are decoded in chunks,
@@ -147,11 +144,11 @@ def find_autoencoder(name_or_path: str | Path, device: torch.device | str = "cpu
 
 def _fetch(name: str, identifier: str, revision: str | None) -> Path:
     by_hand = cache_dir() / "autoencoders" / name
-    if all((by_hand / file).exists() for file in (_CONFIG, _WEIGHTS)):
+    files = [_CONFIG, _WEIGHTS]
+    if all((by_hand / file).exists() for file in files):
         return by_hand
     from huggingface_hub import snapshot_download
 
-    files = [_CONFIG, _WEIGHTS]
     try:
         return Path(snapshot_download(identifier, revision=revision, allow_patterns=files))
     except Exception as error:  # the hub's client and its transport have errors of their own

@@ -1,7 +1,5 @@
 """Latent spaces: where a model's x lives, as seen from an autoencoder.
 
-    autoencoder's latents = scale * x + bias,   for all channels or one number each
-
 A model of pixels lives in the space of no autoencoder, by the identity. The only home of the scale
 0.18215 of Stable Diffusion's latents. The file loads no network.
 """

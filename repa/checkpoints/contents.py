@@ -37,7 +37,9 @@ def read_contents(path: Path) -> tuple[Tensors, Extra]:
     archive = head.startswith(b"PK\3\4")
     try:
         if head[8:] == b"{":
-            return _read_safetensors(path)
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return tensors, file.metadata() or {}
         # A zip archive, or the bare pickle of torch before 1.6.
         if archive or head.startswith(b"\x80\x02"):
             return _read_pickled(path, mmap=archive)
@@ -58,12 +60,6 @@ def is_state_dict(value: object) -> bool:
     """Whether a value is a dict, not empty, of names and tensors alone."""
     pairs = value.items() if isinstance(value, dict) else ()
     return bool(pairs) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in pairs)
-
-
-def _read_safetensors(path: Path) -> tuple[Tensors, Extra]:
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return tensors, file.metadata() or {}
 
 
 def _read_pickled(path: Path, *, mmap: bool) -> tuple[Tensors, Extra]:

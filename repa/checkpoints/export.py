@@ -55,7 +55,6 @@ def export_weights(
 
 def write_weights(path: Path, tensors: Tensors, description: Extra) -> None:
     """Write a SiT's tensors with a JSON description that `repa.checkpoints.load_model` reads."""
-    # One key alone: safetensors writes several in an order that changes from run to run.
-    metadata = {"repa": json.dumps(dict(description))}
     contiguous = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    save_file(contiguous, path, metadata=metadata)
+    # One key alone: safetensors writes several in an order that changes from run to run.
+    save_file(contiguous, path, metadata={"repa": json.dumps(dict(description))})

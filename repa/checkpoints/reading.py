@@ -67,10 +67,7 @@ class Checkpoint:
             reason = f"describes no SiT: {first_line(error)}"
             raise CheckpointFormatError(f"{self.path}: {reason}") from error
         _check_tensors(self.path, model.state_dict(), self.tensors)
-        tensors = {
-            name: tensor.to(self.device, torch.float32, copy=True)
-            for name, tensor in self.tensors.items()
-        }
+        tensors = {n: t.to(self.device, torch.float32, copy=True) for n, t in self.tensors.items()}
         model.load_state_dict(tensors, strict=True, assign=True)
         return model.requires_grad_(False).eval()
 

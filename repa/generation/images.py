@@ -109,10 +109,8 @@ def images_of(
             images = images_from_pixels(pixels, protocol.quantizer)
             finite = torch.isfinite(pixels).flatten(1).all(1).tolist()  # the device is read once
         if False in finite:
-            first = batch[finite.index(False)]
-            raise NonFiniteError(
-                f"image {first} has NaN or infinite pixels: the network overflowed."
-            )
+            what = f"image {batch[finite.index(False)]} has NaN or infinite pixels"
+            raise NonFiniteError(f"{what}: the network overflowed.")
         yield SampledImages(batch, images.cpu().numpy(), labels.numpy())
         tell(start + len(batch), len(indices))
 
@@ -147,9 +145,8 @@ def _sample(
     network, seed = model.model, protocol.seed
     shape = (network.in_channels, network.input_size, network.input_size)
     noise = initial_noise(seed, indices, shape).to(labels.device)
-    velocity = classifier_free_velocity(
-        model.velocity_model, labels, network.null_label, protocol.cfg_scale
-    )
+    null, scale = network.null_label, protocol.cfg_scale
+    velocity = classifier_free_velocity(model.velocity_model, labels, null, scale)
     solve: Callable[..., Tensor]
     if protocol.solver == "sde":
         path = INTERPOLANTS[model.settings.path_type]
@@ -157,10 +154,6 @@ def _sample(
         solve = partial(sample_sde, interpolant=path, normal=normal)
     else:
         solve = partial(sample_ode, method=protocol.solver, rtol=TOLERANCE, atol=TOLERANCE)
-    return solve(
-        velocity,
-        noise,
-        num_steps=None if protocol.adaptive else protocol.num_steps,
-        guidance_interval=protocol.guidance_interval,
-        on_time=on_time,
-    )
+    steps = None if protocol.adaptive else protocol.num_steps
+    interval = protocol.guidance_interval
+    return solve(velocity, noise, num_steps=steps, guidance_interval=interval, on_time=on_time)

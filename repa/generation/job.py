@@ -22,8 +22,6 @@ from repa_base.device import environment, toolkit_version
 from repa_base.processes import Processes
 from repa_base.progress import Steps
 
-_MANIFEST_FORMAT = 1
-
 
 @dataclass(frozen=True)
 class GeneratedFile:
@@ -113,7 +111,7 @@ class Job:
         """
         config, checkpoint, autoencoder = self.config, self.checkpoint, self.autoencoder
         return {
-            "format": _MANIFEST_FORMAT,
+            "format": 1,
             "toolkit": toolkit_version(),
             "model": checkpoint.name,
             "checkpoint_sha256": checkpoint.sha256,

@@ -57,29 +57,21 @@ class Member:
 
     def local_header(self, crc: int) -> bytes:
         """Return the bytes from `offset` to `content_offset`, given the content's CRC-32."""
-        fixed = struct.pack(
-            "<4s5H3I2H",
-            *(b"PK\3\4", _VERSION, 0, 0, 0, _DATE, crc, _IN_EXTRA, _IN_EXTRA),
-            *(len(self.name), 20),
-        )
+        fixed = (b"PK\3\4", _VERSION, 0, 0, 0, _DATE, crc, _IN_EXTRA, _IN_EXTRA, len(self.name), 20)
         sizes = struct.pack("<2H2Q", 1, 16, self.content_bytes, self.content_bytes)
-        return fixed + self.name.encode("ascii") + sizes
+        return struct.pack("<4s5H3I2H", *fixed) + self.name.encode("ascii") + sizes
 
     def directory_entry(self, crc: int) -> bytes:
         """Return the member's entry in the directory, given the content's CRC-32."""
-        large = []
-        size, offset = self.content_bytes, self.offset
+        large, size, offset = [], self.content_bytes, self.offset
         if size > _ZIP64_LIMIT:
             large, size = [size, size], _IN_EXTRA
         if offset > _ZIP64_LIMIT:
             large, offset = [*large, offset], _IN_EXTRA
         extra = struct.pack(f"<2H{len(large)}Q", 1, 8 * len(large), *large) if large else b""
-        fixed = struct.pack(
-            "<4s4B4H3I5H2I",
-            *(b"PK\1\2", _VERSION, _UNIX, _VERSION, 0, 0, 0, 0, _DATE, crc, size, size),
-            *(len(self.name), len(extra), 0, 0, 0, _REGULAR_FILE, offset),
-        )
-        return fixed + self.name.encode("ascii") + extra
+        fixed = (b"PK\1\2", _VERSION, _UNIX, _VERSION, 0, 0, 0, 0, _DATE, crc, size, size)
+        fixed += (len(self.name), len(extra), 0, 0, 0, _REGULAR_FILE, offset)
+        return struct.pack("<4s4B4H3I5H2I", *fixed) + self.name.encode("ascii") + extra
 
 
 def members_of(num_images: int, image_size: int, manifest: str) -> tuple[Member, Member, Member]:
@@ -91,14 +83,12 @@ def members_of(num_images: int, image_size: int, manifest: str) -> tuple[Member,
 
 def directory(members: Sequence[Member], crcs: Sequence[int]) -> bytes:
     """Return all that stands after the last member, given the members' CRC-32s."""
-    entries = b"".join(
-        member.directory_entry(crc) for member, crc in zip(members, crcs, strict=True)
-    )
+    entries = b"".join(map(Member.directory_entry, members, crcs))
     count, size, offset = len(members), len(entries), members[-1].end
     ends = b""
     if offset > _ZIP64_LIMIT:
         end64 = (b"PK\6\6", 44, _VERSION, _VERSION, 0, 0, count, count, size, offset)
-        ends += struct.pack("<4sQ2H2I4Q", *end64)
+        ends = struct.pack("<4sQ2H2I4Q", *end64)
         ends += struct.pack("<4sIQI", b"PK\6\7", 0, offset + size, 1)
     last = (b"PK\5\6", 0, 0, count, count, size, min(offset, _IN_EXTRA), 0)
     return entries + ends + struct.pack("<4s4H2IH", *last)

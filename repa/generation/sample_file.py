@@ -13,7 +13,7 @@ import os
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +27,7 @@ _CHUNK_BYTES = 1 << 20
 _REMEDY = "use --overwrite to replace it, or another --out"
 
 
-class NpzWriter:
+class NpzWriter(contextlib.AbstractContextManager["NpzWriter"]):
     """The NPZ in the making; a context manager.
 
     The manifest, JSON values, tells the settings that decide the images: an unfinished run of the
@@ -56,6 +56,7 @@ class NpzWriter:
         self._overwrite = overwrite
         self._text = json.dumps(manifest)
         self._settings = json.loads(self._text)
+        self._marks_offset = len(self._text) + 1
         self._num_images, self._image_shape = num_images, (image_size, image_size, 3)
         self._members = members_of(num_images, image_size, self._text)
         self._total_bytes = self._members[-1].end + len(directory(self._members, [0, 0, 0]))
@@ -135,9 +136,6 @@ class NpzWriter:
         """Let go of the files; an unfinished run can be continued later."""
         self._files.close()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.close()
 
@@ -210,10 +208,6 @@ class NpzWriter:
         """Return the settings in the progress file, or None when they cannot be read."""
         with self._progress_path.open("rb") as file, contextlib.suppress(ValueError):
             return json.loads(file.readline(_CHUNK_BYTES))
-
-    @property
-    def _marks_offset(self) -> int:
-        return len(self._text) + 1
 
     def _marks(self, first: int, count: int) -> bytes:
         return os.pread(self._progress, count, self._marks_offset + first)

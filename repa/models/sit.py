@@ -1,8 +1,7 @@
 """SiT, the diffusion transformer of REPA: noisy input, time and label to velocity and features.
 
 Time runs from 0 (data) to 1 (noise) and enters the network unscaled. Attribute names are those of
-the published checkpoints, so that these load strictly. The file knows nothing of losses, paths or
-samplers.
+the published checkpoints, so that these load strictly.
 
 Source:
     Peebles & Xie, arXiv 2212.09748 (the architecture); Yu et al., arXiv 2410.06940 (projectors).
@@ -92,7 +91,6 @@ class SiT(nn.Module):
         self.num_classes, self.label_dropout = num_classes, label_dropout
         self.encoder_depth = encoder_depth
 
-        # Attribute names below stand in the published checkpoints.
         self.x_embedder = blocks.PatchEmbedder(patch_size, in_channels, hidden_size)
         self.t_embedder = blocks.TimeEmbedder(hidden_size)
         self.y_embedder = blocks.LabelEmbedder(num_classes, hidden_size)
@@ -129,7 +127,6 @@ class SiT(nn.Module):
             last = name == "final_layer.linear"
             if isinstance(layer, nn.Linear) and (last or "adaLN_modulation" in name):
                 nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
 
     @overload
     def forward(

@@ -12,8 +12,6 @@ from repa.checkpoints.settings import CheckpointSettings
 
 __all__ = ["DIALECTS", "Dialect", "convert"]
 
-_NAMED_KEYS = 4
-
 
 class Dialect(Protocol):
     """What a dialect's file defines; `tensors` and `extra` are from `contents.read_contents`."""
@@ -48,5 +46,5 @@ def convert(
     for name, dialect in DIALECTS.items():
         if dialect.recognise(tensors, extra):
             return name, *dialect.convert(tensors, extra, stated)
-    keys = ", ".join(str(key) for key in list(extra)[:_NAMED_KEYS]) or "(none)"
+    keys = ", ".join(str(key) for key in list(extra)[:4]) or "(none)"
     raise ValueError(f"holds neither a state dict nor one under the key 'ema', but the keys {keys}")
