@@ -8,12 +8,12 @@ def main() -> None:
 
         with Loading():
             from repa_cli.app import main as run
-    except KeyboardInterrupt:  # before Ctrl-C was set
+        run()
+    except KeyboardInterrupt:  # when Ctrl-C was not set yet
         import os
 
-        os.write(2, b"\nrepa: error: interrupted.\n")
+        os.write(2, b"repa: error: interrupted.\n")
         os._exit(130)
-    run()
 
 
 if __name__ == "__main__":

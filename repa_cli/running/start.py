@@ -1,4 +1,4 @@
-"""The first moments of a command, while Python and torch are loaded and nothing has begun.
+"""The first moments of a command, while it is loaded and read and nothing has begun.
 
 A terminal shows at once that something happens, and Ctrl-C ends the process in one line: within an
 import it could otherwise end in any way. Imports nothing slow.
@@ -7,6 +7,7 @@ import it could otherwise end in any way. Imports nothing slow.
 import os
 import signal
 import sys
+import threading
 
 INTERRUPTED = 130
 """Exit code of a command that was interrupted."""
@@ -19,30 +20,53 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def interrupted() -> None:
-    """End the process at once, in one line."""
-    if is_first_process():
-        os.write(2, b"\nrepa: error: interrupted.\n")
-    os._exit(INTERRUPTED)
+class Unbegun:
+    """A time in which Ctrl-C ends the process at once, in one line; a context manager.
+
+    `end` is its end before that of the block.
+    """
+
+    def __enter__(self) -> "Unbegun":
+        """Begin, in the main thread and where Ctrl-C is as Python sets it, which may be ignored."""
+        main = threading.current_thread() is threading.main_thread()
+        self._held = main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._held:
+            signal.signal(signal.SIGINT, lambda *_: _interrupted())
+        return self
+
+    def end(self) -> None:
+        """Let Ctrl-C be what it was."""
+        if self._held:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._held = False
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
 
 
-class Loading:
-    """A block of imports; a context manager."""
+class Loading(Unbegun):
+    """A block of imports: as `Unbegun`, with a sign of life on a terminal."""
 
-    def __enter__(self) -> None:
-        """Show the sign, if there is a terminal, and set Ctrl-C."""
-        self._before = signal.getsignal(signal.SIGINT)
-        if self._before is signal.default_int_handler:  # not in a thread, not ignored
-            signal.signal(signal.SIGINT, lambda *_: interrupted())
-        self._shown = sys.stderr.isatty() and is_first_process()
+    def __enter__(self) -> "Loading":
+        """Show the sign."""
+        super().__enter__()
+        self._shown = is_first_process() and sys.stderr.isatty()
         if self._shown:
             sys.stderr.write(_SIGN)
             sys.stderr.flush()
+        return self
 
-    def __exit__(self, *error: object) -> None:
-        """Remove the sign, and let Ctrl-C be what it was."""
+    def end(self) -> None:
+        """Remove the sign."""
         if self._shown:
             sys.stderr.write(f"\r{' ' * len(_SIGN)}\r")
             sys.stderr.flush()
-        if self._before is signal.default_int_handler:
-            signal.signal(signal.SIGINT, self._before)
+            self._shown = False
+        super().end()
+
+
+def _interrupted() -> None:
+    if is_first_process():
+        over_the_sign = b"\r" if os.isatty(2) else b""
+        os.write(2, over_the_sign + b"repa: error: interrupted.\n")
+    os._exit(INTERRUPTED)
