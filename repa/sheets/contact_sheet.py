@@ -18,7 +18,8 @@ from repa_base.files import replacing
 
 _GAP, _MARGIN = 4, 4
 _SMALLEST_TEXT = 10  # pixels of a letter's height, about
-_LARGEST_TILE = 512
+LARGEST_TILE = 512
+"""Pixels of the longer side of an image; larger ones are reduced."""
 _WIDE_ENOUGH = 128  # pixels of a tile that is widened for its captions' sake
 _MIXED = (256, 256)
 _MAX_PIXELS = 80_000_000
@@ -160,15 +161,15 @@ def save_png(image: Image.Image, path: Path, **options: Any) -> None:  # noqa: A
 def _tile_size(shape: tuple[int, int], min_size: int, lines: list[list[str]]) -> tuple[int, int]:
     """Return height and width of an image on the sheet."""
     height, width = shape
-    if max(shape) > _LARGEST_TILE:
-        scale = _LARGEST_TILE / max(shape)
+    if max(shape) > LARGEST_TILE:
+        scale = LARGEST_TILE / max(shape)
         return max(1, round(height * scale)), max(1, round(width * scale))
     # Lines that can run over empty ones behind them need no room of their own.
     crowded = [texts for texts in zip_longest(*lines, fillvalue="") if all(texts)]
     longest = max((text for texts in crowded for text in texts), key=len, default="")
     wanted = min(_font(_SMALLEST_TEXT).getlength(longest), _WIDE_ENOUGH)
     factor = max(-(-min_size // min(shape)), math.ceil(wanted / width))
-    factor = max(1, min(factor, _LARGEST_TILE // max(shape)))
+    factor = max(1, min(factor, LARGEST_TILE // max(shape)))
     return height * factor, width * factor
 
 
