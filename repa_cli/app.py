@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from repa.errors import RepaError, UnknownNameError
-from repa_cli import cache, export, fid, sample, stats, train
+from repa_cli import cache, export, fid, grid, sample, stats, train
 from repa_cli.output import print_error, shown_warnings
 from repa_cli.running.start import INTERRUPTED, Unbegun
 from repa_cli.showing.downloads import shown_downloads
@@ -45,7 +45,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (sample.sample, fid.fid, stats.stats, cache.cache, train.train, export.export):
+for command in (
+    sample.sample,
+    fid.fid,
+    stats.stats,
+    grid.grid,
+    cache.cache,
+    train.train,
+    export.export,
+):
     app.command()(_begun(command))
 
 
