@@ -38,13 +38,14 @@ def open_images(source: str | Path | np.ndarray) -> ImageSource:
     Args:
         source: An NPZ file whose `arr_0` is uint8 (N, H, W, 3), with labels in `arr_1` and a JSON
             text in `manifest` where it has them; an NPY file or an array of that form; or a folder,
-            searched with its subfolders for PNG, JPEG and WebP files, in the order of their paths,
-            with the labels of a prepared data set's `dataset.json`. Other files of a folder are
-            passed over.
+            searched with its subfolders for PNG, JPEG, WebP, GIF, BMP, TIFF and PPM files with one
+            picture each, in the order of their paths, with the labels of a prepared data set's
+            `dataset.json`. Links are followed, hidden files and folders are left out, and the
+            other files are counted in its `not_taken`.
 
     Raises:
-        InputError: The source is not one of these, is damaged, or holds something else than uint8
-            RGB images.
+        InputError: The source is not one of these, is damaged, holds something else than uint8
+            RGB images, or a part of the folder cannot be read.
         FileNotFoundError: There is no such file or folder.
     """
     if isinstance(source, np.ndarray):
@@ -53,8 +54,6 @@ def open_images(source: str | Path | np.ndarray) -> ImageSource:
     path = Path(source)
     if path.is_dir():
         return open_folder(path)
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is neither a file nor a folder.")
     if path.suffix.lower() == ".npy":
         return FileImages(_checked_entry(open_npy(path)))
     return _open_npz_images(path)
