@@ -2,7 +2,7 @@ from .errors import CacheError as CacheError
 from .errors import InputError as InputError
 from .extraction import Processes as Processes
 from .extraction import SingleProcess as SingleProcess
-from .extraction.feature_cache import CacheEntry as CacheEntry
+from .extraction.cache_entry import CacheEntry as CacheEntry
 from .extraction.feature_cache import FeatureCache as FeatureCache
 from .extraction.measurement import Measurement as Measurement
 from .extraction.measurement import measure as measure

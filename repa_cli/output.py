@@ -121,11 +121,15 @@ def shown_warnings() -> Iterator[None]:
 
 @contextmanager
 def setting_errors_as_options(options: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Say of a setting that is refused which option it is: --FIELD, or what `options` names."""
+    """Say of a setting that is refused which option it is: --FIELD, or what `options` names.
+
+    An environment variable's, $FIELD, keeps its name.
+    """
     try:
         yield
     except SettingError as error:
-        option = (options or {}).get(error.field, "--" + error.field.replace("_", "-"))
+        usual = error.field if error.field[0] == "$" else "--" + error.field.replace("_", "-")
+        option = (options or {}).get(error.field, usual)
         message = str(error).removeprefix(f"{error.field} ")
         raise typer.BadParameter(message, param_hint=option) from error
 

@@ -5,10 +5,12 @@ features go to disk, and several processes may share the images.
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from metrics.errors import InputError
-from metrics.extraction.feature_cache import FeatureCache, FeatureKey, StoredFeatures
+from metrics.extraction.cache_entry import FeatureKey, StoredFeatures
+from metrics.extraction.feature_cache import FeatureCache
 from metrics.extraction.feature_files import FeatureWriter, feature_widths
 from metrics.extraction.prefetch import prefetch
 from metrics.formulas.statistics import ReferenceStatistics, RunningStatistics
@@ -115,7 +117,7 @@ def stored_features(
     if not at_first(processes, lambda: cache.find(key) is not None):
         _make_entry(extraction, cache, key, before, processes)
     with together(processes):
-        stored = cache.find(key)
+        stored = cache.find(key, check=processes.is_first)
         if stored is None:
             raise InputError(f"{cache.folder} was cleared while it was in use; try again.")
     return stored
@@ -145,10 +147,8 @@ def _make_entry(
         statistics = merged.statistics(network)
         cache.finish(folder, key, images, network, statistics, merged.findings())
 
-    folder = at_first(processes, lambda: cache.begin(images, network))
-    try:
+    with ExitStack() as stack:
+        making = cache.making(key, images, network)
+        folder = at_first(processes, lambda: stack.enter_context(making))
         gathered = processes.gather(attempt(fill))
         at_first(processes, finish)
-    finally:
-        if processes.rank == 0:
-            cache.discard(folder)

@@ -11,7 +11,8 @@ from typing import TypedDict
 import numpy as np
 from jaxtyping import Float32
 
-from metrics.extraction.feature_cache import FeatureCache, StoredFeatures
+from metrics.extraction.cache_entry import StoredFeatures
+from metrics.extraction.feature_cache import FeatureCache
 from metrics.extraction.feature_files import FeatureFiles
 from metrics.extraction.image_pass import Extraction, stored_features
 from metrics.formulas.inception_score import RunningInceptionScore

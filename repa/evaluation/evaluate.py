@@ -26,7 +26,7 @@ from repa.evaluation.measuring import USUAL, Measuring, has_registered_weights
 from repa.registry import published
 from repa.registry.published import ComparedValue, PublishedRow
 from repa_base.device import environment
-from repa_base.processes import together
+from repa_base.processes import at_first, together
 
 _DEFAULTS = MetricSettings()
 
@@ -38,8 +38,8 @@ class Evaluation:
     Attributes:
         plan: Reference and network, and why these.
         reports: Of "samples" and, if they were asked for, of the baselines.
-        warnings: What makes the numbers unlike published ones: of files and settings, then of
-            pixels.
+        warnings: What makes the numbers unlike published ones, of files and settings, then of
+            pixels; between them, which cached features were damaged.
         published: The closest published row; None if nothing is published about the checkpoint.
         compared: Our values beside the row's, if it is comparable.
         manifest: How the samples were made, where their file tells.
@@ -115,10 +115,13 @@ def evaluate_file(
         warnings, row = _protocol(images, real, plan, network, settings)
         for warning in warnings:
             how.on_warning(str(warning))
+    damaged: list[LintWarning] = []
     reports = how.with_cache(
         lambda options: evaluate_sets(sets, real, network, settings=settings, **options),
         needed=settings.num_resamples > 0,
+        on_damage=damaged.append,
     )
+    warnings += at_first(how.processes, lambda: damaged)
     report = reports["samples"]
     seen = lint_images(report.findings)
     for warning in seen:
