@@ -31,9 +31,12 @@ from forked_run import Forked, warm_up
 from small_runs import arguments, difference, files_of, print_table, result_of
 from timing import print_machine
 
-KINDS = ("flip", "cut", "zero", "fill", "lengthen")
-"""One to three bits turned; the end cut off; a stretch of zeros; a stretch of ones, as marks of
-finished images may be; random bytes behind the end."""
+KINDS = ("flip", "digit", "cut", "zero", "fill", "lengthen")
+"""One to three bits turned; a digit among the first bytes made another, which leaves JSON whole;
+the end cut off, every second time behind a line; a stretch of zeros; a stretch of ones, as marks of
+images may be; random bytes behind the end."""
+HEAD = 4096
+"""Bytes among which digits are sought."""
 SHARES = {"sample": 7, "train": 7, "fid killed": 2, "fid cached": 2, "stats cached": 2}
 """Of the trials, by state."""
 PATIENCE = 60.0
@@ -96,8 +99,8 @@ def leave(name, folder):
 
         def in_second_set():
             names = [path.name for path in cache.iterdir()] if cache.exists() else []
-            partial = [name for name in names if name.startswith(".partial-")]
-            return partial and len([n for n in names if re.fullmatch("[0-9a-f]{32}", n)]) == 1
+            entries = [name for name in names if re.fullmatch("[0-9a-f]{32}", name)]
+            return len(entries) == 1 and any(name.startswith(".") for name in names)
 
         stopped(folder, command, in_second_set)
     else:
@@ -130,8 +133,20 @@ def damaged(content, kind, random):
     if size == 0:
         return None
     if kind == "cut":
-        return content[: int(random.integers(size))]
+        lines = [
+            0,
+            *(i + 1 for i, byte in enumerate(content[:HEAD]) if byte == 10 and i + 1 < size),
+        ]
+        places = lines if random.random() < 0.5 else range(size)
+        return content[: int(random.choice(places))]
     changed = bytearray(content)
+    if kind == "digit":
+        digits = [i for i, byte in enumerate(content[:HEAD]) if 48 <= byte < 58]
+        if not digits:
+            return None
+        place = int(random.choice(digits))
+        changed[place] = 48 + (content[place] - 48 + int(random.integers(1, 10))) % 10
+        return bytes(changed)
     if kind == "flip":
         for place in random.choice(size, min(size, int(random.integers(1, 4))), replace=False):
             changed[place] ^= 1 << int(random.integers(8))
@@ -178,7 +193,7 @@ def judge(state, folder, code, out, err):
 def label(path):
     """Return a file's name in the tables, without what is random in it."""
     path = re.sub(r"features/[0-9a-f]{32}/", "features/ENTRY/", path)
-    return re.sub(r"\.partial-[0-9a-f]+", "PARTIAL", path)
+    return re.sub(r"/\.[^/]*[0-9a-f]{16}[^/]*", "/UNFINISHED", path)
 
 
 def all_trials(options, parent):
@@ -188,7 +203,8 @@ def all_trials(options, parent):
     done = []
     for number, state in enumerate(states):
         order = np.random.default_rng([options.seed, number])
-        cells = [(file, kind) for file in state.files for kind in KINDS]
+        files = [file for file in state.files if options.file in file]
+        cells = [(file, kind) for file in files for kind in KINDS]
         count = -(-options.trials * SHARES[state.name] // shares)
         made = 0
         while made < count:
@@ -226,6 +242,7 @@ def main():
     parser.add_argument(
         "--only", nargs="+", choices=SHARES, metavar="STATE", help=", ".join(SHARES)
     )
+    parser.add_argument("--file", default="", help="only files whose path has this in it")
     parser.add_argument("--folder", type=Path, help="where to work; some 100 MB")
     parser.add_argument("--json", action="store_true", help="print every trial as JSON")
     options = parser.parse_args()
