@@ -58,8 +58,9 @@ def sample(
 ) -> None:
     """Sample images from a checkpoint into an NPZ that `repa fid` and ADM's evaluator read.
 
-    The defaults are REPA's published protocol. The same settings give the same images whatever the
-    batch size; repeat a command that was interrupted and it goes on. With several GPUs: torchrun
+    The defaults are REPA's published protocol. The same settings give the same images, with
+    another --batch-size to within one grey level; repeat a command that was interrupted, or with a
+    larger --num, and it goes on. With several GPUs: torchrun
     --nproc-per-node N -m -- repa_cli sample ...
     """
     config = SampleConfig(device=device, overwrite=overwrite, **settings)
@@ -91,6 +92,7 @@ class _Progress:
 def _run(config: SampleConfig, grid: Path | None, *, steps_given: bool) -> dict[str, Any]:
     """Generate and draw; return what to report, which is nothing for the ranks after the first."""
     from repa.generation.job import generate
+    from repa.generation.opening import unfinished_part
     from repa.sheets import check_sheet, save_sheet
     from repa_base.processes import joined_processes
 
@@ -104,10 +106,12 @@ def _run(config: SampleConfig, grid: Path | None, *, steps_given: bool) -> dict[
             bar.disable, bar.bar_format = bar.disable or not first, _BAR
             progress = _Progress(bar)
             try:
-                generated = generate(config, processes=processes, progress=progress)
+                generated = generate(
+                    config, processes=processes, progress=progress, on_note=print_note
+                )
             except KeyboardInterrupt:
                 bar.close()
-                if (part := Path(f"{config.out}.part")).exists():
+                if part := unfinished_part(config.out):
                     print_note(f"{part} keeps what is done; repeat the command to go on.")
                 raise
     if not first:

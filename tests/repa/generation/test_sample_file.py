@@ -12,11 +12,19 @@ import numpy as np
 import pytest
 
 from repa.errors import OutputExistsError
-from repa.generation import npz_layout, sample_file
-from repa.generation.sample_file import NpzWriter, read_manifest
+from repa.generation import npz_layout, progress_file
+from repa.generation.opening import attach_output, open_output
+from repa.generation.sample_run import read_manifest
 from repa_base.locks import lock_if_free
 
-SETTINGS = {"seed": 1, "cfg_scale": 1.8, "versions": {"torch": "2"}}
+SETTINGS = {
+    "seed": 1,
+    "cfg_scale": 1.8,
+    "num_images": 7,
+    "image_size": 4,
+    "batch_size": 2,
+    "versions": {"torch": "2"},
+}
 
 
 @pytest.fixture
@@ -24,9 +32,8 @@ def path(tmp_path):
     return tmp_path / "samples.npz"
 
 
-def open_writer(path, *, num_images=7, image_size=4, **changes):
-    arguments = {"manifest": SETTINGS, **changes}
-    return NpzWriter(path, num_images=num_images, image_size=image_size, **arguments)
+def open_writer(path, *, overwrite=False, **changes):
+    return open_output(path, {**SETTINGS, **changes}, overwrite=overwrite)
 
 
 def made_up(num_images=7, image_size=4):
