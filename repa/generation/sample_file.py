@@ -89,6 +89,7 @@ class NpzWriter(contextlib.AbstractContextManager["NpzWriter"]):
             OutputExistsError: Another file has taken the name meanwhile.
             InUseError: Another process has begun the run anew, or continued it.
         """
+        self._check_current()
         if missing := self.run.num_images - self.num_done():
             raise ValueError(f"{missing} of {self.run.num_images} images are not written yet.")
         crcs, num_damaged = self._verify()
