@@ -75,6 +75,8 @@ def check_sample_file(path: Path, *, overwrite: bool = False) -> None:
         OSError: No file can be made in the folder.
     """
     target = _target(path)
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
     if target != path and not target.parent.is_dir():
         reason = f"It leads to {target}, whose folder is missing"
         raise OSError(errno.ENOENT, reason, str(path))
@@ -163,16 +165,16 @@ class _Output:
         if not os.path.lexists(self.part):
             return None
         if found == NOTHING:
-            what = "was not made by this command"
-            raise OutputExistsError(f"{self.part} {what}; use another --out.")
-        run, words = found.run, found.trouble
+            reason = f"no {self.progress.name} tells whose it is"
+            raise OutputExistsError(f"{self.part}: {reason}; remove it, or use another --out.")
+        run, problem = found.run, f"{self.progress} {found.trouble}"
         if run is not None:
             theirs, ours = run.manifest, self.manifest
             if same_settings(theirs, ours) or is_beginning(theirs, ours):
                 return run if self.part.stat().st_size >= run.file_bytes else None
-            words = difference(theirs, ours)
+            problem = f"{self.part} {difference(theirs, ours)}"
         if not self.overwrite:
-            raise OutputExistsError(f"{self.part} {words}; {REMEDY}.")
+            raise OutputExistsError(f"{problem}; {REMEDY}.")
         return None
 
     def _start(self) -> NpzWriter:

@@ -58,7 +58,7 @@ def find_run(path: Path) -> Found:
         run = _run_of(line)
         return Found(run) if run else Found(trouble="is damaged")
     if _is_of_an_earlier_version(line, rest):
-        return Found(trouble="was begun by an earlier version, without checksums")
+        return Found(trouble="is of an earlier version, without checksums of the images")
     if line:
         raise stranger
     return NOTHING

@@ -134,7 +134,9 @@ def difference(theirs: object, ours: Manifest) -> str:
     there, here = (_flat({**settings, _BLOCK: 0}) for settings in (theirs, ours))
     names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
     if names == [_COUNT]:
-        return f"holds {there.get(_COUNT)} images of these settings, not {here[_COUNT]}"
+        unknown = "" if theirs.get(_BLOCK) else ", in blocks of unknown size"
+        held = f"{there.get(_COUNT)} images of these settings, not {here[_COUNT]}"
+        return f"holds {held}{unknown}"
     listed = ", ".join(f"{n} {there.get(n)} there, {here.get(n)} here" for n in names[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"was made by other settings ({listed}{more})"

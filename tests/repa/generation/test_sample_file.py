@@ -286,9 +286,9 @@ def test_process_that_comes_too_late_finds_another_run(path, tmp_path):
         run = first.run
     with pytest.raises(InUseError, match="another run's by now"):
         attach_output(tmp_path / "nothing.npz", run)
-    with open_writer(path, overwrite=True, **OTHER):
-        with pytest.raises(InUseError, match="another run's by now"):
-            attach_output(path, run)
+    late = pytest.raises(InUseError, match="another run's by now")
+    with open_writer(path, overwrite=True, **OTHER), late:
+        attach_output(path, run)
     finish(path, **OTHER)
     with pytest.raises(InUseError, match="another run's by now"):
         attach_output(path, run)
