@@ -93,7 +93,7 @@ def generate(
         processes.barrier()
         if not (num_damaged := at_first(processes, job.finish)):
             return GeneratedFile(config.out, was_finished=False)
-        note(f"{num_damaged} images were not on disk as they were written; making them again.")
+        note(f"damaged on disk: {num_damaged} of {config.num_images} images; making them again.")
     reason = f"does not keep what is written, after {_ATTEMPTS} attempts"
     raise ChecksumError(f"{unfinished_part(config.out)} {reason}: use another disk (--out).")
 

@@ -7,6 +7,7 @@ between any two steps leaves what the next start continues or begins anew.
 
 import contextlib
 import errno
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ def open_output(path: Path, manifest: Manifest, *, overwrite: bool = False) -> N
         OSError: The folder cannot be written, or the disk has no room for the whole file.
     """
     check_sample_file(path, overwrite=overwrite)
+    manifest = json.loads(json.dumps(manifest))  # tuples become lists, as they are when it is read
     return _Output(_target(path), manifest, overwrite).open()
 
 

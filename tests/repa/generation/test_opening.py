@@ -41,9 +41,9 @@ def begin(path, count, **changes):
 
 
 def test_finished_run_is_recognised_and_left_alone(path, tmp_path):
-    before = finish(path), path.stat().st_mtime_ns
+    before = finish(path, cycle=(1, 2)), path.stat().st_mtime_ns
     for changes in ({}, {"overwrite": True}, {"batch_size": 5}):
-        assert open_writer(path, **changes) is None
+        assert open_writer(path, cycle=(1, 2), **changes) is None
     assert before == (path.read_bytes(), path.stat().st_mtime_ns)
     assert files(tmp_path) == ["samples.npz"]
 
