@@ -101,12 +101,12 @@ def check_room(size: int, path: Path, *, what: str = "the file needs") -> None:
 
 
 def reserve(descriptor: int, size: int, path: Path) -> None:
-    """Take `size` bytes, at least 1, for an open file now, so that nothing fills the disk later.
+    """Make an open file `size` bytes, at least 1, on disk now, so that nothing fills it later.
 
     Raises:
         OSError: There is no room (ENOSPC); the message gives `path` and the sizes.
     """
-    check_room(size, path)
+    check_room(size - 512 * os.fstat(descriptor).st_blocks, path)
     try:
         os.posix_fallocate(descriptor, 0, size)
     except AttributeError:  # macOS has no such call

@@ -75,8 +75,9 @@ def sample(
     """Sample images from a checkpoint into an NPZ that `repa fid` and ADM's evaluator read.
 
     The defaults are REPA's published protocol, unless the model has its own. The same settings give
-    the same images whatever the batch size; repeat a command that was interrupted and it goes on.
-    With several GPUs: torchrun --nproc-per-node N -m -- repa_cli sample ...
+    the same images, with another --batch-size to within one grey level; repeat a command that was
+    interrupted, or with a larger --num, and it goes on. With several GPUs: torchrun
+    --nproc-per-node N -m -- repa_cli sample ...
     """
     config = SampleConfig.for_model(device=device, overwrite=overwrite, **settings)
     result = _run(config, grid, steps_given="num_steps" in settings)
@@ -140,6 +141,7 @@ def _run(config: SampleConfig, grid: Path | None, *, steps_given: bool) -> dict[
     """Generate and draw; return what to report, which is nothing for the ranks after the first."""
     with Loading():
         from repa.generation.job import generate
+        from repa.generation.opening import unfinished_part
         from repa.sheets import check_sheet, save_sheet
         from repa_base.processes import joined_processes
 
@@ -153,10 +155,12 @@ def _run(config: SampleConfig, grid: Path | None, *, steps_given: bool) -> dict[
         with bar:
             progress = _Progress(config, bar, shown=first)
             try:
-                generated = generate(config, processes=processes, progress=progress)
+                generated = generate(
+                    config, processes=processes, progress=progress, on_note=print_note
+                )
             except KeyboardInterrupt:
                 bar.close()
-                if first and (part := Path(f"{config.out}.part")).exists():
+                if first and (part := unfinished_part(config.out)):
                     print_note(f"{part} keeps what is done; repeat the command to go on.")
                 raise
     if not first:

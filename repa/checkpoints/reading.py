@@ -58,18 +58,26 @@ class Checkpoint:
         """
         return self._network
 
+    def check(self) -> None:
+        """Raise as `model` does if the tensors do not make the network, without building it."""
+        _check_tensors(self.path, self._outline().state_dict(), self.tensors)
+
     @cached_property
     def _network(self) -> SiT:
-        try:
-            with torch.device("meta"):
-                model = SiT(**self.settings.model)
-        except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
-            reason = f"describes no SiT: {first_line(error)}"
-            raise CheckpointFormatError(f"{self.path}: {reason}") from error
+        model = self._outline()
         _check_tensors(self.path, model.state_dict(), self.tensors)
         tensors = {n: t.to(self.device, torch.float32, copy=True) for n, t in self.tensors.items()}
         model.load_state_dict(tensors, strict=True, assign=True)
         return model.requires_grad_(False).eval()
+
+    def _outline(self) -> SiT:
+        """Return the network without memory for its tensors."""
+        try:
+            with torch.device("meta"):
+                return SiT(**self.settings.model)
+        except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+            reason = f"describes no SiT: {first_line(error)}"
+            raise CheckpointFormatError(f"{self.path}: {reason}") from error
 
 
 def load_model(name_or_path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
