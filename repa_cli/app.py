@@ -3,7 +3,6 @@
 Importing this file, or any command, does not import torch: `repa --help` must answer at once.
 """
 
-import errno
 import functools
 import os
 import sys
@@ -13,9 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from repa.errors import RepaError, UnknownNameError
+from repa.errors import OtherProcessError, RepaError, UnknownNameError
 from repa_cli import cache, export, fid, grid, sample, stats, train
-from repa_cli.output import print_error, shown_warnings
+from repa_cli.output import error_text, shown_warnings, tell_error
 from repa_cli.running.start import INTERRUPTED, Unbegun
 from repa_cli.showing.downloads import shown_downloads
 
@@ -87,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     try:
         with _unbegun, shown_downloads(), shown_warnings():
-            code: Any = app(arguments, standalone_mode=False)
+            code: Any = app(arguments, standalone_mode=False, obj=arguments)
     except typer.TyperException as error:
         show = getattr(error, "format_message", error.__str__)
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -101,20 +100,12 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (RepaError, OSError) as error:
-        _fail(_text(error), code=2 if isinstance(error, UnknownNameError) else 1)
+        code = 2 if isinstance(error, UnknownNameError) else 1
+        _fail(error_text(error), code, consequence=isinstance(error, OtherProcessError))
     else:
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _text(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = error.filename
-        if where is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = "an output could not be written"
-        return f"{error.strerror}." if where is None else f"{where}: {error.strerror}."
-    return str(error) or type(error).__name__
-
-
-def _fail(message: str, code: int) -> None:
-    print_error(message)
+def _fail(message: str, code: int, *, consequence: bool = False) -> None:
+    tell_error(message, consequence=consequence)
     sys.exit(code)

@@ -54,6 +54,7 @@ def fid(
     compiled: options.Compiled = False,
     no_cache: options.NoCache = False,
     device: options.Device = "auto",
+    processes: options.ProcessCount = None,
     self_test: Annotated[
         bool,
         typer.Option(
@@ -68,7 +69,7 @@ def fid(
 
     Reference and network follow from the manifest that `repa sample` writes into its NPZ. FID and
     sFID take their statistics, precision and recall their images from the reference. With several
-    GPUs or processes: torchrun --nproc-per-node N -m -- repa_cli fid ...
+    GPUs: --processes N, or on several machines torchrun ... -m -- repa_cli fid ...
     """
     if self_test:
         _refuse_options_without_effect(context)

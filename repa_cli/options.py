@@ -2,7 +2,9 @@
 
 import functools
 import inspect
+import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
@@ -138,6 +140,28 @@ def _device(value: str) -> str:
     return value
 
 
+def _launched(context: typer.Context, count: int | None) -> None:
+    """Run the whole command in several processes instead, unless this is one of them."""
+    if count is None or "TORCHELASTIC_RUN_ID" in os.environ:
+        return
+    from repa_cli.running.launch import launch
+
+    typed = context.obj  # what `main` was given
+    raise typer.Exit(launch(count, sys.argv[1:] if typed is None else typed))
+
+
+ProcessCount = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        min=1,
+        metavar="N",
+        help="Processes on this machine that share the work, one a GPU; an error is one message. "
+        "On several machines: torchrun ... -m -- repa_cli ...",
+        callback=_launched,
+        show_default=False,
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

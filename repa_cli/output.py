@@ -1,5 +1,6 @@
 """Results to stdout, as a table or JSON; progress and diagnostics to stderr."""
 
+import errno
 import json
 import os
 import sys
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from repa.errors import SettingError
+from repa.errors import OtherProcessError, RepaError, SettingError
+from repa_base.launcher import leave_error, tells_errors
 
 if TYPE_CHECKING:
     from repa_base.processes import Processes
@@ -24,6 +26,26 @@ _MANY = 1_000_000
 def print_error(message: str) -> None:
     """Print one line on stderr, whatever line breaks the message holds."""
     typer.echo(f"repa: error: {' '.join(message.split())}", err=True)
+
+
+def tell_error(message: str, *, consequence: bool = False) -> None:
+    """Tell an error once: by a line, or where a launcher of several processes looks for it.
+
+    Our own launcher prints it for all. torchrun shows in its report what the others than the first
+    met; without it every process prints its own. A `consequence` is that of another process's end.
+    """
+    if not leave_error(message, consequence=consequence) or tells_errors():
+        print_error(message)
+
+
+def error_text(error: Exception) -> str:
+    """Return what is printed of an error that a user can mend."""
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename
+        if where is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = "an output could not be written"
+        return f"{error.strerror}." if where is None else f"{where}: {error.strerror}."
+    return str(error) or type(error).__name__
 
 
 def print_note(message: str) -> None:
@@ -136,9 +158,14 @@ def setting_errors_as_options(options: Mapping[str, str] | None = None) -> Itera
 
 @contextmanager
 def printing_at_first(world: "Processes") -> Iterator[None]:
-    """Let only the first of several processes print."""
+    """Let only the first of several processes print, for work whose errors all of them meet."""
     if world.is_first:
         yield
         return
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        yield
+    with Path(os.devnull).open("w") as nowhere:
+        try:
+            with redirect_stdout(nowhere), redirect_stderr(nowhere):
+                yield
+        except (RepaError, OSError) as error:
+            leave_error(error_text(error), consequence=isinstance(error, OtherProcessError))
+            raise typer.Exit(1) from error

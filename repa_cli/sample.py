@@ -9,7 +9,7 @@ import typer
 from repa.errors import UnknownNameError
 from repa.generation.settings import SampleConfig
 from repa.registry import entry_names, is_registered, load_registry
-from repa_cli.options import Device, Json, Overwrite, setting_options
+from repa_cli.options import Device, Json, Overwrite, ProcessCount, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar
 from repa_cli.running.start import Loading
 
@@ -69,6 +69,7 @@ def sample(
         typer.Option(help="Also draw the first 100 images, by class, on this PNG.", metavar="PNG"),
     ] = None,
     overwrite: Overwrite = False,
+    processes: ProcessCount = None,
     as_json: Json = False,
     **settings: Any,  # noqa: ANN401
 ) -> None:
@@ -76,8 +77,8 @@ def sample(
 
     The defaults are REPA's published protocol, unless the model has its own. The same settings give
     the same images, with another --batch-size to within one grey level; repeat a command that was
-    interrupted, or with a larger --num, and it goes on. With several GPUs: torchrun
-    --nproc-per-node N -m -- repa_cli sample ...
+    interrupted, or with a larger --num, and it goes on. With several GPUs: --processes N, or on
+    several machines torchrun ... -m -- repa_cli sample ...
     """
     config = SampleConfig.for_model(device=device, overwrite=overwrite, **settings)
     result = _run(config, grid, steps_given="num_steps" in settings)

@@ -29,13 +29,14 @@ def stats(
     compiled: options.Compiled = False,
     no_cache: options.NoCache = False,
     device: options.Device = "auto",
+    processes: options.ProcessCount = None,
     as_json: options.Json = False,
 ) -> None:
     """Make a reference for `repa fid --ref` from images, in the form of ADM's files.
 
     It holds mu, sigma, mu_s and sigma_s over all images, for FID and sFID, and in arr_0 some of the
-    images, for precision and recall. ADM's evaluator reads it too. With several processes: torchrun
-    --nproc-per-node N -m -- repa_cli stats ...
+    images, for precision and recall. ADM's evaluator reads it too. With several GPUs:
+    --processes N, or on several machines torchrun ... -m -- repa_cli stats ...
     """
     with Loading():
         from repa.evaluation import Measuring, write_reference_file

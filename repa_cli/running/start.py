@@ -9,15 +9,12 @@ import signal
 import sys
 import threading
 
+from repa_base.launcher import is_first_process, tells_errors
+
 INTERRUPTED = 130
 """Exit code of a command that was interrupted."""
 
 _SIGN = "repa: loading ..."
-
-
-def is_first_process() -> bool:
-    """Whether this process is the one that prints, of those that a launcher has started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 class Unbegun:
@@ -66,7 +63,7 @@ class Loading(Unbegun):
 
 
 def _interrupted() -> None:
-    if is_first_process():
+    if tells_errors():
         over_the_sign = b"\r" if os.isatty(2) else b""
         os.write(2, over_the_sign + b"repa: error: interrupted.\n")
     os._exit(INTERRUPTED)
