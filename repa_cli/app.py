@@ -4,17 +4,37 @@ Importing this file, or any command, does not import torch: `repa --help` must a
 """
 
 import errno
+import functools
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
 from repa.errors import RepaError, UnknownNameError
 from repa_cli import cache, export, fid, grid, sample, stats, train
-from repa_cli.downloads import shown_downloads
 from repa_cli.output import print_error, shown_warnings
+from repa_cli.running.start import INTERRUPTED, Unbegun
+from repa_cli.showing.downloads import shown_downloads
+
+_unbegun = Unbegun()
+
+
+def _begun(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a command that ends the time before it began, and whose Ctrl-C reaches `main`."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        _unbegun.end()
+        try:
+            return command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise typer.Abort from None  # Typer would make a silent exit of it
+
+    return run
+
 
 app = typer.Typer(
     name="repa",
@@ -34,7 +54,7 @@ for command in (
     train.train,
     export.export,
 ):
-    app.command()(command)
+    app.command()(_begun(command))
 
 
 def _print_version(value: bool) -> None:
@@ -66,7 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     # A picture that is too large is refused in our own words.
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     try:
-        with shown_downloads(), shown_warnings():
+        with _unbegun, shown_downloads(), shown_warnings():
             code: Any = app(arguments, standalone_mode=False)
     except typer.TyperException as error:
         show = getattr(error, "format_message", error.__str__)
@@ -75,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(2)
         _fail(show(), code=2)
     except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted.", code=130)
+        _fail("interrupted.", code=INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output (`head`, say) has left: that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

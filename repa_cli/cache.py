@@ -8,6 +8,7 @@ import typer
 
 from repa_cli.options import Json
 from repa_cli.output import print_json, print_table
+from repa_cli.running.start import Loading
 
 if TYPE_CHECKING:
     from metrics import CacheEntry
@@ -23,7 +24,8 @@ def cache(
 
     They are in the folder features of $REPA_CACHE, or of ~/.cache/repa.
     """
-    from repa.evaluation import feature_cache
+    with Loading():
+        from repa.evaluation import feature_cache
 
     features = feature_cache()
     entries = features.clear() if clear else features.entries()

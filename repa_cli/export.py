@@ -7,6 +7,7 @@ import typer
 
 from repa_cli.options import Json, Overwrite
 from repa_cli.output import print_json, print_table
+from repa_cli.running.start import Loading
 
 
 def export(
@@ -30,8 +31,9 @@ def export(
     Reads every dialect that `repa sample` reads. Of a training run, the latest EMA weights are
     taken. The file describes its network, so it loads without other settings.
     """
-    from repa.checkpoints.export import export_weights
-    from repa.registry import file_sha256
+    with Loading():
+        from repa.checkpoints.export import export_weights
+        from repa.registry import file_sha256
 
     path = export_weights(source, out, half=half, projectors=projectors, overwrite=overwrite)
     result = {"file": str(path), "size": path.stat().st_size, "sha256": file_sha256(path)}

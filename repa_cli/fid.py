@@ -8,7 +8,8 @@ import typer
 
 from metrics.settings import DEFAULT_BATCH_SIZE, MetricSettings
 from repa_cli import options, output
-from repa_cli.report_table import print_reports
+from repa_cli.running.start import Loading
+from repa_cli.showing.report_table import print_reports
 
 if TYPE_CHECKING:
     from repa.evaluation.self_test import Check
@@ -75,8 +76,9 @@ def fid(
     if samples is None:
         raise typer.BadParameter("is missing: name a file or folder.", param_hint="SAMPLES")
 
-    from repa.evaluation import Measuring, evaluate_file
-    from repa_base.processes import joined_processes
+    with Loading():
+        from repa.evaluation import Measuring, evaluate_file
+        from repa_base.processes import joined_processes
 
     chosen = MetricSettings(**settings)
     with joined_processes() as world, output.printing_at_first(world):
@@ -128,8 +130,9 @@ def _refuse_options_without_effect(context: typer.Context) -> None:
 
 def _run_self_test(weights: Path | None, device: str, *, as_json: bool) -> int:
     """Print a certificate; return the exit code, 1 if a value is out of tolerance."""
-    from repa.evaluation.self_test import run_self_test
-    from repa_base.device import environment, resolve_device
+    with Loading():
+        from repa.evaluation.self_test import run_self_test
+        from repa_base.device import environment, resolve_device
 
     checks = list(run_self_test(weights, resolve_device(device), progress=output.progress_bars()))
     failed = sum(check.passed is False for check in checks)

@@ -7,6 +7,7 @@ import typer
 
 from metrics.settings import DEFAULT_BATCH_SIZE, KEPT_IMAGES
 from repa_cli import options, output
+from repa_cli.running.start import Loading
 
 
 def stats(
@@ -36,8 +37,9 @@ def stats(
     images, for precision and recall. ADM's evaluator reads it too. With several processes: torchrun
     --nproc-per-node N -m -- repa_cli stats ...
     """
-    from repa.evaluation import Measuring, write_reference_file
-    from repa_base.processes import joined_processes
+    with Loading():
+        from repa.evaluation import Measuring, write_reference_file
+        from repa_base.processes import joined_processes
 
     with (
         output.setting_errors_as_options(),

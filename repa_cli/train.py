@@ -10,6 +10,7 @@ from repa.training.settings import PRESETS, Reporting, TrainConfig
 from repa_base.settings import rules
 from repa_cli.options import Device, Json, choice, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar
+from repa_cli.running.start import Loading
 
 _DEFAULT = "digits"
 
@@ -55,11 +56,12 @@ def train(
     saved; --resume goes on from there and ends with the same weights. Settings that change neither
     network nor data may be given anew with --resume; history.jsonl records from which step on.
     """
-    from repa.errors import OutputExistsError
-    from repa.training.loop import Interrupted
-    from repa.training.loop import train as run
-    from repa.training.run_folder import read_run_config
-    from repa_base.device import resolve_device
+    with Loading():
+        from repa.errors import OutputExistsError
+        from repa.training.loop import Interrupted
+        from repa.training.loop import train as run
+        from repa.training.run_folder import read_run_config
+        from repa_base.device import resolve_device
 
     folder = out or Path("runs") / (preset or _DEFAULT)
     stored = read_run_config(folder) if resume else None
@@ -74,6 +76,8 @@ def train(
     with progress_bar(config.num_steps, "steps", "training") as bar:
 
         def show(step: int, losses: dict[str, float]) -> None:
+            if bar.n == 0:
+                bar.begin(step, config.num_steps)
             bar.update(step - bar.n)
             bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
 
