@@ -41,7 +41,7 @@ def test_long_title_is_wrapped_and_stays_on_the_sheet(title):
     few = images(1)
     sheet = contact_sheet(few, [7], title=title)
     lines = sheet.height - contact_sheet(few, [7]).height
-    left, top, right, bottom = ink(sheet.crop((0, 0, sheet.width, lines)))
+    left, _, right, bottom = ink(sheet.crop((0, 0, sheet.width, lines)))
     assert lines > 5 * 13 and bottom > lines * 0.8
     assert left > 0 and right < sheet.width
 
