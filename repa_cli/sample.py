@@ -68,6 +68,12 @@ def sample(
         Path | None,
         typer.Option(help="Also draw the first 100 images, by class, on this PNG.", metavar="PNG"),
     ] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write each image as a PNG file, DIR/000000.png and so on.", metavar="DIR"
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     processes: ProcessCount = None,
     as_json: Json = False,
@@ -81,7 +87,7 @@ def sample(
     several machines torchrun ... -m -- repa_cli sample ...
     """
     config = SampleConfig.for_model(device=device, overwrite=overwrite, **settings)
-    result = _run(config, grid, steps_given="num_steps" in settings)
+    result = _run(config, grid, png, steps_given="num_steps" in settings)
     if result and as_json:
         print_json(result)
     elif result:
@@ -138,18 +144,22 @@ def _announce(config: SampleConfig, done: int) -> None:
         print_note(f"going on at {done:,} of {config.num_images:,}.")
 
 
-def _run(config: SampleConfig, grid: Path | None, *, steps_given: bool) -> dict[str, Any]:
+def _run(
+    config: SampleConfig, grid: Path | None, png: Path | None, *, steps_given: bool
+) -> dict[str, Any]:
     """Generate and draw; return what to report, which is nothing for the ranks after the first."""
     with Loading():
         from repa.generation.job import generate
         from repa.generation.opening import unfinished_part
-        from repa.sheets import check_sheet, save_sheet
+        from repa.sheets import check_png_folder, check_sheet, save_png_folder, save_sheet
         from repa_base.processes import joined_processes
 
     with joined_processes() as processes:
         first = processes.is_first
         if grid is not None and first:
             check_sheet(grid, taken=config.overwrite or config.out.exists())
+        if png is not None and first:
+            check_png_folder(png, begun=config.out.exists(), overwrite=config.overwrite)
         if config.adaptive and steps_given and first:
             print_note(f"--steps is ignored: {config.solver} chooses its own steps.")
         bar = progress_bar(config.num_images, "images", "sampling", shown=first, bar_format=_BAR)
@@ -168,10 +178,15 @@ def _run(config: SampleConfig, grid: Path | None, *, steps_given: bool) -> dict[
         return {}
     if grid is not None:
         save_sheet(config.out, grid, overwrite=config.overwrite)
+    if png is not None:
+        with progress_bar(config.num_images, "images", "PNG files") as bar:
+            tell = lambda done, _: bar.update(done - bar.n)  # noqa: E731
+            save_png_folder(config.out, png, overwrite=config.overwrite, progress=tell)
     result: dict[str, Any] = {"file": str(config.out), "images": config.num_images}
     result["model"] = config.model
     if progress.made:
         result["images/s"] = float(f"{progress.made / progress.seconds:.3g}")
     if generated.was_finished:
         print_note(f"{config.out} was finished before, with the same settings.")
-    return result | ({"contact sheet": str(grid)} if grid else {})
+    also = {"contact sheet": grid, "PNG files": png}
+    return result | {name: str(path) for name, path in also.items() if path}

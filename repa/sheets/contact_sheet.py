@@ -22,7 +22,7 @@ LARGEST_TILE = 512
 """Pixels of the longer side of an image; larger ones are reduced."""
 _WIDE_ENOUGH = 128  # pixels of a tile that is widened for its captions' sake
 _MIXED = (256, 256)
-_MAX_PIXELS = 80_000_000
+MAX_PIXELS = 80_000_000
 """Below the size (89 million) from which Pillow takes a picture for an attack."""
 
 
@@ -67,7 +67,7 @@ class SheetCanvas:
         title_lines = _wrapped(title, _font(title_size), width - 2 * _MARGIN)
         self._top = len(title_lines) * title_size * 3 // 2 + (_MARGIN if title_lines else 0)
         size = (width, self._top + rows * self._row_height + _GAP)
-        if size[0] * size[1] > _MAX_PIXELS:
+        if size[0] * size[1] > MAX_PIXELS:
             much = f"{len(captions):,} images make a sheet of {size[0]:,} x {size[1]:,} pixels"
             raise RepaError(f"{much}, too many for a picture; draw fewer.")
         self.picture = Image.new("RGB", size, "white")

@@ -1,7 +1,7 @@
 """The contact sheet of images in a file or folder, titled by how they were made."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +10,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from metrics import ImageSource, open_images
-from metrics.images.arrays import FileImages
 from repa.errors import OutputExistsError, RepaError
 from repa.sheets.contact_sheet import LARGEST_TILE, SheetCanvas, save_png
+from repa.sheets.reading import UNREADABLE, images_at
 from repa.sheets.titles import class_namer, sampling_title
 from repa_base.files import check_output
 
-_BATCH = 64
 _SOURCE = "repa-source"
 """Keyword of the PNG's text that says of what images it is."""
 
@@ -107,7 +106,7 @@ def source_sheet(
     shape = None if images.shape is None else (images.shape[0], images.shape[1])
     title = _title(images, indices)
     sheet = SheetCanvas(captions, shape, columns=columns, title=title)
-    for index, image in _images_at(images, indices):
+    for index, image in images_at(images, indices):
         sheet.put(place_of[index], image)
     return sheet.picture, len(indices)
 
@@ -157,23 +156,6 @@ def _title(images: ImageSource, indices: Sequence[int]) -> str:
     return " · ".join(parts)
 
 
-def _images_at(images: ImageSource, indices: Sequence[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield images by their ascending numbers, reading only those where the source allows it."""
-    # Each look into deflated data begins at its beginning, so that there one pass must do.
-    one_pass = isinstance(images, FileImages) and images.entry.deflated
-    start = 0
-    for end in range(1, len(indices) + 1):
-        if end < len(indices) and (one_pass or indices[end] == indices[end - 1] + 1):
-            continue
-        wanted, index = set(indices[start:end]), indices[start]
-        for batch in images.batches(_BATCH, index, indices[end - 1] + 1):
-            for image in batch:
-                if index in wanted:
-                    yield index, image
-                index += 1
-        start = end
-
-
 def _mark(images: ImageSource) -> str:
     """Return a text that tells the images of one run from others, however many there are."""
     if images.manifest is None:
@@ -186,5 +168,5 @@ def _mark_in(path: Path) -> str | None:
     try:
         with Image.open(path, formats=["PNG"]) as found:
             return getattr(found, "text", {}).get(_SOURCE)
-    except (OSError, SyntaxError, ValueError):
+    except UNREADABLE:
         return None
