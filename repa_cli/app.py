@@ -13,8 +13,8 @@ import typer
 
 from repa.errors import RepaError, UnknownNameError
 from repa_cli import cache, export, fid, sample, stats, train
-from repa_cli.downloads import shown_downloads
 from repa_cli.output import print_error, shown_warnings
+from repa_cli.showing.downloads import shown_downloads
 
 app = typer.Typer(
     name="repa",

@@ -8,7 +8,7 @@ import typer
 
 from metrics.settings import DEFAULT_BATCH_SIZE, MetricSettings
 from repa_cli import options, output
-from repa_cli.report_table import print_reports
+from repa_cli.showing.report_table import print_reports
 
 if TYPE_CHECKING:
     from repa.evaluation.self_test import Check

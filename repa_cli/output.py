@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from tqdm import tqdm
 
-from repa.errors import RepaError, SettingError
-from repa_base.locks import NoLocksWarning
+from repa.errors import SettingError
 
 if TYPE_CHECKING:
     from repa_base.processes import Processes
+    from repa_cli.showing.bars import Bar, Lines
 
 _MANY = 1_000_000
 """Numbers of a bar above this are shortened: 3.2G."""
@@ -28,8 +27,12 @@ def print_error(message: str) -> None:
 
 
 def print_note(message: str) -> None:
-    """Print a diagnostic on stderr."""
-    typer.echo(f"repa: {message}", err=True)
+    """Print a diagnostic on stderr, above the bars that are there."""
+    if (bars := sys.modules.get("repa_cli.showing.bars")) is None:
+        typer.echo(f"repa: {message}", err=True)
+        return
+    with bars.Bar.external_write_mode(file=sys.stderr):
+        typer.echo(f"repa: {message}", err=True)
 
 
 def print_warning(message: str) -> None:
@@ -54,15 +57,32 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             typer.echo("  ".join("-" * width for width in widths))
 
 
-def progress_bar(total: int | None, unit: str, description: str, /, **options: Any) -> "tqdm[Any]":  # noqa: ANN401
-    """Return a tqdm bar on stderr with rate and time left; silent when stderr is no terminal.
+def progress_bar(
+    total: int | None,
+    unit: str,
+    description: str,
+    /,
+    *,
+    shown: bool = True,
+    **options: Any,  # noqa: ANN401
+) -> "Bar | Lines":
+    """Return a bar on stderr with rate and time left, or lines where stderr is no terminal.
 
-    `options` are other ones of tqdm, such as the `delay` within which what is done leaves no bar.
+    Args:
+        total: What there is to do, if it is known.
+        unit: What is counted, in the plural.
+        description: What is done.
+        shown: Whether anything is shown.
+        options: Other ones of tqdm, for the bar; the unit B is bytes.
     """
+    from repa_cli.showing.bars import Bar, Lines
+
+    if shown and not sys.stderr.isatty():
+        return Lines(total, unit, description, write=print_note)
     options = {"unit_scale": (total or 0) > _MANY, "smoothing": 0.05, **options}
-    unit, silent = f" {unit}" if unit else "", not sys.stderr.isatty()
-    shown = {"unit": unit, "file": sys.stderr, "disable": silent, "dynamic_ncols": True}
-    return tqdm(total=total, desc=description, **{**shown, **options})
+    unit = f" {unit}" if unit and unit != "B" else unit
+    named = {"desc": description, "unit": unit, "dynamic_ncols": True}
+    return Bar(total=total, file=sys.stderr, disable=not shown, **{**named, **options})
 
 
 def progress_bars() -> Callable[[str, float, int], None]:
@@ -84,6 +104,8 @@ def shown_warnings() -> Iterator[None]:
     """Print the toolkit's own Python warnings like its other diagnostics, in one line."""
 
     def show(message: Warning | str, category: type[Warning], *place: Any) -> None:  # noqa: ANN401
+        from repa_base.locks import NoLocksWarning
+
         if issubclass(category, NoLocksWarning):
             print_warning(str(message))
         else:
@@ -110,13 +132,9 @@ def setting_errors_as_options(options: Mapping[str, str] | None = None) -> Itera
 
 @contextmanager
 def printing_at_first(world: "Processes") -> Iterator[None]:
-    """Let only the first of several processes print, for work whose errors all of them meet."""
+    """Let only the first of several processes print."""
     if world.is_first:
         yield
         return
-    with Path(os.devnull).open("w") as nowhere:
-        try:
-            with redirect_stdout(nowhere), redirect_stderr(nowhere):
-                yield
-        except (RepaError, OSError) as error:
-            raise typer.Exit(1) from error
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield

@@ -74,6 +74,8 @@ def train(
     with progress_bar(config.num_steps, "steps", "training") as bar:
 
         def show(step: int, losses: dict[str, float]) -> None:
+            if bar.n == 0:
+                bar.begin(step, config.num_steps)
             bar.update(step - bar.n)
             bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
 
