@@ -53,6 +53,12 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add text to the end of a file, whose name an error of writing tells."""
+    with _naming(path, str(path)), path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
 def to_disk(path: Path) -> None:
     """Wait until a file is on disk, or a folder's list of files where that can be waited for."""
     try:
@@ -98,6 +104,11 @@ def check_room(size: int, path: Path, *, what: str = "the file needs") -> None:
     free = shutil.disk_usage(path if path.is_dir() else path.parent).free
     if size > free:
         raise _no_room(size, free, path, what)
+
+
+def is_full(error: OSError) -> bool:
+    """Whether an error says that there is no room: a disk, a quota, the largest size of a file."""
+    return error.errno in _FULL
 
 
 def reserve(descriptor: int, size: int, path: Path) -> None:
