@@ -1,8 +1,8 @@
 """Kill a process before each of its calls that change a file, one call after the other.
 
-`python killed_anywhere.py FOLDER` forks a process for each call of a made-up sampling run, lets it
-die there at once, as by SIGKILL, and finishes the run; so for each of the scenarios. It writes how
-many kills there were; whatever is lost or different is an AssertionError.
+`python killed_anywhere.py FOLDER STEP` forks a process for every STEP-th call of a made-up sampling
+run, lets it die there at once, as by SIGKILL, and finishes the run; so for each of the scenarios.
+It writes how many kills there were; whatever is lost or different is an AssertionError.
 """
 
 import os
@@ -70,12 +70,12 @@ def die_before(number, torn):
         setattr(os, name, dying(getattr(os, name), name))
 
 
-def kill_everywhere(folder, prepare, changes):
-    """Return at how many calls a run was killed."""
+def kill_everywhere(folder, step, prepare, changes):
+    """Return how many times a run was killed."""
     path = folder / "here" / "samples.npz"
     shutil.rmtree(folder / "whole", ignore_errors=True)
     expected = finish(folder / "whole" / "samples.npz", **changes)
-    for number in count(1):
+    for kills, number in enumerate(count(1, step)):
         shutil.rmtree(path.parent, ignore_errors=True)
         path.parent.mkdir()
         prepare(path)
@@ -91,11 +91,11 @@ def kill_everywhere(folder, prepare, changes):
         left = sorted(file.name for file in path.parent.iterdir())
         assert left == ["samples.npz"], f"call {number} leaves {left}"
         if status == 0:
-            return number - 1
+            return kills
 
 
 if __name__ == "__main__":
     os.fsync = lambda descriptor: None  # nobody pulls the plug here
     for name, scenario in SCENARIOS.items():
-        kills = kill_everywhere(Path(sys.argv[1]), *scenario)
+        kills = kill_everywhere(Path(sys.argv[1]), int(sys.argv[2]), *scenario)
         sys.stdout.write(f"{kills} {name}\n")
