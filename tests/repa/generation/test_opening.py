@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 
+import killed_anywhere
 import numpy as np
 import pytest
 from sample_files import (
@@ -247,7 +248,6 @@ def test_crash_while_the_files_are_made_is_recovered_from(path, tmp_path):
 
 KILLED_START = """
 import json, os, signal, sys
-from pathlib import Path
 from repa.generation.opening import open_output
 
 allocate = os.posix_fallocate
@@ -527,3 +527,12 @@ def test_room_for_an_extension_is_found_out_before(path, tmp_path):
         open_writer(tmp_path / "b.npz", num_images=10**12, **OTHER)
     with open_writer(tmp_path / "b.npz", **OTHER) as writer:
         assert writer.num_done() == 7
+
+
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 9])
+def test_kill_between_any_two_calls_loses_nothing_and_changes_nothing(tmp_path, step):
+    arguments = [sys.executable, killed_anywhere.__spec__.origin, tmp_path, str(step)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    kills = [int(line.split()[0]) for line in done.stdout.splitlines()]
+    assert len(kills) == 8 and min(kills) > 40 / step
