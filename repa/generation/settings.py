@@ -90,7 +90,8 @@ class Protocol:
             RepaError: The model's file cannot be read, see `repa.checkpoints.read_checkpoint`.
         """
         known = {field.name for field in fields(cls)}
-        settings = cls(**given, **({"model": model} if "model" in known else {}))
+        named: dict[str, Any] = {"model": model} if "model" in known else {}
+        settings = cls(**given, **named)
         own = defaults_of(model).values.items()
         return replace(settings, **{k: v for k, v in own if k in known and k not in given})
 

@@ -22,7 +22,8 @@ def sampling_title(made: Mapping[str, Any]) -> str:
     if scale == 1:
         parts.append("no guidance")
     elif scale is not None:
-        where = f" in [{', '.join(map(_number, interval))}]" if _is_pair(interval) else ""
+        pair = interval if isinstance(interval, list | tuple) and _is_pair(interval) else ()
+        where = f" in [{', '.join(map(_number, pair))}]" if pair else ""
         parts.append(f"guidance {_number(scale)}{where}")
     if made.get("seed") is not None:
         parts.append(f"seed {made['seed']}")
@@ -46,7 +47,7 @@ def _imagenet_class(label: int) -> str:
 
 @cache
 def _imagenet_names() -> list[str]:
-    from timm.data import ImageNetInfo
+    from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()
     descriptions = (info.index_to_description(label) for label in range(info.num_classes()))

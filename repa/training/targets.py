@@ -192,7 +192,7 @@ def _read(path: Path, shape: tuple[int, int], what: dict[str, Any]) -> StoredTar
 
 def _checksums(features: np.ndarray) -> list[int]:
     """Return a CRC-32 of each image's features."""
-    return [zlib.crc32(np.ascontiguousarray(image)) for image in features]
+    return [zlib.crc32(np.ascontiguousarray(image).data) for image in features]
 
 
 def _check(path: Path, found: np.ndarray, images: Sequence[int], checksums: Sequence[int]) -> None:
