@@ -70,6 +70,8 @@ class StoredFeatures:
     files: FeatureFiles
     statistics: ReferenceStatistics
     findings: ImageFindings
+    digests: np.ndarray | None = None
+    """Of the images, as `ImageInspector.digests` gives them; None if an earlier version made it."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ class FeatureCache:
                 files=FeatureFiles.open(folder, entry["count"], entry["widths"]),
                 statistics=ReferenceStatistics.from_arrays(arrays),
                 findings=ImageFindings.from_dict(entry["findings"]),
+                digests=arrays.get("digests"),
             )
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
@@ -165,6 +168,7 @@ class FeatureCache:
         network: MetricNetwork,
         statistics: ReferenceStatistics,
         findings: ImageFindings,
+        digests: np.ndarray,
     ) -> None:
         """Make an entry of a folder whose feature files are filled.
 
@@ -182,7 +186,8 @@ class FeatureCache:
         }
         with writing(self.folder):
             with (partial / _STATISTICS).open("xb") as file:
-                np.savez(file, **statistics.to_arrays())  # pyright: ignore[reportArgumentType]
+                arrays: dict[str, Any] = statistics.to_arrays() | {"digests": digests}
+                np.savez(file, **arrays)
             (partial / _ENTRY).write_text(json.dumps(entry), encoding="utf-8")
             for name in (_STATISTICS, _ENTRY):
                 to_disk(partial / name)
