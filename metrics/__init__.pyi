@@ -40,12 +40,13 @@ from .report.comparison import Report as Report
 from .report.comparison import compare as compare
 from .report.comparison import evaluate as evaluate
 from .report.comparison import evaluate_sets as evaluate_sets
-from .report.lint import LintWarning as LintWarning
 from .report.lint import lint_images as lint_images
+from .report.lint import lint_reference as lint_reference
 from .report.lint import lint_sources as lint_sources
 from .report.reference import Reference as Reference
 from .report.reference import measure_reference as measure_reference
 from .report.reference import open_reference as open_reference
 from .report.reference import write_reference as write_reference
+from .report.warning import LintWarning as LintWarning
 from .settings import MetricSettings as MetricSettings
 from .settings import NetworkName as NetworkName

@@ -66,5 +66,6 @@ def stats(
         if as_json:
             output.print_json(written)
         else:
+            del written["warnings"]  # they are on stderr
             rows = [(key.replace("_", " "), str(value)) for key, value in list(written.items())[1:]]
             output.print_table(("reference", str(out)), rows)

@@ -49,6 +49,8 @@ class StoredFeatures:
     files: FeatureFiles
     statistics: ReferenceStatistics
     findings: ImageFindings
+    digests: np.ndarray
+    """Of the images, as `ImageInspector.digests` gives them."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,16 @@ def write_entry(
     widths: Mapping[str, int],
     statistics: ReferenceStatistics,
     findings: ImageFindings,
+    digests: np.ndarray,
 ) -> None:
     """Complete a folder whose feature files are filled and on disk.
 
     Raises:
         OSError: The disk is full.
     """
+    arrays: dict[str, Any] = statistics.to_arrays() | {"digests": digests}
     with (folder / _STATISTICS).open("xb") as file:
-        np.savez(file, **statistics.to_arrays())  # pyright: ignore[reportArgumentType]
+        np.savez(file, **arrays)
     to_disk(folder / _STATISTICS)
     names = (_STATISTICS, *(f"{kind}.npy" for kind in widths))
     entry = {
@@ -130,6 +134,7 @@ def open_entry(folder: Path, key: FeatureKey, *, check: bool = True) -> StoredFe
             files=FeatureFiles.open(folder, findings.count, entry["widths"]),
             statistics=ReferenceStatistics.from_arrays(arrays),
             findings=findings,
+            digests=arrays["digests"],
         )
 
 

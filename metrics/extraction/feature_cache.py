@@ -17,6 +17,8 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import astuple
 from pathlib import Path
 
+import numpy as np
+
 from metrics.errors import InputError
 from metrics.extraction.cache_entry import (
     FORMAT,
@@ -145,6 +147,7 @@ class FeatureCache:
         network: MetricNetwork,
         statistics: ReferenceStatistics,
         findings: ImageFindings,
+        digests: np.ndarray,
     ) -> None:
         """Make an entry of a folder whose feature files are filled.
 
@@ -153,7 +156,7 @@ class FeatureCache:
         """
         with writing(self.folder):
             folder, widths = self._folder_of(key), feature_widths(network)
-            write_entry(partial, key, images.name, widths, statistics, findings)
+            write_entry(partial, key, images.name, widths, statistics, findings, digests)
             with locked(self.folder):
                 if not _is_whole(folder, key):
                     move_entry(partial, folder)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import numpy as np
+
 from metrics.errors import InputError
 from metrics.extraction.cache_entry import FeatureKey, StoredFeatures
 from metrics.extraction.feature_cache import FeatureCache
@@ -41,6 +43,10 @@ class Sums:
         spatial = self.spatial.finish() if network.spatial_dim else None
         weights = network.weights_sha256 or None
         return ReferenceStatistics(self.pool.finish(), spatial, network.name, weights)
+
+    def digests(self) -> np.ndarray:
+        """Return the images' digests, as `ImageInspector.digests` does."""
+        return self.inspector.digests()
 
     def findings(self) -> ImageFindings:
         """Return what the pixels told.
@@ -87,6 +93,7 @@ class Extraction:
         done = 0
         for batch in prefetch(source.batches(self.batch_size, rows.start, rows.stop)):
             features = self.network(batch)
+            self._check_finite(features, rows.start + done)
             keep(features)
             sums.pool.update(features.pool)
             if features.spatial is not None:
@@ -95,6 +102,16 @@ class Extraction:
             if self.progress is not None:
                 self.progress(self.images.name, done, len(rows))
         return sums
+
+    def _check_finite(self, features: Features, first: int) -> None:
+        """Refuse what would make every number NaN or infinite, by the first such image."""
+        for values in (features.pool, features.spatial, features.probabilities):
+            if values is not None and not np.isfinite(values).all():
+                image = first + int(np.argmin(np.isfinite(values).all(axis=1)))
+                raise InputError(
+                    f"{self.images.name}: {self.network.name} gives NaN or infinity for image "
+                    f"{image}; check its weights, or try another device."
+                )
 
 
 def stored_features(
@@ -145,7 +162,7 @@ def _make_entry(
         if fingerprint(images) != before:
             raise InputError(f"{images.name} has changed while it was measured.")
         statistics = merged.statistics(network)
-        cache.finish(folder, key, images, network, statistics, merged.findings())
+        cache.finish(folder, key, images, network, statistics, merged.findings(), merged.digests())
 
     with ExitStack() as stack:
         making = cache.making(key, images, network)

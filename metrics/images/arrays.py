@@ -148,7 +148,7 @@ def _open_npz_images(path: Path) -> FileImages:
         raise InputError(f"{path} has no array arr_0 with images; it holds {found}.")
     images = _checked_entry(entries["arr_0"])
     labels = _read_labels(entries["arr_1"], images.shape[0]) if "arr_1" in entries else None
-    manifest = _read_manifest(entries["manifest"]) if "manifest" in entries else None
+    manifest = read_json_object(entries["manifest"]) if "manifest" in entries else None
     return FileImages(images, labels, manifest)
 
 
@@ -190,14 +190,19 @@ def _read_labels(entry: ArrayEntry, count: int) -> Int64[np.ndarray, " count"]:
     return entry.read().astype(np.int64)
 
 
-def _read_manifest(entry: ArrayEntry) -> dict[str, Any]:
+def read_json_object(entry: ArrayEntry) -> dict[str, Any]:
+    """Return the JSON object in an array that is one text.
+
+    Raises:
+        InputError: It is something else.
+    """
     if entry.shape != () or entry.dtype.kind != "U" or entry.row_bytes > _MAX_MANIFEST_BYTES:
         raise InputError(f"{entry} must be one JSON text, but is {entry.dtype} {entry.shape}.")
     text = entry.read()
     try:
-        manifest = json.loads(str(text))
+        value = json.loads(str(text))
     except (ValueError, RecursionError) as error:  # Python refuses integers of 4,301 digits too
         raise InputError(f"{entry} is not JSON that can be read: {error}.") from error
-    if not isinstance(manifest, dict):
-        raise InputError(f"{entry} must be a JSON object, not {type(manifest).__name__}.")
-    return manifest
+    if not isinstance(value, dict):
+        raise InputError(f"{entry} must be a JSON object, not {type(value).__name__}.")
+    return value

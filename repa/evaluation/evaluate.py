@@ -14,7 +14,6 @@ from metrics import (
     Reference,
     Report,
     evaluate_sets,
-    lint_images,
     lint_sources,
     open_images,
 )
@@ -123,13 +122,12 @@ def evaluate_file(
     )
     warnings += at_first(how.processes, lambda: damaged)
     report = reports["samples"]
-    seen = lint_images(report.findings)
-    for warning in seen:
+    for warning in report.warnings:
         how.on_warning(str(warning))
     return Evaluation(
         plan=replace(plan, opened=None),
         reports=reports,
-        warnings=(*warnings, *seen),
+        warnings=(*warnings, *report.warnings),
         published=row,
         compared=tuple(published.compare_with_row(row, report.values, report.standard_errors)),
         manifest=images.manifest,
@@ -179,6 +177,8 @@ def _protocol(
         weights_sha256=network.weights_sha256,
         split_size=settings.split_size,
         published_count=known.published_count,
+        reference_count=known.reference_count,
         num_classes=known.entry.get("num_classes"),
+        feature_dim=network.pool_dim,
     )
     return [*found, *known.lint(real), *published.lint_protocol(row)], row

@@ -70,9 +70,20 @@ def test_of_several_links_the_first_by_name_stands(tmp_path):
 def test_loops_of_links_end(folder):
     (folder / "self").symlink_to(folder)
     (folder / "cats" / "up").symlink_to("..")
-    (folder / "cats" / "far_up").symlink_to(folder.parent)  # it holds this folder and others
     (folder / "dogs" / "back").symlink_to(folder)
     assert values(open_images(folder)) == [0, 1, 2, 3]
+
+
+def test_a_link_to_a_folder_that_holds_it_adds_nothing(tmp_path):
+    draw(tmp_path / "here" / "set" / "0.png", 0)
+    draw(tmp_path / "here" / "beside.png", 7)
+    draw(tmp_path / "there" / "part" / "1.png", 1)
+    draw(tmp_path / "there" / "beside.png", 8)
+    folder = tmp_path / "here" / "set"
+    (folder / "part").symlink_to(tmp_path / "there" / "part")
+    (folder / "part" / "here").symlink_to(tmp_path / "here")
+    (folder / "part" / "there").symlink_to(tmp_path / "there")
+    assert values(open_images(folder)) == [0, 1]
 
 
 def test_the_order_does_not_depend_on_that_of_the_disk(folder, monkeypatch):
