@@ -80,18 +80,24 @@ def check_output(path: Path, *, overwrite: bool = False, option: str = "--out") 
 
     Raises:
         OutputExistsError: The output is there, or is a folder.
-        OSError: No file can be made in its folder.
+        OSError: No file can be made in its folder, and why not; or it is a link into a folder that
+            does not exist.
     """
     if path.is_dir():
         raise OutputExistsError(f"{path} is a folder; use another {option}.")
+    target = Path(os.path.realpath(path))
+    if path.is_symlink() and not target.parent.is_dir():
+        reason = f"is a link to {target}, whose folder does not exist"
+        raise OSError(errno.ENOENT, reason, str(path))
     if path.exists() and not overwrite:
         message = f"{path} exists; use --overwrite to replace it, or another {option}."
         raise OutputExistsError(message)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=target.parent).close()
     except OSError as error:
-        reason = "no file can be made in this folder"
+        why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        reason = f"no file can be made in this folder ({why})"
         raise OSError(error.errno, reason, str(path.parent)) from error
 
 
@@ -138,8 +144,24 @@ def write_at(descriptor: int, content: bytes, offset: int) -> None:
 
 
 def _no_room(size: int, free: int, path: Path, what: str) -> OSError:
-    reason = f"No space: {what} {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
-    return OSError(errno.ENOSPC, reason, str(path))
+    needed, left = _told_apart(size, free)
+    return OSError(errno.ENOSPC, f"No space: {what} {needed}, {left} are free", str(path))
+
+
+def _told_apart(*sizes: int) -> list[str]:
+    """Write sizes in bytes, each in a unit that suits it, with digits enough to differ."""
+    for digits in range(1, 10):
+        texts = [_in_unit(size, digits) for size in sizes]
+        if len(set(texts)) == len(set(sizes)):
+            break
+    return texts
+
+
+def _in_unit(size: int, digits: int) -> str:
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:,.{digits}f} {name}"
+    return f"{size} bytes"
 
 
 @contextmanager

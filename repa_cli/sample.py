@@ -2,12 +2,12 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from repa.errors import UnknownNameError
-from repa.generation.settings import SampleConfig
+from repa.errors import UnknownNameError, suggestion
+from repa.generation.settings import LabelScheme, SampleConfig
 from repa.registry import entry_names, is_registered, load_registry
 from repa_cli.options import Device, Json, Overwrite, ProcessCount, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar
@@ -38,8 +38,11 @@ def _interval(value: str) -> tuple[float, float]:
 
 
 def _labels(value: str) -> Any:  # noqa: ANN401
-    """Return a word as it is, and numbers as a tuple."""
+    """Return a known word as it is, and numbers as a tuple."""
     if not value[:1].isdigit() and not value.startswith("-"):
+        if value not in (words := get_args(LabelScheme)):
+            hint = f"{suggestion(value, words)}, or a list of classes such as 0,1,7"
+            raise typer.BadParameter(f"unknown labels {value!r}{hint}")
         return value
     try:
         return tuple(int(part) for part in value.split(","))

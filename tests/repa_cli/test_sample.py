@@ -192,7 +192,14 @@ def test_published_command_without_network_says_which_file_to_put_where(repa, he
     [
         (["--model", "digit"], ["--model", "file or folder 'digit'; did you mean 'digits'"]),
         (["--solver", "heum"], ["--solver", "unknown solver 'heum'; did you mean 'heun'"]),
-        (["--labels", "balancd"], ["--labels", "did you mean 'balanced'"]),
+        (
+            ["--labels", "balancd"],
+            ["--labels", "did you mean 'balanced'", "list of classes such as"],
+        ),
+        (["--labels", "all"], ["--labels", "random", "or a list of classes such as 0,1,7"]),
+        (["--cfg", "inf"], ["--cfg", "must be a finite number, got inf"]),
+        (["--cfg", "nan"], ["--cfg", "must be at least 1, got nan"]),
+        (["--model", ""], ["--model", "unknown model, file or folder ''"]),
         (["--labels", "-1"], ["--labels", "one or more classes from 0, got [-1]"]),
         (["--labels", "1,x"], ["--labels", "'1,x' is not a list of classes"]),
         (["--labels", "0,5"], ["--labels", "label 5 is none of the 5 classes"]),
