@@ -125,7 +125,7 @@ def _check(path: Path, picture: Image.Image) -> None:
         raise InputError(f"{path} is {picture.size}; a side may have {MAX_SIDE} pixels at most.")
     # Pillow opens some pictures of 16 bits as of 8; what it gives the decoder tells: "RGB;16B" of
     # a PNG or TIFF, the greatest value of a PPM. A BMP's "BGR;16" has 16 bits a pixel.
-    given = [tile[3] for tile in picture.tile]
+    given = [tile[3] for tile in getattr(picture, "tile", ())]
     match picture.format:
         case "BMP":
             deep = False
