@@ -23,9 +23,7 @@ def fid(
     context: typer.Context,
     samples: Annotated[
         Path | None,
-        typer.Argument(
-            help="NPZ or NPY file, or folder of PNG, JPEG or WebP files.", show_default=False
-        ),
+        typer.Argument(help="NPZ or NPY file, or folder of pictures.", show_default=False),
     ] = None,
     reference: Annotated[
         str | None,

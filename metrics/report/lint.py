@@ -19,8 +19,8 @@ PUBLISHED_COUNT = 50_000
 """Images that published numbers of generative models are taken from."""
 
 LEAST_COUNT = 200
-"""Images of data about which nothing is published, below which chance outweighs the images: real
-digits are then more than 4.5 from other real digits, twice as far as 500 of them."""
+"""Images of data about which nothing is published, below which chance outweighs the images: 200
+real digits are 4.3 to 4.9 from other real digits in FD-lite0, twice as far as 500 of them."""
 
 _LOSSY = ("JPEG", "WEBP")  # formats of files that have lost something of their images
 _UNLIKE_SHARE = 0.1  # of lossy files, by which two sets may differ
