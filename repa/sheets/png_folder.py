@@ -24,6 +24,8 @@ from repa_base.progress import Steps
 from repa_base.workplace import remove_leftovers, workplace
 
 _NUMBERED = re.compile(r"\d{6,}\.png")
+_END = b"\0\0\0\0IEND\xaeB`\x82"
+"""The last chunk of every PNG: no bytes, its name, the checksum of the name."""
 _LABELS = "dataset.json"
 _WORKPLACE = "images"
 _AT_ONCE = 256
@@ -140,10 +142,13 @@ def _pieces(
 
 
 def _holds(path: Path, image: np.ndarray) -> bool:
-    """Whether a file is a PNG of exactly this image."""
+    """Whether a file is a whole PNG of exactly this image."""
     try:
-        with Image.open(path, formats=["PNG"]) as found:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as found:
             same = found.mode == "RGB" and (found.height, found.width) == image.shape[:2]
+            # Pillow does without the end of a file that is cut short.
+            same = same and content.endswith(_END)
             return same and np.array_equal(np.asarray(found), image)
     except UNREADABLE:
         return False

@@ -33,7 +33,8 @@ def sampling_title(made: Mapping[str, Any]) -> str:
 def class_namer(dataset: object) -> Callable[[int], str]:
     """Return what writes a class of a data set: its number, with its name where one is known.
 
-    Those of ImageNet come from timm, which is imported here; a digit is its own name.
+    Those of ImageNet come from torchvision, imported when the first is asked for; a digit is its
+    own name.
     """
     if isinstance(dataset, str) and re.match("imagenet", dataset, re.IGNORECASE):
         return _imagenet_class
@@ -47,11 +48,9 @@ def _imagenet_class(label: int) -> str:
 
 @cache
 def _imagenet_names() -> list[str]:
-    from timm.data.imagenet_info import ImageNetInfo
+    from torchvision.models import ResNet50_Weights
 
-    info = ImageNetInfo()
-    descriptions = (info.index_to_description(label) for label in range(info.num_classes()))
-    return [description.split(",")[0] for description in descriptions]
+    return ResNet50_Weights.DEFAULT.meta["categories"]
 
 
 def _is_pair(value: object) -> bool:

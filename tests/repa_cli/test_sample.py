@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from metrics import open_images
 from repa import SIT_SIZES, SiT
 from repa.autoencoders.autoencoder import load_autoencoder
 from repa.autoencoders.latent_space import SD_LATENTS
@@ -60,9 +61,29 @@ def test_command_writes_images_labels_manifest_and_contact_sheet(repa, here):
     assert (manifest["cfg_scale"], manifest["guidance_interval"]) == (2, [0, 0.7])
     with Image.open("sheet.png") as sheet:
         pixels = np.asarray(sheet)
-    # The first cell is the first image of class 0, eight times enlarged, below its caption.
-    assert np.array_equal(pixels[18:82:8, 4:68:8], images[0])
-    assert np.array_equal(pixels[18:82:8, 72:136:8], images[5])
+    # The first cell is the first image of class 0, eight times enlarged, below title and caption.
+    assert np.array_equal(pixels[41:105:8, 4:68:8], images[0])
+    assert np.array_equal(pixels[41:105:8, 72:136:8], images[5])
+    assert (pixels[4:20, 4:300] < 100).any()
+    assert repa("grid", "samples.npz", "--out", "same.png")[0] == 0
+    assert (here / "same.png").read_bytes() == (here / "sheet.png").read_bytes()
+
+
+def test_png_files_are_the_images_of_the_npz_and_are_made_once(repa, here):
+    arguments = (*TINY, "--png", "png")
+    assert repa(*arguments)[0] == 0
+    ours, theirs = open_images(here / "png"), open_images(here / "samples.npz")
+    assert ours.count == 12 and ours.labels.tolist() == theirs.labels.tolist()
+    assert np.array_equal(next(ours.batches(12)), next(theirs.batches(12)))
+    before = {path.name: path.stat().st_mtime_ns for path in (here / "png").glob("*.png")}
+    code, out, _ = repa(*arguments, "--json")
+    assert (code, json.loads(out)["PNG files"]) == (0, "png")
+    assert before == {path.name: path.stat().st_mtime_ns for path in (here / "png").glob("*.png")}
+    code, _, err = repa(*TINY, "--png", "png", "--out", "other.npz")
+    assert code == 1 and err.endswith(
+        "png holds other images; use --overwrite, or another --png.\n"
+    )
+    assert not (here / "other.npz").exists()
 
 
 def test_repeated_command_says_that_it_is_finished_and_changes_nothing(repa, here):
