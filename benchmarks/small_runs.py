@@ -74,15 +74,17 @@ def result_of(command: str, folder: Path, stdout: str, *, log: bool = True) -> d
     """Return what must be the same after every disturbance, by name; empty if it is not there.
 
     Of sample and stats that is the NPZ, byte for byte; of fid the JSON but for `run`, which says
-    how many processes measured; of train the newest checkpoint's weights, moving average and
-    optimizer, byte for byte, and with `log` the losses of every step.
+    how many processes measured, and for warnings of damaged features; of train the newest
+    checkpoint's weights, moving average and optimizer, byte for byte, and with `log` the losses of
+    every step.
     """
     if command in ("sample", "stats"):
         path = folder / ("out.npz" if command == "sample" else "ref.npz")
         return {path.name: path.read_bytes()} if path.exists() else {}
     if command == "fid":
-        reports = json.loads(stdout) if stdout.strip() else {}
-        return {f"report of {k}": _without(v, "run") for k, v in reports.items()}
+        report = json.loads(stdout)["samples"] if stdout.strip() else {}
+        said = [w for w in report.get("warnings", ()) if w["check"] != "feature-cache"]
+        return _without({**report, "warnings": said}, "run") if report else {}
     newest = max((folder / "run/checkpoints").glob("step-*"), default=None)
     if newest is None:
         return {}
