@@ -74,8 +74,9 @@ def result_of(command: str, folder: Path, stdout: str, *, log: bool = True) -> d
     """Return what must be the same after every disturbance, by name; empty if it is not there.
 
     Of sample and stats that is the NPZ, byte for byte; of fid the JSON but for `run`, which says
-    how many processes measured, and warnings of damaged features; of train the newest checkpoint's
-    weights, moving average and optimizer, byte for byte, and with `log` the losses of every step.
+    how many processes measured, and for warnings of damaged features; of train the newest
+    checkpoint's weights, moving average and optimizer, byte for byte, and with `log` the losses of
+    every step.
     """
     if command in ("sample", "stats"):
         path = folder / ("out.npz" if command == "sample" else "ref.npz")
