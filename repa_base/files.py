@@ -158,7 +158,7 @@ def _told_apart(*sizes: int) -> list[str]:
 
 
 def _in_unit(size: int, digits: int) -> str:
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= unit:
             return f"{size / unit:,.{digits}f} {name}"
     return f"{size} bytes"

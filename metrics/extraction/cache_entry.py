@@ -19,10 +19,9 @@ from metrics.extraction.feature_files import KINDS, FeatureFiles
 from metrics.formulas.statistics import ReferenceStatistics
 from metrics.images.inspection import ImageFindings
 from metrics.images.npz import open_npz
-from repa_base.checksums import file_sha256
+from repa_base.checksums import file_sha256, sealed_text, unsealed_text
 from repa_base.errors import first_line
 from repa_base.files import to_disk
-from repa_base.sealed_json import sealed, unsealed
 
 FORMAT = 2
 """To be raised when the files, or what a network computes, change in meaning."""
@@ -105,7 +104,7 @@ def write_entry(
         "findings": findings.to_dict(),
         "sha256": {name: file_sha256(folder / name) for name in names},
     }
-    (folder / _ENTRY).write_text(sealed(entry), encoding="utf-8")
+    (folder / _ENTRY).write_text(sealed_text(entry), encoding="utf-8")
     to_disk(folder / _ENTRY)
 
 
@@ -189,7 +188,7 @@ def remove_entry(folder: Path, *, keep_folder: bool = False) -> None:
 def _read_entry(folder: Path, key: FeatureKey | None = None) -> dict[str, Any]:
     with _naming(folder / _ENTRY):
         _check_kind(folder / _ENTRY)
-        entry = unsealed((folder / _ENTRY).read_bytes())
+        entry = unsealed_text((folder / _ENTRY).read_bytes())
         if entry["format"] != FORMAT or (key is not None and entry["key"] != asdict(key)):
             raise ValueError("it is another entry's, or another version's")
     return entry

@@ -11,9 +11,9 @@ from pathlib import Path
 from metrics.images.arrays import FileImages
 from metrics.images.folder import FolderImages
 from metrics.images.source import ImagesOfSource, ImageSource
+from repa_base.checksums import sealed_text, unsealed_text
 from repa_base.files import write_text
 from repa_base.progress import Steps
-from repa_base.sealed_json import sealed, unsealed
 
 _MAX_REMEMBERED = 1000
 
@@ -37,7 +37,7 @@ def content_sha256(images: ImageSource, memory: Path, progress: Steps | None = N
     if mark not in known:
         known = {mark: images.sha256(progress), **_read(memory)}
         with suppress(OSError):  # a full disk costs no more than hashing again
-            write_text(memory, sealed(dict(list(known.items())[:_MAX_REMEMBERED])))
+            write_text(memory, sealed_text(dict(list(known.items())[:_MAX_REMEMBERED])))
     return known[mark]
 
 
@@ -68,6 +68,6 @@ def _files(images: ImageSource) -> tuple[Path, ...]:
 
 def _read(memory: Path) -> dict[str, str]:
     try:
-        return unsealed(memory.read_bytes())
+        return unsealed_text(memory.read_bytes())
     except (OSError, ValueError):
         return {}

@@ -23,7 +23,7 @@ from repa.errors import (
 )
 from repa.models.sit import SiT
 from repa.registry import entry_names, fetch, file_sha256, find_entry, is_registered
-from repa_base.seals import SUMS, check_file
+from repa_base.checksums import SUMS, check_file
 from samplers import INTERPOLANTS, ModelFn
 
 _STEPS, _AVERAGE = "step-*/", "ema.safetensors"  # of a training run

@@ -26,9 +26,9 @@ from repa.errors import (
 )
 from repa.training.settings import CHANGEABLE, TrainConfig
 from repa.training.state import step_of
+from repa_base.checksums import parse_json, sealed, unsealed
 from repa_base.files import append_text, write_text
 from repa_base.locks import lock_if_free
-from repa_base.seals import parse_json, sealed, unsealed
 from repa_base.workplace import is_workplace, remove_leftovers, workplace
 
 _CONFIG, _HISTORY, _LOCK = "config.json", "history.jsonl", "run.lock"

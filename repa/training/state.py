@@ -32,8 +32,8 @@ from repa.errors import (
 )
 from repa.models.sit import SIT_SIZES, SiT
 from repa.training.settings import CHANGEABLE, TrainConfig
+from repa_base.checksums import SUMS, check_folder, parse_json, seal_folder
 from repa_base.files import replacing
-from repa_base.seals import SUMS, check_folder, parse_json, seal_folder
 
 _WEIGHTS = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 _STATE = "state.json"

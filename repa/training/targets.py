@@ -22,9 +22,9 @@ from torch import Tensor
 from repa.data import Batch, TrainingData
 from repa.encoders import Encoder, load_encoder
 from repa.errors import CheckpointFormatError
+from repa_base.checksums import parse_json, sealed, unsealed
 from repa_base.files import check_room, replacing, write_text
 from repa_base.memory_map import release_pages
-from repa_base.seals import parse_json, sealed, unsealed
 
 Keeping = Literal["memory", "file", "nowhere"]
 """Where a run keeps its target features: in memory and saved with the run, in a file that is mapped

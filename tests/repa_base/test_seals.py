@@ -4,8 +4,7 @@ import subprocess
 
 import pytest
 
-from repa_base.errors import ChecksumError
-from repa_base.seals import (
+from repa_base.checksums import (
     SUMS,
     check_file,
     check_folder,
@@ -14,6 +13,7 @@ from repa_base.seals import (
     sealed,
     unsealed,
 )
+from repa_base.errors import ChecksumError
 
 CONTENT = {"a.bin": bytes(range(256)) * 5000, "b c.txt": b"text"}
 

@@ -13,8 +13,8 @@ from stand_in import counted, stand_in
 from metrics import ArrayImages, FeatureCache, NoiseImages, measure, open_images
 from metrics.extraction import cache_entry
 from metrics.extraction.feature_cache import FeatureCache as Cache
+from repa_base.checksums import sealed_text
 from repa_base.locks import locked
-from repa_base.sealed_json import sealed
 from repa_base.workplace import workplace
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 8, 8, 3), dtype=np.uint8)
@@ -159,7 +159,7 @@ def test_entries_of_an_earlier_version_are_never_opened_and_go_with_the_others(c
     assert sum(sizes) == 100 and len(told) == 1
     old = cache.folder / ("0" * 32)
     shutil.copytree(folder, old)
-    (old / "entry.json").write_text(sealed({**entry, "format": 1}))
+    (old / "entry.json").write_text(sealed_text({**entry, "format": 1}))
     assert {entry.path: entry.source for entry in cache.entries()}[old] is None
     age(old)
     limited = FeatureCache(cache.folder, limit=1)

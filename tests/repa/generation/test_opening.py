@@ -248,6 +248,7 @@ def test_crash_while_the_files_are_made_is_recovered_from(path, tmp_path):
 
 KILLED_START = """
 import json, os, signal, sys
+from pathlib import Path
 from repa.generation.opening import open_output
 
 allocate = os.posix_fallocate
@@ -317,7 +318,7 @@ def test_run_that_another_finishes_before_the_lock_is_had_is_found_finished(path
 
 
 def test_file_that_does_not_fit_on_the_disk_is_refused_before_the_first_image(path, tmp_path):
-    with pytest.raises(OSError, match=r"No space: the file needs 3.* MB") as caught:
+    with pytest.raises(OSError, match=r"No space: the file needs 3.* TB") as caught:
         open_writer(path, num_images=10**12, image_size=1024)
     assert caught.value.errno == errno.ENOSPC
     assert files(tmp_path) == []

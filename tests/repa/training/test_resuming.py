@@ -12,7 +12,7 @@ from tiny_run import QUIET, TINY, file_bytes
 from repa.errors import CheckpointFormatError, CheckpointMismatchError, SettingError
 from repa.training.loop import train
 from repa.training.run_folder import checkpoints_of
-from repa_base.seals import SUMS, seal_folder, unsealed
+from repa_base.checksums import SUMS, seal_folder, unsealed
 
 FILES = ["ema.safetensors", "model.safetensors", "optimizer.safetensors", "state.json", SUMS]
 NEWEST, BEFORE = "checkpoints/step-0000006", "checkpoints/step-0000003"

@@ -20,7 +20,7 @@ from repa.training.run_folder import (
     remove_old_checkpoints,
     set_aside,
 )
-from repa_base.seals import sealed, unsealed
+from repa_base.checksums import sealed, unsealed
 
 OTHER = {
     "num_steps": 7,

@@ -14,7 +14,7 @@ from repa.encoders import load_encoder
 from repa.errors import CheckpointFormatError, RepaError
 from repa.training.loop import train
 from repa.training.targets import StoredTargets, keep_targets, open_targets
-from repa_base.seals import sealed, unsealed
+from repa_base.checksums import sealed, unsealed
 
 KEEPINGS = ["memory", "file", "nowhere"]
 ALIGNED = replace(TINY, encoder="efficientnet-lite1", projector_dim=16)

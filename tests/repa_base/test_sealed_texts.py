@@ -4,23 +4,23 @@ import json
 
 import pytest
 
-from repa_base.sealed_json import sealed, unsealed
+from repa_base.checksums import sealed_text, unsealed_text
 
 VALUE = {"a": [1, 2.5, -0.0, 1e300, None, True], "name": "h\xe9llo \udc80", "deep": {"b": {}}}
 
 
 def test_a_value_comes_back_as_it_was():
-    assert unsealed(sealed(VALUE).encode()) == json.loads(json.dumps(VALUE))
+    assert unsealed_text(sealed_text(VALUE).encode()) == json.loads(json.dumps(VALUE))
 
 
 def test_every_change_of_a_byte_that_changes_the_value_is_refused():
-    text = sealed(VALUE).encode()
+    text = sealed_text(VALUE).encode()
     for place in range(len(text)):
         for bit in (1, 2, 16, 64, 128):
             changed = bytearray(text)
             changed[place] ^= bit
             try:
-                found = unsealed(bytes(changed))
+                found = unsealed_text(bytes(changed))
             except ValueError as error:
                 assert "sealed" in str(error)
             else:
@@ -34,4 +34,4 @@ DEEP = (b"[" * 200_000, b'{"sha256": "", "value": ' + b'{"a":' * 200_000)
 @pytest.mark.parametrize("text", (*UNSEALED, *DEEP, json.dumps(VALUE).encode()))
 def test_what_was_not_sealed_is_a_value_error(text):
     with pytest.raises(ValueError, match="not sealed"):
-        unsealed(text)
+        unsealed_text(text)
