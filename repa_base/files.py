@@ -29,12 +29,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file or folder in the end; its folder is made. Of a link, what it leads to is
-            replaced. New files get the permissions that the system gives new files.
+            replaced or made, in a folder that must be there. New files get the permissions that
+            the system gives new files.
 
     Raises:
         OSError: It cannot be written; the error names `path`.
     """
-    target = Path(os.path.realpath(path))
+    target = _target(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target.parent, target.name)
     with _naming(path, str(target.with_name(f".{target.name}."))), workplace(target) as place:
@@ -74,19 +75,22 @@ def check_output(path: Path, *, overwrite: bool = False, option: str = "--out") 
 
     Raises:
         OutputExistsError: The output is there, or is a folder.
-        OSError: No file can be made in its folder.
+        OSError: No file can be made in its folder, or where a link leads to; the message says why.
     """
     if path.is_dir():
         raise OutputExistsError(f"{path} is a folder; use another {option}.")
     if path.exists() and not overwrite:
         message = f"{path} exists; use --overwrite to replace it, or another {option}."
         raise OutputExistsError(message)
+    target = _target(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Called like the hidden folder that will stand there, whose name may be too long.
+        name = {"prefix": f".{target.name}.", "suffix": ".part"}
+        tempfile.NamedTemporaryFile(dir=target.parent, **name).close()
     except OSError as error:
-        reason = "no file can be made in this folder"
-        raise OSError(error.errno, reason, str(path.parent)) from error
+        reason = f"no file can be made in this folder ({error.strerror})"
+        raise OSError(error.errno, reason, str(target.parent)) from error
 
 
 def check_room(size: int, path: Path, *, what: str = "the file needs") -> None:
@@ -127,8 +131,36 @@ def write_at(descriptor: int, content: bytes, offset: int) -> None:
 
 
 def _no_room(size: int, free: int, path: Path, what: str) -> OSError:
-    reason = f"No space: {what} {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
-    return OSError(errno.ENOSPC, reason, str(path))
+    needed, there = _sizes(size, free)
+    return OSError(errno.ENOSPC, f"No space: {what} {needed}, {there} are free", str(path))
+
+
+def _sizes(*numbers: int) -> list[str]:
+    """Write different sizes in the unit that suits the first, in digits that tell them apart."""
+    units = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+    size, unit = next((pair for pair in units if numbers[0] >= pair[0]), (1, "bytes"))
+    for digits in range(1 if size > 1 else 0, 13):
+        written = [f"{number / size:,.{digits}f} {unit}" for number in numbers]
+        if len(set(written)) == len(set(numbers)):
+            break
+    return written
+
+
+def _target(path: Path) -> Path:
+    """Return where an output is in the end: of a link, what it leads to.
+
+    A folder that a link leads into is not made: it may be on a disk that is not there just now.
+
+    Raises:
+        OSError: The folder is not there.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, "is a link that leads to itself", str(path))
+    if path.is_symlink() and not target.parent.is_dir():
+        reason = f"is a link into {target.parent}, a folder that is not there"
+        raise OSError(errno.ENOENT, reason, str(path))
+    return target
 
 
 @contextmanager
