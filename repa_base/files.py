@@ -104,13 +104,18 @@ def check_room(size: int, path: Path, *, what: str = "the file needs") -> None:
         raise _no_room(size, free, path, what)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether an error says that there is no room: a disk, a quota, the largest size of a file."""
+    return error.errno in _FULL
+
+
 def reserve(descriptor: int, size: int, path: Path) -> None:
-    """Take `size` bytes, at least 1, for an open file now, so that nothing fills the disk later.
+    """Make an open file `size` bytes, at least 1, on disk now, so that nothing fills it later.
 
     Raises:
         OSError: There is no room (ENOSPC); the message gives `path` and the sizes.
     """
-    check_room(size, path)
+    check_room(size - 512 * os.fstat(descriptor).st_blocks, path)
     try:
         os.posix_fallocate(descriptor, 0, size)
     except AttributeError:  # macOS has no such call
