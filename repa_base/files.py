@@ -54,6 +54,12 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def append_text(path: Path, text: str) -> None:
+    """Add text to the end of a file, whose name an error of writing tells."""
+    with _naming(path, str(path)), path.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
 def to_disk(path: Path) -> None:
     """Wait until a file is on disk, or a folder's list of files where that can be waited for."""
     try:
@@ -89,7 +95,8 @@ def check_output(path: Path, *, overwrite: bool = False, option: str = "--out") 
         name = {"prefix": f".{target.name}.", "suffix": ".part"}
         tempfile.NamedTemporaryFile(dir=target.parent, **name).close()
     except OSError as error:
-        reason = f"no file can be made in this folder ({error.strerror})"
+        why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        reason = f"no file can be made in this folder ({why})"
         raise OSError(error.errno, reason, str(target.parent)) from error
 
 
@@ -136,19 +143,24 @@ def write_at(descriptor: int, content: bytes, offset: int) -> None:
 
 
 def _no_room(size: int, free: int, path: Path, what: str) -> OSError:
-    needed, there = _sizes(size, free)
+    needed, there = _told_apart(size, free)
     return OSError(errno.ENOSPC, f"No space: {what} {needed}, {there} are free", str(path))
 
 
-def _sizes(*numbers: int) -> list[str]:
-    """Write different sizes in the unit that suits the first, in digits that tell them apart."""
-    units = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-    size, unit = next((pair for pair in units if numbers[0] >= pair[0]), (1, "bytes"))
-    for digits in range(1 if size > 1 else 0, 13):
-        written = [f"{number / size:,.{digits}f} {unit}" for number in numbers]
-        if len(set(written)) == len(set(numbers)):
+def _told_apart(*sizes: int) -> list[str]:
+    """Write sizes in bytes, each in a unit that suits it, with digits enough to differ."""
+    for digits in range(1, 13):
+        texts = [_in_unit(size, digits) for size in sizes]
+        if len(set(texts)) == len(set(sizes)):
             break
-    return written
+    return texts
+
+
+def _in_unit(size: int, digits: int) -> str:
+    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:,.{digits}f} {name}"
+    return f"{size} bytes"
 
 
 def _target(path: Path) -> Path:
