@@ -92,8 +92,9 @@ def check_output(path: Path, *, overwrite: bool = False, option: str = "--out") 
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Called like the hidden folder that will stand there, whose name may be too long.
-        name = {"prefix": f".{target.name}.", "suffix": ".part"}
-        tempfile.NamedTemporaryFile(dir=target.parent, **name).close()
+        prefix = f".{target.name}."
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=prefix, suffix=".part"):
+            pass
     except OSError as error:
         why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
         reason = f"no file can be made in this folder ({why})"
@@ -149,11 +150,10 @@ def _no_room(size: int, free: int, path: Path, what: str) -> OSError:
 
 def _told_apart(*sizes: int) -> list[str]:
     """Write sizes in bytes, each in a unit that suits it, with digits enough to differ."""
-    for digits in range(1, 13):
-        texts = [_in_unit(size, digits) for size in sizes]
-        if len(set(texts)) == len(set(sizes)):
-            break
-    return texts
+    digits = 1
+    while len({_in_unit(size, digits) for size in sizes}) < len(set(sizes)):
+        digits += 1
+    return [_in_unit(size, digits) for size in sizes]
 
 
 def _in_unit(size: int, digits: int) -> str:
