@@ -87,6 +87,7 @@ def _refusal(error: Exception) -> str:
         reason = "" if text.startswith("Weights only load failed") else f": {first_line(error)}"
         return f"is damaged or no checkpoint{reason}"
     name = asked[1].replace("__builtin__.", "builtins.")
+    name = name if "." in name else f"builtins.{name}"
     module = name.split(".")[0]
     if module in sys.stdlib_module_names and module not in _DATA_MODULES:
         return (

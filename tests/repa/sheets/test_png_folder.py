@@ -20,7 +20,7 @@ def write(path, count=5, images=IMAGES, *, labelled=True):
 
 
 def content(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.fixture
