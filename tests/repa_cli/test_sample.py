@@ -219,7 +219,7 @@ def test_published_command_without_network_says_which_file_to_put_where(repa, he
         ),
         (["--labels", "all"], ["--labels", "random", "or a list of classes such as 0,1,7"]),
         (["--cfg", "inf"], ["--cfg", "must be a finite number, got inf"]),
-        (["--cfg", "nan"], ["--cfg", "must be at least 1, got nan"]),
+        (["--cfg", "nan"], ["--cfg", "equal to 1"]),
         (["--model", ""], ["--model", "unknown model, file or folder ''"]),
         (["--labels", "-1"], ["--labels", "one or more classes from 0, got [-1]"]),
         (["--labels", "1,x"], ["--labels", "'1,x' is not a list of classes"]),
