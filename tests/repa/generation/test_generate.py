@@ -1,7 +1,5 @@
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
 import tracemalloc
@@ -13,6 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from worlds import run_world, start_world
 
 from repa import SiT
 from repa.checkpoints import Checkpoint, load_model
@@ -178,37 +177,82 @@ def test_interrupted_run_goes_on_in_its_own_blocks_whatever_batch_size_is_asked_
 RANK = """
 import sys
 from pathlib import Path
-from repa.generation import Protocol, images, images_of, job
 from repa.generation.job import generate
 from repa.generation.settings import SampleConfig
 from repa_base.processes import joined_processes
 
+model, out, num_images, *shares = sys.argv[1:]
 totals = set()
 with joined_processes() as processes:
-    file = generate(SampleConfig(model=sys.argv[1], num_images=20, num_steps=4, batch_size=7,
-                                 device="cpu", out=Path(sys.argv[2])),
+    file = generate(SampleConfig(model=model, num_images=int(num_images), num_steps=4, batch_size=7,
+                                 device="cpu", out=Path(out)),
                     processes=processes, progress=lambda done, total: totals.add(total))
 assert file.path.exists(), "every process returns when the file is complete"
 assert not file.was_finished
-assert totals == {int(sys.argv[3])}, "every process has its share"
+assert totals == {int(shares[processes.rank])}, "every process has its share"
 """
 
 
-def test_two_processes_give_the_bytes_of_one(settings, tmp_path):
-    expected = run(settings, out=tmp_path / "one.npz").read_bytes()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, settings["model"], str(settings["out"]), share],
-            env={**world, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank, share in enumerate(("13", "7"))
-    ]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+@pytest.mark.parametrize("before", [None, 20], ids=["from nothing", "extending"])
+def test_two_processes_give_the_bytes_of_one(settings, tmp_path, before):
+    expected = run(settings, num_images=30, out=tmp_path / "one.npz").read_bytes()
+    if before:
+        run(settings, num_images=before)
+    arguments = ("-c", RANK, settings["model"], settings["out"], 30, 16, 14)
+    assert run_world(2, *arguments) == [(0, "", "")] * 2
     assert settings["out"].read_bytes() == expected
+
+
+def test_what_the_first_process_refuses_all_refuse_in_the_same_words(settings):
+    settings["out"].with_name("samples.npz.progress").write_text("precious")
+    arguments = ("-c", RANK, settings["model"], settings["out"], 30, 16, 14)
+    for code, _, err in run_world(2, *arguments):
+        assert code == 1
+        assert "OutputExistsError" in err and "samples.npz.progress was not made by" in err
+
+
+LEFT_OVER = """
+import os, signal, sys, time
+from pathlib import Path
+from repa.generation.job import generate
+from repa.generation.settings import SampleConfig
+from repa_base.processes import joined_processes
+
+def progress(done, total):
+    if done >= 7 and processes.is_first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    while done >= 7 and not Path(sys.argv[3]).exists():
+        time.sleep(0.05)
+
+with joined_processes() as processes:
+    generate(SampleConfig(model=sys.argv[1], num_images=40, num_steps=4, batch_size=7,
+                          device="cpu", out=Path(sys.argv[2])),
+             processes=processes, progress=progress)
+"""
+
+
+@pytest.mark.slow
+def test_process_that_a_kill_left_over_puts_nothing_into_the_next_run(settings, tmp_path):
+    settings |= {"num_images": 40, "seed": 1, "overwrite": True}
+    expected = run(settings, out=tmp_path / "whole.npz").read_bytes()
+    go = tmp_path / "go"
+    arguments = ("-c", LEFT_OVER, settings["model"], settings["out"], go)
+    first, left_over = start_world(2, *arguments)
+    assert first.wait(timeout=300) == -signal.SIGKILL
+
+    def interrupt(done, total):
+        if done >= 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(SampleConfig(**settings), progress=interrupt)
+    go.touch()  # now it goes on with its own images
+    _, err = left_over.communicate(timeout=300)
+    assert left_over.returncode == 1 and "being written by another run by now" in err
+    first.communicate()
+    done = []
+    generate(SampleConfig(**settings), progress=lambda made, total: done.append(made))
+    assert done[0] == 7 and settings["out"].read_bytes() == expected
 
 
 def test_checkpoint_that_is_replaced_during_the_run_does_not_disturb_it(settings, tmp_path):
