@@ -86,8 +86,8 @@ def sample(
 
     The defaults are REPA's published protocol, unless the model has its own. The same settings give
     the same images, with another --batch-size to within one grey level; repeat a command that was
-    interrupted, or with a larger --num, and it goes on. With several GPUs: --processes N, or on
-    several machines torchrun ... -m -- repa_cli sample ...
+    interrupted, or give a finished one a larger --num, and it goes on. With several GPUs:
+    --processes N, or on several machines torchrun ... -m -- repa_cli sample ...
     """
     config = SampleConfig.for_model(device=device, overwrite=overwrite, **settings)
     result = _run(config, grid, png, steps_given="num_steps" in settings)

@@ -50,7 +50,11 @@ class Protocol:
     seed: int = setting(
         "Decides, with an image's number, its class and its noise.", 0, low=0, high=(1 << 63) - 1
     )
-    batch_size: int = setting("Images at a time (and process); bounds the memory.", 64, low=1)
+    batch_size: int = setting(
+        "Images at a time (and process); bounds the memory. A run that goes on keeps its own.",
+        64,
+        low=1,
+    )
     labels: LabelScheme | tuple[int, ...] = setting(
         "Classes: random, balanced (each in turn), or a list such as 0,1,7 to go round.",
         "random",

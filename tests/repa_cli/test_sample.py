@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from metrics import open_images
@@ -295,6 +296,50 @@ def test_another_picture_is_not_replaced_by_the_sheet_of_a_finished_run(repa, he
     assert (here / "photo.png").read_bytes() == before
     assert repa(*TINY, "--grid", "photo.png", "--overwrite")[0] == 0
     assert (here / "photo.png").read_bytes() != before
+
+
+def test_longer_run_extends_a_finished_file_and_says_what_is_not_as_asked(repa, here):
+    long = [20 if argument == 12 else argument for argument in TINY]
+    assert repa(*long, "--batch-size", 8, "--out", "whole.npz")[0] == 0
+    assert repa(*TINY, "--batch-size", 8)[0] == 0
+    code, _, err = repa(*long, "--batch-size", 6)
+    assert (code, err.splitlines()) == (
+        0,
+        [
+            "repa: extending samples.npz: 8 of its images stay.",
+            "repa: going on with the run's blocks of 8 images, not 6.",
+        ],
+    )
+    assert (here / "samples.npz").read_bytes() == (here / "whole.npz").read_bytes()
+    code, _, err = repa(*TINY)
+    assert code == 1 and "samples.npz holds 20 images of these settings, not 12" in err
+
+
+def test_output_that_is_a_link_stays_one_and_a_strangers_progress_file_stays(repa, here):
+    (here / "disk").mkdir()
+    (here / "samples.npz").symlink_to(here / "disk" / "real.npz")
+    assert repa(*TINY)[0] == 0
+    assert (here / "samples.npz").is_symlink() and (here / "disk" / "real.npz").is_file()
+    (here / "lost.npz").symlink_to(here / "gone" / "real.npz")
+    code, _, err = repa(*TINY, "--out", "lost.npz")
+    assert code == 1 and err.count("\n") == 1 and "lost.npz: It leads to " in err
+    (here / "other.npz.progress").write_text("precious")
+    code, _, err = repa(*TINY, "--out", "other.npz", "--overwrite")
+    message = "other.npz.progress was not made by this command; use another --out.\n"
+    assert (code, err) == (1, f"repa: error: {message}")
+    assert (here / "other.npz.progress").read_text() == "precious"
+
+
+def test_checkpoint_that_does_not_fit_is_found_before_room_is_asked_for(repa, here):
+    tensors = {"x_embedder.proj.weight": torch.zeros(1)}
+    with safe_open("tiny.safetensors", "pt") as file:
+        description = file.metadata()
+    save_file(tensors, "other.safetensors", metadata=description)
+    before = sorted(path.name for path in here.iterdir())
+    code, _, err = repa(*TINY, "--model", "other.safetensors", "--num", 10**12)
+    assert code == 1 and err.count("\n") == 1
+    assert "does not hold the network it should: missing" in err
+    assert sorted(path.name for path in here.iterdir()) == before
 
 
 def test_help_does_not_import_torch():
