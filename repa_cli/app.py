@@ -7,7 +7,8 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -82,6 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     Exit code 2 is for what was typed, 1 for what was found (a file, a download, a full disk), 130
     for an interrupt. Anything else is a bug of ours and keeps its traceback.
     """
+    _refuse_empty(sys.argv[1:] if arguments is None else arguments)
     # A picture that is too large is refused in our own words.
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     try:
@@ -104,6 +106,16 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(error_text(error), code, consequence=isinstance(error, OtherProcessError))
     else:
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse an empty value, which a forgotten variable of a script gives: a path would be here."""
+    for before, value in pairwise(["", *arguments]):
+        option = before if before.startswith("-") else "an argument"
+        if value.startswith("--") and value.endswith("="):
+            option, value = value[:-1], ""
+        if not value:
+            _fail(f"Invalid value for {option}: is empty.", code=2)
 
 
 def _fail(message: str, code: int, *, consequence: bool = False) -> None:

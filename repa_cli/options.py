@@ -107,7 +107,13 @@ def _option(
     else:
         kind = Path if kind is Path and parser is None else str
         details |= {"parser": parser, "metavar": rule.value or (parser and "NAME")}
+        details["autocompletion"] = _beginnings(rule.choices)
     return Annotated[kind | None, typer.Option(flag, **details)]  # pyright: ignore
+
+
+def _beginnings(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return what gives a shell the known names that begin as is typed."""
+    return lambda incomplete: [name for name in known if name.startswith(incomplete)]
 
 
 def _help(default: object, rule: Rule, others: Mapping[str, Any] | None) -> str:

@@ -47,7 +47,8 @@ class Loading(Unbegun):
     def __enter__(self) -> "Loading":
         """Show the sign."""
         super().__enter__()
-        self._shown = is_first_process() and sys.stderr.isatty()
+        completing = "_REPA_COMPLETE" in os.environ
+        self._shown = is_first_process() and sys.stderr.isatty() and not completing
         if self._shown:
             sys.stderr.write(_SIGN)
             sys.stderr.flush()

@@ -1,6 +1,9 @@
 """Workers and their launcher, in real processes."""
 
+import contextlib
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,8 +16,8 @@ from repa_base.launcher import leave_error, tells_errors
 LAUNCHER = """
 import subprocess, sys, time
 workers = [subprocess.Popen([sys.executable, "-c", code], stdout=2) for code in sys.argv[1:]]
-print([worker.pid for worker in workers], flush=True)
-time.sleep(600)
+while all(worker.poll() is None for worker in workers):
+    time.sleep(0.05)
 """
 
 WATCHED = """
@@ -46,7 +49,10 @@ outlive()
 INSIDE = "    outlive()"
 
 JOINED = """
+import contextlib
 import os
+import signal
+import socket
 from repa_base import launcher
 os.environ |= {{"RANK": "{0}", "LOCAL_RANK": "{0}", "WORLD_SIZE": "2"}}
 launcher._SECONDS = 0.05
@@ -65,23 +71,29 @@ with joined_processes() as us:
 
 def orphans(*workers, **environment):
     """Kill the launcher of some workers when they wait; return what they say until they end."""
-    command = [sys.executable, "-c", LAUNCHER, *workers]
     launcher = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
+        [sys.executable, "-c", LAUNCHER, *workers],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, **environment},
+        start_new_session=True,
     )
-    with launcher.stdout, launcher.stderr:
-        launcher.stdout.readline()
-        for _ in workers:
-            assert launcher.stderr.readline() == "waiting\n"
-        launcher.kill()
-        launcher.wait()
-        killed = time.monotonic()
-        said = launcher.stderr.read()  # to the end: every worker has ended
-    return said, time.monotonic() - killed
+    try:
+        with launcher.stderr:
+            waiting = 0
+            while waiting < len(workers):
+                line = launcher.stderr.readline()
+                assert line, "a worker has ended"
+                waiting += line == "waiting\n"
+            launcher.kill()
+            launcher.wait()
+            killed = time.monotonic()
+            said = launcher.stderr.readlines()  # to the end: every worker has ended
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGKILL)
+    own = [line for line in said if line.startswith(("repa", "alive"))]  # torch warns, too
+    return "".join(own), time.monotonic() - killed
 
 
 def test_worker_ends_within_seconds_when_its_launcher_is_killed_and_one_line_says_so():
@@ -101,8 +113,9 @@ def test_process_that_waits_for_nobody_outlives_what_started_it(code):
 
 
 def test_joined_processes_that_wait_for_each_other_end_with_their_launcher():
-    with subprocess.Popen(["true"]) as unused:  # a number that was free a moment ago
-        port = str(20_000 + unused.pid % 20_000)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
     world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "run"}
     said, seconds = orphans(JOINED.format(0), JOINED.format(1), **world)
     assert said.count("the launcher of the processes has ended") == 1 and said.count("\n") == 1
