@@ -22,6 +22,7 @@ LARGEST_TILE = 512
 """Pixels of the longer side of an image; larger ones are reduced."""
 _WIDE_ENOUGH = 128  # pixels of a tile that is widened for its captions' sake
 _MIXED = (256, 256)
+_LONGEST_TITLE = 600  # letters; names in a stranger's manifest can have millions
 MAX_PIXELS = 80_000_000
 """Below the size (89 million) from which Pillow takes a picture for an attack."""
 
@@ -64,7 +65,7 @@ class SheetCanvas:
         width = columns * (self._tile_width + _GAP) + _GAP
         if title:
             width = max(width, 24 * title_size)
-        title_lines = _wrapped(title, _font(title_size), width - 2 * _MARGIN)
+        title_lines = _wrapped(title[:_LONGEST_TITLE], _font(title_size), width - 2 * _MARGIN)
         self._top = len(title_lines) * title_size * 3 // 2 + (_MARGIN if title_lines else 0)
         size = (width, self._top + rows * self._row_height + _GAP)
         if size[0] * size[1] > MAX_PIXELS:

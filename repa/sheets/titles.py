@@ -22,8 +22,8 @@ def sampling_title(made: Mapping[str, Any]) -> str:
     if scale == 1:
         parts.append("no guidance")
     elif scale is not None:
-        pair = interval if isinstance(interval, list | tuple) and _is_pair(interval) else ()
-        where = f" in [{', '.join(map(_number, pair))}]" if pair else ""
+        is_interval = isinstance(interval, list | tuple)
+        where = f" in [{', '.join(map(_number, interval))}]" if is_interval else ""
         parts.append(f"guidance {_number(scale)}{where}")
     if made.get("seed") is not None:
         parts.append(f"seed {made['seed']}")
@@ -53,9 +53,5 @@ def _imagenet_names() -> list[str]:
     return ResNet50_Weights.DEFAULT.meta["categories"]
 
 
-def _is_pair(value: object) -> bool:
-    return isinstance(value, list | tuple) and len(value) == 2
-
-
 def _number(value: object) -> str:
-    return f"{value:g}" if isinstance(value, int | float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -29,6 +29,7 @@ def test_title_says_model_solver_steps_guidance_with_interval_and_seed():
         ({"cfg_scale": 1.0}, "250 steps · no guidance · seed"),
         ({"guidance_interval": None}, "guidance 1.8 · seed"),
         ({"guidance_interval": "odd", "cfg_scale": "odd"}, "guidance odd · seed"),
+        ({"guidance_interval": [0, {}, None], "cfg_scale": 10**400}, "000 in [0, {}, None] · seed"),
     ],
 )
 def test_title_leaves_out_what_is_unknown_or_does_not_count(changes, part):
