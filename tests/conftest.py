@@ -1,6 +1,7 @@
 """Set-up shared by all tests: checked shapes, few threads, recorded reference values."""
 
 import json
+import signal
 from collections.abc import Callable, Iterator
 from math import inf
 from pathlib import Path
@@ -29,6 +30,16 @@ def _load_golden(name: str) -> Golden:
 def few_threads() -> None:
     """Small tensors run no faster on more threads, and test runs share the machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Let processes that tests start be interrupted, also where the run itself ignores it.
+
+    A shell without job control starts what runs in its background so, and children inherit it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
