@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: It cannot be written; the error names `path`.
     """
-    target = _target(path)
+    target = output_target(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target.parent, target.name)
     with _naming(path, str(target.with_name(f".{target.name}."))), workplace(target) as place:
@@ -88,7 +88,7 @@ def check_output(path: Path, *, overwrite: bool = False, option: str = "--out") 
     if path.exists() and not overwrite:
         message = f"{path} exists; use --overwrite to replace it, or another {option}."
         raise OutputExistsError(message)
-    target = _target(path)
+    target = output_target(path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Called like the hidden folder that will stand there, whose name may be too long.
@@ -163,7 +163,7 @@ def _in_unit(size: int, digits: int) -> str:
     return f"{size} bytes"
 
 
-def _target(path: Path) -> Path:
+def output_target(path: Path) -> Path:
     """Return where an output is in the end: of a link, what it leads to.
 
     A folder that a link leads into is not made: it may be on a disk that is not there just now.

@@ -6,7 +6,6 @@ between any two steps leaves what the next start continues or begins anew.
 """
 
 import contextlib
-import errno
 import json
 import os
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from repa.generation.sample_run import (
     read_manifest,
     same_settings,
 )
-from repa_base.files import check_output, check_room, reserve, write_at
+from repa_base.files import check_output, check_room, output_target, reserve, write_at
 
 _COPIED = 256  # images at once
 
@@ -77,11 +76,6 @@ def check_sample_file(path: Path, *, overwrite: bool = False) -> None:
         OSError: No file can be made in the folder.
     """
     target = _target(path)
-    if target.is_symlink():
-        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-    if target != path and not target.parent.is_dir():
-        reason = f"It leads to {target}, whose folder is missing"
-        raise OSError(errno.ENOENT, reason, str(path))
     ours = target.is_file() and read_manifest(target) is not None
     if target.is_file() and not ours and not overwrite:
         raise OutputExistsError(f"{path} was not made by this command; {REMEDY}.")
@@ -95,8 +89,8 @@ def unfinished_part(path: Path) -> Path | None:
 
 
 def _target(path: Path) -> Path:
-    """Return the path of an output, or what it leads to if it is a link."""
-    return Path(os.path.realpath(path)) if path.is_symlink() else path
+    """Return the path of an output as it is given, or what it leads to if it is a link."""
+    return output_target(path) if path.is_symlink() else path
 
 
 def _progress_path(path: Path) -> Path:
