@@ -221,7 +221,7 @@ def test_published_command_without_network_says_which_file_to_put_where(repa, he
         (["--labels", "all"], ["--labels", "random", "or a list of classes such as 0,1,7"]),
         (["--cfg", "inf"], ["--cfg", "must be a finite number, got inf"]),
         (["--cfg", "nan"], ["--cfg", "equal to 1"]),
-        (["--model", ""], ["--model", "unknown model, file or folder ''"]),
+        (["--model", ""], ["--model", "is empty"]),
         (["--labels", "-1"], ["--labels", "one or more classes from 0, got [-1]"]),
         (["--labels", "1,x"], ["--labels", "'1,x' is not a list of classes"]),
         (["--labels", "0,5"], ["--labels", "label 5 is none of the 5 classes"]),
@@ -303,13 +303,12 @@ def test_longer_run_extends_a_finished_file_and_says_what_is_not_as_asked(repa, 
     assert repa(*long, "--batch-size", 8, "--out", "whole.npz")[0] == 0
     assert repa(*TINY, "--batch-size", 8)[0] == 0
     code, _, err = repa(*long, "--batch-size", 6)
-    assert (code, err.splitlines()) == (
-        0,
-        [
-            "repa: extending samples.npz: 8 of its images stay.",
-            "repa: going on with the run's blocks of 8 images, not 6.",
-        ],
-    )
+    assert code == 0
+    assert err.splitlines()[:2] == [
+        "repa: extending samples.npz: 8 of its images stay.",
+        "repa: going on with the run's blocks of 8 images, not 6.",
+    ]
+    assert err.endswith("repa: going on at 8 of 20.\n")
     assert (here / "samples.npz").read_bytes() == (here / "whole.npz").read_bytes()
     code, _, err = repa(*TINY)
     assert code == 1 and "samples.npz holds 20 images of these settings, not 12" in err
@@ -322,7 +321,7 @@ def test_output_that_is_a_link_stays_one_and_a_strangers_progress_file_stays(rep
     assert (here / "samples.npz").is_symlink() and (here / "disk" / "real.npz").is_file()
     (here / "lost.npz").symlink_to(here / "gone" / "real.npz")
     code, _, err = repa(*TINY, "--out", "lost.npz")
-    assert code == 1 and err.count("\n") == 1 and "lost.npz: It leads to " in err
+    assert code == 1 and err.count("\n") == 1 and "lost.npz: is a link into " in err
     (here / "other.npz.progress").write_text("precious")
     code, _, err = repa(*TINY, "--out", "other.npz", "--overwrite")
     message = "other.npz.progress was not made by this command; use another --out.\n"
