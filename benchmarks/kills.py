@@ -46,7 +46,7 @@ WHO_SHARES = (0.35, 0.35, 0.2, 0.1)
 MOST_KILLS, OTHER_SEED_SHARE = 6, 0.25
 LONGEST = 300.0
 """Seconds after which a run that is not killed hangs."""
-IN_USE = ("by another run", "another process trains")
+IN_USE = ("by another run", "another run's by now", "another process trains")
 """Of the messages that tell to wait for a run that lives on."""
 
 BAD = ("different", "errors", "leftovers", "orphans")

@@ -23,7 +23,7 @@ COMMANDS = ("sample", "train", "train aligned", "fid", "stats")
 _METRIC = ("--features", "efficientnet-lite0", "--batch-size", "4", "--device", "cpu")
 _TRAINING = ("--model", "SiT-Pico/8", "--image-size", "32", "--encoder-depth", "1")
 _TRAINING += ("--projector-dim", "32", "--batch-size", "8", "--checkpoint-every", "4")
-_TRAINING += ("--log-every", "1")
+_TRAINING += ("--log-every", "1", "--preview-every", "0")
 
 
 def make_inputs(folder: Path, images: int) -> None:

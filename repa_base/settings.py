@@ -12,6 +12,9 @@ from typing import Any, Union, get_args, get_origin
 
 from repa_base.errors import SettingError, suggestion
 
+LARGEST = (1 << 63) - 1
+"""Of whole numbers, in settings and options: what 64 bits hold."""
+
 _RULE = "rule"
 _UNIONS = (Union, UnionType)
 
@@ -21,8 +24,9 @@ class Rule:
     """What is known of a setting besides its type and default.
 
     Its value is from `low` to `high`, larger than `above`, and one of `choices`, which is empty if
-    the type or another check decides. `flag` is its option where that is not called like the field,
-    `value` the form of its value where the type does not tell.
+    the type or another check decides; whole numbers are at most `LARGEST`. `flag` is its option
+    where that is not called like the field, `value` the form of its value where the type does not
+    tell.
     """
 
     help: str
@@ -84,9 +88,18 @@ def _check_number(name: str, value: Any, kind: Any, rule: Rule) -> None:  # noqa
         raise SettingError(name, f"{name} must be above {rule.above:g}, got {value}.")
     low = -math.inf if rule.low is None else rule.low
     high = math.inf if rule.high is None else rule.high
-    if math.isinf(value) and low <= value <= high:
-        raise SettingError(name, f"{name} must be a finite number, got {value}.")
     if not low <= value <= high:
-        largest = "2**63 - 1" if high == (1 << 63) - 1 else f"{high:g}"
+        largest = "2**63 - 1" if high == LARGEST else f"{high:g}"
         between = f"at least {low:g}" if high == math.inf else f"from {low:g} to {largest}"
         raise SettingError(name, f"{name} must be {between}, got {value}.")
+    if kind is int and abs(value) > LARGEST:
+        raise SettingError(name, f"{name} must be at most 2**63 - 1, got {value}.")
+    if kind is float and not _is_finite(value):
+        raise SettingError(name, f"{name} must be a finite number, got {value}.")
+
+
+def _is_finite(value: Any) -> bool:  # noqa: ANN401
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number that no float is as large as
+        return False

@@ -15,6 +15,7 @@ import typer
 
 from repa.errors import OtherProcessError, RepaError, UnknownNameError
 from repa_cli import cache, export, fid, grid, sample, stats, train
+from repa_cli.options import Command
 from repa_cli.output import error_text, shown_warnings, tell_error
 from repa_cli.running.start import INTERRUPTED, Unbegun
 from repa_cli.showing.downloads import shown_downloads
@@ -54,7 +55,7 @@ for command in (
     train.train,
     export.export,
 ):
-    app.command()(_begun(command))
+    app.command(cls=Command)(_begun(command))
 
 
 def _print_version(value: bool) -> None:

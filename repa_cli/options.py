@@ -11,14 +11,30 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
+from typer.core import TyperCommand
 
 from metrics.settings import Resize
 from repa.errors import suggestion
 from repa.registry import entry_names
-from repa_base.settings import Rule, flag_of, rules
+from repa_base.settings import LARGEST, Rule, flag_of, rules
 from repa_cli.output import setting_errors_as_options
 
 _NETWORKS = tuple(entry_names("networks"))
+
+
+class Command(TyperCommand):
+    """A command whose whole numbers are at most what 64 bits hold."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401
+        """Read what was typed, and refuse a larger number as mistyped."""
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            found = ctx.params.get(parameter.name)
+            for value in found if isinstance(found, list | tuple) else [found]:
+                if isinstance(value, int) and abs(value) > LARGEST:
+                    reason = f"{value} is beyond 2**63 - 1."
+                    raise typer.BadParameter(reason, ctx, parameter)  # pyright: ignore
+        return rest
 
 
 def choice(kind: str, known: Iterable[str]) -> Callable[[str], str]:
@@ -161,6 +177,7 @@ ProcessCount = Annotated[
     typer.Option(
         "--processes",
         min=1,
+        max=1024,
         metavar="N",
         help="Processes on this machine that share the work, one a GPU; an error is one message. "
         "On several machines: torchrun ... -m -- repa_cli ...",

@@ -268,7 +268,9 @@ def _damage_as_input_error(path: Path, damage: tuple[type[Exception], ...]) -> I
         yield
     except InputError:
         raise
-    except damage as error:
+    except (OSError, *damage) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # it says itself which file it is of, as one that is not there
         raise InputError(
             f"{path} is not a readable NPZ or NPY file: {first_line(error)}."
         ) from error

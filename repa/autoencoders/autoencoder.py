@@ -51,7 +51,7 @@ class Autoencoder:
         path = self.folder / _CONFIG
         try:
             return 2 ** (len(json.loads(path.read_text())["block_out_channels"]) - 1)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise CheckpointFormatError(f"{path}: describes no AutoencoderKL: {error}") from error
 
     @torch.no_grad()

@@ -51,9 +51,11 @@ def read_contents(path: Path) -> tuple[Tensors, Extra]:
         # A zip archive, or the bare pickle of torch before 1.6.
         if archive or head.startswith(b"\x80\x02"):
             return _read_pickled(path, mmap=archive)
-    except (OSError, CheckpointFormatError):
+    except CheckpointFormatError:
         raise
     except Exception as error:  # arbitrary bytes fail in arbitrary ways
+        if isinstance(error, OSError) and error.filename is not None:
+            raise  # it says itself which file it is of, as one that may not be read
         what = _refusal(error)
         if archive and not _made_by_torch(path):
             what = "is an NPZ file or another archive, no checkpoint."

@@ -19,6 +19,8 @@ class Settings:
     kind: Kind = setting("Kind.", "one", choices=Kind)
     fast: bool = setting("Fast.", False)
     seed: int = setting("Seed.", 0, low=0, high=(1 << 63) - 1)
+    count: int = setting("Count.", 1, low=1)
+    real: float = setting("Real.", 0.0)
     free: str = "anything"
 
     def __post_init__(self):
@@ -50,6 +52,12 @@ def test_values_within_their_rules_are_taken():
         ("fast", 1, "fast must be true or false, got 1"),
         ("seed", 1 << 63, r"seed must be from 0 to 2\*\*63 - 1"),
         ("kind", 3, "kind"),
+        ("count", 1 << 63, r"count must be at most 2\*\*63 - 1, got 9223372036854775808"),
+        ("count", 10**21, r"count must be at most 2\*\*63 - 1"),
+        ("count", 0, "count must be at least 1, got 0"),
+        ("real", math.inf, "real must be a finite number, got inf"),
+        ("scale", 10**400, "scale must be a finite number"),
+        ("real", 10**400, "real must be a finite number"),
     ],
 )
 def test_a_value_against_its_rule_is_an_error_of_its_field(name, value, message):

@@ -1,12 +1,16 @@
 """Options that are made of settings: one default, one range, one name."""
 
+import inspect
 from dataclasses import fields
+from typing import get_args
 
 import pytest
+from typer.main import get_command
 
 from repa.generation.settings import SampleConfig
 from repa.training.settings import PRESETS, TrainConfig
 from repa_base.settings import flag_of, rules
+from repa_cli.app import app
 
 HELP = {"sample": SampleConfig, "train": TrainConfig}
 
@@ -70,3 +74,36 @@ def test_everything_mistyped_is_one_line_with_the_option_and_exit_code_2(
 def test_presets_are_settings_like_those_that_are_typed():
     for preset in PRESETS.values():
         assert TrainConfig.from_mapping({f.name: getattr(preset, f.name) for f in fields(preset)})
+
+
+def whole_number_options():
+    """Every option of every command that takes whole numbers, but of how many processes."""
+    built = get_command(app).commands
+    for command in app.registered_commands:
+        parameters = inspect.signature(command.callback).parameters
+        for option in built[command.callback.__name__].params:
+            annotation = parameters[option.name].annotation
+            kind = (get_args(annotation) or (annotation,))[0]
+            if kind in (int, int | None, list[int] | None) and option.name != "processes":
+                yield command.callback.__name__, option.opts[0]
+
+
+OTHER_ARGUMENTS = {"fid": ["x.npz"], "stats": ["x.npz", "--out", "y.npz"], "grid": ["x.npz"]}
+OTHER_ARGUMENTS["grid"] += ["--out", "y.png"]
+
+
+def test_all_commands_have_whole_numbers_among_their_options_or_are_known_to_have_none():
+    found = {command for command, _ in whole_number_options()}
+    assert found == {"sample", "fid", "stats", "train", "grid"}
+    assert {("sample", "--num"), ("train", "--skip")} < set(whole_number_options())
+
+
+@pytest.mark.parametrize(("command", "flag"), list(whole_number_options()))
+@pytest.mark.parametrize("value", [10**21, 1 << 63])
+def test_a_number_beyond_64_bits_is_mistyped_whatever_the_option(
+    repa, tmp_path, monkeypatch, command, flag, value
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, error = repa(command, *OTHER_ARGUMENTS.get(command, []), f"{flag}={value}")
+    assert code == 2 and not out and error.count("\n") == 1 and flag in error
+    assert not list(tmp_path.iterdir())

@@ -12,8 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_run import QUIET, TINY
+from tqdm import tqdm
 
 import repa.training.loop as loop
+import repa.training.previews as previews
+import repa_cli.train as train_command
 from repa.data import open_training_data
 from repa.generation.settings import SampleConfig
 from repa.training.batch import EpochOrder
@@ -39,6 +42,8 @@ def files_of(folder):
 @pytest.fixture
 def training(repa, tmp_path, monkeypatch):
     """Run `repa train` with a tiny network in a folder of its own."""
+    monkeypatch.setattr(previews, "_ROWS", 1)
+    monkeypatch.setattr(previews, "_STEPS", 1)
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: repa("train", *CLI_TINY, "--out", "run", *arguments)
 
@@ -290,3 +295,133 @@ def test_whatever_is_mistyped_in_sampling_has_exit_code_2_and_names_its_option(
     assert code == 2
     assert not out and error.count("\n") == 1 and flag in error
     assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_is_one_line_and_the_command_that_it_offers_leads_to_the_end(
+    training, repa, tmp_path
+):
+    assert training("--steps", 6, "--checkpoint-every", 3)[0] == 0
+    whole = files_of(tmp_path / "run/checkpoints/step-0000006")
+    damaged = tmp_path / "run/checkpoints/step-0000006/optimizer.safetensors"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    for _ in range(2):  # nothing was changed by being told
+        code, out, error = repa("train", "--out", "run", "--resume")
+        assert code == 1 and not out and error.count("\n") == 1
+        assert "step-0000006 is damaged: " in error and "optimizer.safetensors" in error
+    (command,) = advised(error)
+    assert command[-2:] == ["--from-step", "3"]
+    code, out, error = repa(*command)
+    assert code == 0, error
+    assert "later checkpoints are in run/set-aside" in error
+    assert files_of(tmp_path / "run/checkpoints/step-0000006") == whole
+    assert repa("train", "--out", "run", "--resume")[0] == 0
+
+
+@pytest.mark.parametrize(("arguments", "code"), [((), 2), (("--resume",), 2)])
+def test_a_step_to_go_on_from_that_is_none_is_mistyped(training, arguments, code):
+    assert training("--steps", 2)[0] == 0
+    found, _, error = training("--steps", 2, *arguments, "--from-step", 1)
+    assert found == code and error.count("\n") == 1 and "--from-step" in error
+
+
+def test_a_finished_run_made_longer_ends_as_a_run_of_that_length_from_the_start(
+    training, repa, tmp_path
+):
+    assert training("--steps", 3)[0] == 0
+    code, _, error = repa("train", "--out", "run", "--resume", "--steps", 7)
+    assert code == 0, error
+    assert "num_steps 3 -> 7" in error
+    assert training("--steps", 7, "--out", "whole")[0] == 0
+    ours, theirs = (tmp_path / f"{run}/checkpoints/step-0000007" for run in ("run", "whole"))
+    assert [p.read_bytes() for p in sorted(ours.iterdir())] == [
+        p.read_bytes() for p in sorted(theirs.iterdir())
+    ]
+
+
+def test_a_run_whose_rate_fell_says_why_it_cannot_just_be_made_longer_and_what_can(
+    training, repa, tmp_path
+):
+    assert training("--steps", 4, "--decay-steps", 3)[0] == 0
+    longer = ("train", "--out", "run", "--resume", "--steps", 8)
+    code, _, error = repa(*longer)
+    assert code == 2 and error.count("\n") == 1
+    assert "--steps" in error and "would jump to 0.001" in error and "--decay-steps 0" in error
+    code, out, error = repa(*longer, "--decay-steps", 0)
+    assert code == 0, error
+    assert "step-0000008" in out
+
+
+def test_the_note_on_a_rate_that_is_never_reached_advises_what_reaches_it(training, tmp_path):
+    schedule = ("--warmup-steps", 20, "--decay-steps", 30)
+    code, _, error = training("--steps", 10, *schedule)
+    assert code == 0
+    (line,) = [line for line in error.splitlines() if "learning rate comes to" in line]
+    logged = [json.loads(x) for x in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert all(0 < entry["learning_rate"] < 1e-3 for entry in logged)
+    options = re.findall(r"(--(?:warmup|decay)-steps) (\d+)", line)
+    advice = [part for option in options for part in option]
+    code, _, error = training("--steps", 10, *advice, "--out", "other", "--log-every", 1)
+    assert code == 0 and "learning rate comes to" not in error
+    logged = [json.loads(x) for x in (tmp_path / "other/log.jsonl").read_text().splitlines()]
+    assert max(entry["learning_rate"] for entry in logged) == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["INT", "TERM"]
+)
+def test_a_signal_ends_the_command_saved_with_the_code_of_the_signal(
+    training, tmp_path, monkeypatch, number, code
+):
+    def step(*arguments):
+        signal.raise_signal(number)
+        return train_step(*arguments)
+
+    train_step = loop.train_step
+    monkeypatch.setattr(loop, "train_step", step)
+    found, out, error = training("--steps", 3)
+    assert found == code and not out
+    assert "stopped after step 1, which is saved" in error.splitlines()[-1]
+    assert names(tmp_path / "run") == ["step-0000001"]
+
+
+def test_a_state_of_odd_types_and_a_binary_log_are_no_traceback(training, repa, tmp_path):
+    assert training("--steps", 2, "--checkpoint-every", 1)[0] == 0
+    (tmp_path / "run/log.jsonl").write_bytes(bytes(range(256)) * 9)
+    assert training("--steps", 3, "--resume")[0] == 0
+    state = tmp_path / "run/checkpoints/step-0000003/state.json"
+    state.write_text('{"format": 1, "step": {"a": [3]}, "config": 7}')
+    code, _, error = training("--steps", 4, "--resume")
+    assert code == 1 and error.count("\n") == 1 and "step-0000003 is damaged" in error
+
+
+def test_the_bar_keeps_its_length_beside_all_that_is_said_in_120_columns():
+    losses = {"loss": "12.345", "alignment": "-0.999"}
+    postfix = "".join(f", {name}={value}" for name, value in losses.items())
+    shown = tqdm.format_meter(
+        399_999,
+        400_000,
+        360_000,
+        ncols=120,
+        prefix="training",
+        unit=" steps",
+        bar_format=train_command._BAR,
+        postfix=postfix.removeprefix(", "),
+    )
+    assert shown.count("█") + shown.count("▉") >= 23 and shown.endswith("alignment=-0.999]")
+    assert len(shown) <= 120
+
+
+def test_a_preview_says_that_it_is_being_drawn(training, monkeypatch):
+    told = []
+
+    def bars():
+        return lambda name, done, total: told.append((name, done, total))
+
+    monkeypatch.setattr(train_command, "progress_bars", bars)
+    assert training("--steps", 2)[0] == 0
+    assert {(name, total) for name, _, total in told} == {("preview of step 2", 100)}
+    assert told[0][1] == 0 and told[-1][1] == 100
+    told.clear()
+    assert training("--steps", 2, "--out", "other", "--preview-every", 0)[0] == 0
+    assert not told

@@ -19,6 +19,6 @@ def convert(
         description = json.loads(extra["repa"])
         if description["format"] not in FORMATS:
             raise ValueError(f"format {description['format']!r} is newer than this toolkit")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"its description is unreadable: {error}") from error
     return settings_from_description(description if stated is None else stated, tensors), tensors

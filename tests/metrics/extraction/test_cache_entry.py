@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from stand_in import counted, stand_in
 
-from metrics import ArrayImages, FeatureCache, NoiseImages, measure, open_images
+from metrics import ArrayImages, CacheError, FeatureCache, NoiseImages, measure, open_images
 from metrics.extraction import cache_entry
 from metrics.extraction.feature_cache import FeatureCache as Cache
 from repa_base.checksums import sealed_text
@@ -51,12 +51,6 @@ def flip(path, place=-1, bit=1):
 
 def zero(path, count=40):
     path.write_bytes(path.read_bytes()[:-count] + bytes(count))
-
-
-def replace_by_folder(path):
-    path.unlink()
-    path.mkdir()
-    (path / "notes.txt").write_text("others'")
 
 
 def replace_by_fifo(path):
@@ -147,6 +141,19 @@ def test_things_of_others_in_the_place_of_an_entry_stay(cache, told, files):
         assert (folder / ".DS_Store").read_text() == "not an entry's"
     cache.clear()
     assert folder.exists() == (".DS_Store" in files)
+
+
+def test_a_folder_in_the_place_of_a_file_is_named_and_stays(cache, told):
+    measure(ArrayImages(IMAGES), stand_in(), cache=cache)
+    folder = folder_of(cache)
+    (folder / "pool.npy").unlink()
+    (folder / "pool.npy").mkdir()
+    (folder / "pool.npy" / "notes.txt").write_text("others'")
+    with pytest.raises(CacheError, match=str(cache.folder)):
+        measure(ArrayImages(IMAGES), stand_in(), cache=cache)
+    assert len(told) == 1 and "pool.npy: it is no file" in told[0]
+    assert cache.clear() == []
+    assert (folder / "pool.npy" / "notes.txt").read_text() == "others'"
 
 
 def test_entries_of_an_earlier_version_are_never_opened_and_go_with_the_others(cache, told):

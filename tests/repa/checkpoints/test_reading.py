@@ -15,12 +15,15 @@ from safetensors.torch import save_file
 from repa import SIT_SIZES, SiT
 from repa.autoencoders.latent_space import PIXELS, SD_LATENTS, LatentSpace
 from repa.checkpoints import load_model, read_checkpoint, reading
+from repa.checkpoints.export import write_weights
+from repa.checkpoints.settings import CheckpointSettings, describe
 from repa.errors import (
     CheckpointFormatError,
     CheckpointMismatchError,
     UnknownNameError,
 )
 from repa.models.prediction import Prediction
+from repa_base.checksums import seal_folder
 
 TINY = {
     "input_size": 8,
@@ -425,3 +428,52 @@ def test_an_npz_file_is_named_as_such(tmp_path):
     np.savez(tmp_path / "images.npz", np.zeros((2, 4, 4, 3), np.uint8))
     with pytest.raises(CheckpointFormatError, match=r"images\.npz: is an NPZ file"):
         load_model(tmp_path / "images.npz")
+
+
+@pytest.fixture
+def sealed_run(tmp_path):
+    """A run's folder with checkpoints of steps 1 and 2, each with its checksums."""
+    settings = CheckpointSettings(model=TINY)
+    for step in (1, 2):
+        folder = tmp_path / f"run/checkpoints/step-000000{step}"
+        folder.mkdir(parents=True)
+        torch.manual_seed(step)
+        write_weights(folder / "ema.safetensors", SiT(**TINY).state_dict(), describe(settings))
+        (folder / "state.json").write_text("{}")
+        seal_folder(folder)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("damage", ["flip", "gone"])
+@pytest.mark.parametrize("at", ["", "checkpoints/step-0000002"])
+def test_damage_to_a_run_s_average_is_noticed_and_the_one_before_it_named(sealed_run, damage, at):
+    path = sealed_run / "checkpoints/step-0000002/ema.safetensors"
+    assert load_model(sealed_run / at).path == path
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[-3] ^= 1
+        path.write_bytes(content)
+    else:
+        path.unlink()
+    with pytest.raises(CheckpointFormatError, match=r"ema\.safetensors") as caught:
+        load_model(sealed_run / at)
+    earlier = str(caught.value).partition("; the checkpoint before it is ")[2].removesuffix(".")
+    if at and damage == "gone":
+        assert not earlier  # a folder without one is no checkpoint at all
+    else:
+        assert load_model(earlier).name == "step-0000001/step-0000001"
+
+
+def test_a_file_beside_checksums_that_do_not_list_it_is_not_checked(sealed_run):
+    path = sealed_run / "checkpoints/step-0000002/ema.safetensors"
+    (path.parent / "SHA256SUMS").write_text("0" * 64 + "  other.bin\n")
+    assert load_model(path).name == "ema.safetensors"
+
+
+def test_the_first_checkpoint_has_none_before_it(sealed_run):
+    folder = sealed_run / "checkpoints/step-0000001"
+    with (folder / "ema.safetensors").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(CheckpointFormatError) as caught:
+        load_model(folder)
+    assert "before it" not in str(caught.value)
