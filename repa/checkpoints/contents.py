@@ -26,6 +26,7 @@ Extra = Mapping[str, Any]
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 """How torch names what it refuses to look up."""
 
+_LONGEST_NAME = 80
 _DATA_MODULES = ("collections", "datetime", "decimal", "enum", "fractions", "pathlib", "uuid")
 """Of the standard library, those that hold values."""
 
@@ -90,6 +91,7 @@ def _refusal(error: Exception) -> str:
         return f"is damaged or no checkpoint{reason}"
     name = asked[1].replace("__builtin__.", "builtins.")
     name = name if "." in name else f"builtins.{name}"
+    name = name[:_LONGEST_NAME]  # of a damaged file it can go on and on
     module = name.split(".")[0]
     if module in sys.stdlib_module_names and module not in _DATA_MODULES:
         return (
