@@ -8,6 +8,9 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, Self
 
+_LONGEST_LINE = 300
+"""Letters; libraries quote what they found, and a damaged file's names go on and on."""
+
 
 class RepaError(Exception):
     """Base of every error of the toolkit that a user can mend."""
@@ -68,5 +71,6 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its type's name if it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """Return the first line of an error's message, cut, or its type's name if it has none."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]} ..."

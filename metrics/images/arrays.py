@@ -27,6 +27,7 @@ from metrics.images.source import (
     bounded_batch,
     checked_range,
 )
+from repa_base.errors import first_line
 from repa_base.progress import Steps
 
 _MAX_MANIFEST_BYTES = 1 << 22
@@ -201,8 +202,10 @@ def read_json_object(entry: ArrayEntry) -> dict[str, Any]:
     text = entry.read()
     try:
         value = json.loads(str(text))
-    except (ValueError, RecursionError) as error:  # Python refuses integers of 4,301 digits too
-        raise InputError(f"{entry} is not JSON that can be read: {error}.") from error
+    # Python refuses integers of 4,301 digits too, and numpy letters that there are not.
+    except (ValueError, RecursionError, SystemError) as error:
+        reason = first_line(error)
+        raise InputError(f"{entry} is not JSON that can be read: {reason}.") from error
     if not isinstance(value, dict):
         raise InputError(f"{entry} must be a JSON object, not {type(value).__name__}.")
     return value

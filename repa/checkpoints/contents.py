@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from repa.errors import CheckpointFormatError, first_line
 
@@ -26,7 +27,7 @@ Extra = Mapping[str, Any]
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 """How torch names what it refuses to look up."""
 
-_LONGEST_NAME = 80
+_LONGEST_NAME = 200
 _DATA_MODULES = ("collections", "datetime", "decimal", "enum", "fractions", "pathlib", "uuid")
 """Of the standard library, those that hold values."""
 
@@ -77,6 +78,10 @@ def _read_pickled(path: Path, *, mmap: bool) -> tuple[Tensors, Extra]:
     # weights_only runs no code; a Namespace, in which the reference keeps its arguments, can do
     # nothing but hold attributes.
     with torch.serialization.safe_globals([argparse.Namespace]):
+        # Looked at first: torch takes minutes to word its refusal of a very long name.
+        asked = get_unsafe_globals_in_checkpoint(path) if mmap else []
+        if any(len(name) > _LONGEST_NAME for name in asked):
+            raise CheckpointFormatError(f"{path}: is damaged: a name in it has no end.")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     if not isinstance(content, dict):
         raise CheckpointFormatError(f"{path}: holds no state dict, but a {type(content).__name__}.")
@@ -108,5 +113,5 @@ def _made_by_torch(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return True

@@ -27,6 +27,7 @@ from repa_base.checksums import SUMS, check_file
 from samplers import INTERPOLANTS, ModelFn
 
 _STEPS, _AVERAGE = "step-*/", "ema.safetensors"  # of a training run
+_LONGEST_NAME = 200  # letters, counted with the shapes; a damaged file's go on and on
 _NAMED = 4  # tensors that a message names before it says how many more there are
 
 
@@ -185,4 +186,4 @@ def _check_tensors(path: Path, wanted: Tensors, found: Tensors) -> None:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return ", ".join(name[:_LONGEST_NAME] for name in names[:_NAMED]) + more
