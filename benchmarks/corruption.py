@@ -30,6 +30,7 @@ import small_runs
 from forked_run import Forked, warm_up
 from small_runs import arguments, difference, files_of, print_table, result_of
 from timing import print_machine
+from tqdm import tqdm
 
 KINDS = ("flip", "digit", "cut", "zero", "fill", "lengthen")
 """One to three bits turned; a digit among the first bytes made another, which leaves JSON whole;
@@ -201,6 +202,7 @@ def all_trials(options, parent):
     states = [make_state(name, parent) for name in options.only or SHARES]
     shares = sum(SHARES[state.name] for state in states)
     done = []
+    progress = tqdm(total=options.trials, unit=" trials", mininterval=1)
     for number, state in enumerate(states):
         order = np.random.default_rng([options.seed, number])
         files = [file for file in state.files if options.file in file]
@@ -217,8 +219,10 @@ def all_trials(options, parent):
                 outcome, details = try_once(state, file, content, parent)
                 done.append((state.name, label(file), kind, outcome, details))
                 made += 1
+                progress.update()
                 if outcome in BAD:
                     print(f"{outcome}: {' / '.join(done[-1][:3])}: {details}", file=sys.stderr)
+    progress.close()
     return done
 
 

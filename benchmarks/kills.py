@@ -33,6 +33,7 @@ import small_runs
 from small_runs import arguments, difference, files_of, print_table, result_of
 from started_run import WHO, StartedRun
 from timing import print_machine
+from tqdm import tqdm
 
 SHARES = {"sample": 4, "train": 3, "train aligned": 1, "fid": 2, "stats": 2}
 """Of the lives, by command."""
@@ -202,6 +203,7 @@ def all_lives(commands, options, parent):
     """Live until there were enough kills; more lives than runs at once, so that one can wait."""
     undisturbed = {command: Undisturbed(command, parent) for command in commands}
     counts, begun, choosing = Counts(), Counter(), threading.Lock()
+    progress = tqdm(total=options.kills, unit=" kills", mininterval=1)
     turn = threading.Semaphore(options.at_once)
 
     def lives():
@@ -213,10 +215,12 @@ def all_lives(commands, options, parent):
                 life = Life(number, options.seed, undisturbed[command], counts, turn, parent)
             life.live()
             remove(life.folder)
+            progress.update(counts.total()["kills"] - progress.n)
 
     with ThreadPoolExecutor(options.at_once + 2) as pool:
         for future in [pool.submit(lives) for _ in range(options.at_once + 2)]:
             future.result()
+    progress.close()
     return counts
 
 
