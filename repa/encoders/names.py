@@ -69,5 +69,14 @@ def parse_encoders(text: str) -> list[EncoderName]:
     return parsed
 
 
+def encoder_list() -> str:
+    """Return the registered names on one line, sizes of a kind together: dinov2-vit-s|b|l|g."""
+    kinds: dict[str, list[str]] = {}
+    for name in _registered():
+        kind = name.rstrip("0123456789") if "-vit-" not in name else name[: name.rindex("-") + 1]
+        kinds.setdefault(kind, []).append(name.removeprefix(kind))
+    return ", ".join(kind + "|".join(sizes) for kind, sizes in kinds.items())
+
+
 def _registered() -> list[str]:
     return entry_names("encoders")

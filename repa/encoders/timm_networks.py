@@ -104,7 +104,7 @@ def published_weights(timm_name: str) -> Entry:
         raise DownloadError(
             f"timm names no weights of {timm_name}: give a file, timm:{timm_name}=PATH"
         )
-    url = config.url
+    url = str(config.url)
     if config.hf_hub_id:
         url = f"{_HUB}/{config.hf_hub_id}/resolve/main/{config.hf_hub_filename or _HUB_FILE}"
     return {"url": url, "file": timm_name + Path(url).suffix, "sha256": None, "size": None}

@@ -1,11 +1,13 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from repa.encoders.names import EncoderName, parse_encoders
+from repa.encoders.names import EncoderName, encoder_list, parse_encoders
 from repa.errors import SettingError
+from repa.registry import entry_names
 
 
 def test_names_are_registered_ones_or_timms_and_may_have_a_file_of_weights():
@@ -34,6 +36,15 @@ def test_names_that_are_none_are_an_error_of_the_encoder_in_one_line(names, mess
     with pytest.raises(SettingError, match=message) as refusal:
         parse_encoders(names)
     assert refusal.value.field == "encoder" and "\n" not in str(refusal.value)
+
+
+def test_the_list_of_the_help_holds_every_registered_name_once():
+    names = []
+    for group in encoder_list().split(", "):
+        first, *sizes = group.split("|")
+        kind = re.fullmatch(r"(.*-vit-|efficientnet-lite).+", first)[1]
+        names += [first, *(kind + size for size in sizes)]
+    assert names == entry_names("encoders")
 
 
 def test_names_are_read_without_torch():

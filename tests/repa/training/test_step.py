@@ -18,7 +18,7 @@ def batch_of(step, config=TINY):
 
 def aligned_batch(step, config=TINY):
     data = numbered_data()
-    targets = EncoderTargets(stand_in_encoder(), data, 2, "cpu")
+    targets = EncoderTargets([stand_in_encoder()], data, 2, "cpu")
     return Batches(config, data, targets, "cpu")(step)
 
 

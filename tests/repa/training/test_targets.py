@@ -24,7 +24,7 @@ def with_stand_in(monkeypatch):
     """Let the encoder be a stand-in; return the numbers of images that it is shown at a time."""
     shown = []
 
-    def load(name, device):
+    def load(name):
         encoder = stand_in_encoder(name)
 
         def preprocess(images, grid_size):
@@ -33,7 +33,10 @@ def with_stand_in(monkeypatch):
 
         return replace(encoder, preprocess=preprocess)
 
-    monkeypatch.setattr(module, "load_encoder", load)
+    def load_all(names, device):
+        return [load(name) for name in names.split(",")]
+
+    monkeypatch.setattr(module, "open_encoders", load_all)
     return shown
 
 
@@ -90,6 +93,53 @@ def test_a_run_ends_with_the_same_weights_wherever_its_features_are_kept(
     assert features.shape == (50, 4, 3) and features.dtype == np.float32
 
 
+@pytest.fixture
+def with_two(monkeypatch):
+    """Let the encoders be two stand-ins, of three and of one feature."""
+
+    def load(names, device):
+        first, second = (stand_in_encoder(name) for name in names.split(","))
+        narrow = replace(
+            second,
+            preprocess=lambda images, grid: -first.preprocess(images, grid)[:, :1],
+            feature_dim=1,
+        )
+        return [first, narrow]
+
+    monkeypatch.setattr(module, "open_encoders", load)
+    return "efficientnet-lite1,efficientnet-lite0"
+
+
+@pytest.mark.parametrize("keeping", KEEPINGS)
+def test_several_encoders_give_their_features_in_their_order(keeping, with_two, tmp_path):
+    data, notes = numbered_data(150), []
+    for _ in range(2):  # made, and then found in the folder
+        source = open_targets(with_two, data, tmp_path, 2, "cpu")
+        targets = keep_targets(source, tmp_path, keeping, notes.append)
+        first, second = targets(batch_of(data, 149, 2, 70))
+        assert targets.dims == [3, 1]
+        assert numbers(first) == [149, 2, 70] == numbers(-second)
+        assert torch.equal(second, -first[..., :1])
+    made = "computing efficientnet-lite1 and efficientnet-lite0 features of 150 images, once."
+    assert notes == ([] if keeping == "nowhere" else [made])
+
+
+def test_features_of_one_encoder_are_not_taken_for_those_of_two(with_two, tmp_path):
+    data = numbered_data(20)
+    np.save(tmp_path / "target_features.npy", np.zeros((20, 4, 3), np.float32))
+    assert not isinstance(open_targets(with_two, data, tmp_path, 2, "cpu"), StoredTargets)
+    save_file({"features": torch.zeros(20, 4, 3)}, tmp_path / "target_features.safetensors")
+    with pytest.raises(CheckpointFormatError, match=r"features[.]1.*remove it"):
+        open_targets(with_two, data, tmp_path, 2, "cpu")
+
+
+def test_each_encoder_has_a_projector_of_its_width(with_two, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "open_training_data", lambda name, size: numbered_data(20))
+    last = train(replace(ALIGNED, encoder=with_two), tmp_path / "run", reporting=QUIET)
+    weights = load_file(last / "ema.safetensors")
+    assert [weights[f"projectors.{place}.4.bias"].shape for place in (0, 1)] == [(3,), (1,)]
+
+
 def test_features_on_disk_are_mapped_and_not_read_whole(with_stand_in, tmp_path):
     targets = targets_of(numbered_data(), tmp_path, "file")
     assert isinstance(targets, StoredTargets)
@@ -105,7 +155,7 @@ def test_a_run_begun_before_its_features_were_kept_goes_on(with_stand_in, tmp_pa
 
 
 def test_features_that_a_run_has_are_used_and_no_encoder_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.delattr(module, "load_encoder")
+    monkeypatch.delattr(module, "open_encoders")
     out = tmp_path / "run"
     out.mkdir()
     (out / "config.json").write_text(ALIGNED.to_json())
