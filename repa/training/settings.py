@@ -7,11 +7,13 @@ from typing import Any, Literal
 
 from repa.encoders.names import encoder_list, parse_encoders
 from repa.errors import RepaError, SettingError, UnknownNameError
+from repa.models.names import ProjectorKind
 from repa_base.settings import check_settings, setting
 from samplers.names import InterpolantName
 
 Weighting = Literal["uniform", "lognormal"]
 Precision = Literal["fp32", "bf16"]
+Normalisation = Literal["none", "spatial"]
 DATASETS = ("digits",)
 
 CHANGEABLE = ("num_steps", "alignment_weight", "label_dropout", "learning_rate", "warmup_steps")
@@ -42,7 +44,18 @@ class TrainConfig:
         value="NAME",
     )
     encoder_depth: int = setting("Block, counted from 1, whose output is aligned.", 8, low=1)
-    projector_dim: int = setting("Hidden width of the projector.", 2048, low=1)
+    projector: ProjectorKind = setting(
+        "Tokens to features: {choices}; mlp has three layers, conv is iREPA's 3 x 3 convolution.",
+        "mlp",
+        choices=ProjectorKind,
+    )
+    projector_dim: int = setting("Hidden width of the mlp projector.", 2048, low=1)
+    normalise_targets: Normalisation = setting(
+        "What is done to the encoder's features: {choices}; spatial is iREPA's: over an image's "
+        "tokens, less 0.6 of the mean and divided by the deviation.",
+        "none",
+        choices=Normalisation,
+    )
     alignment_weight: float = setting(
         "Weight of the alignment loss (the reference's proj_coeff).", 0.5, low=0
     )

@@ -9,6 +9,8 @@ from tiny_run import QUIET, TINY, file_bytes, numbered_data, numbers, stand_in_e
 
 import repa.training.loop as loop
 import repa.training.targets as module
+from repa.checkpoints import load_model
+from repa.checkpoints.export import export_weights
 from repa.data import open_training_data
 from repa.encoders import load_encoder
 from repa.errors import CheckpointFormatError, RepaError
@@ -138,6 +140,34 @@ def test_each_encoder_has_a_projector_of_its_width(with_two, tmp_path, monkeypat
     last = train(replace(ALIGNED, encoder=with_two), tmp_path / "run", reporting=QUIET)
     weights = load_file(last / "ema.safetensors")
     assert [weights[f"projectors.{place}.4.bias"].shape for place in (0, 1)] == [(3,), (1,)]
+
+
+def test_a_run_with_convolutions_is_resumed_and_exported_with_them_and_without(
+    with_two, tmp_path, monkeypatch
+):
+    data = numbered_data(20)
+    monkeypatch.setattr(loop, "open_training_data", lambda name, size: data)
+    config = replace(ALIGNED, encoder=with_two, projector="conv", normalise_targets="spatial")
+    whole = train(config, tmp_path / "whole", reporting=QUIET)
+    train(replace(config, num_steps=3), tmp_path / "parts", reporting=QUIET)
+    parts = train(config, tmp_path / "parts", resume=True, reporting=QUIET)
+    assert file_bytes(whole)["ema.safetensors"] == file_bytes(parts)["ema.safetensors"]
+    checkpoint = load_model(whole / "ema.safetensors")
+    assert checkpoint.settings.model["target_dims"] == [3, 1]
+    for kept in (True, False):
+        out = tmp_path / f"{kept}.safetensors"
+        exported = load_model(export_weights(whole / "ema.safetensors", out, projectors=kept))
+        assert ("projectors.1.conv.weight" in exported.model.state_dict()) == kept
+        assert ("projector" in exported.settings.model) == kept
+
+
+def test_a_run_with_the_default_projector_is_described_as_by_earlier_versions(
+    with_stand_in, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "open_training_data", lambda name, size: numbered_data(20))
+    last = train(ALIGNED, tmp_path / "run", reporting=QUIET)
+    model = load_model(last / "ema.safetensors").settings.model
+    assert "projector" not in model and model["projector_dim"] == 16
 
 
 def test_features_on_disk_are_mapped_and_not_read_whole(with_stand_in, tmp_path):
