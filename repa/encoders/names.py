@@ -24,6 +24,10 @@ class EncoderName:
     name: str
     weights: Path | None = None
 
+    def __str__(self) -> str:
+        """Return it as it is typed."""
+        return self.name if self.weights is None else f"{self.name}={self.weights}"
+
     @property
     def timm_name(self) -> str | None:
         """The timm network that was named with `timm:`; None for a registered encoder."""

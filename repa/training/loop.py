@@ -7,7 +7,8 @@ killed and resumed ends with the same weights. A run is a folder:
     log.jsonl                    losses, one line every `log_every` steps
     checkpoints/step-0001000/    see `repa.training.state`
     previews/step-0001000.png    samples from the EMA weights
-    target_features.*            the encoders' features of all images, see `repa.training.targets`
+    target_features.*            an encoder's features of all images, see `repa.training.targets`
+    encoder-2/                   those of a second encoder, and so on
 """
 
 import shlex

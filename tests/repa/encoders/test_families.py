@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -54,3 +57,9 @@ def test_clip_is_the_network_with_the_quick_gelu_of_openais_weights():
     for name in ("clip-vit-b", "clip-vit-l"):
         timm_name = ENCODERS[name]["timm"]
         assert "quickgelu" in timm_name and timm_name.endswith(".openai")
+
+
+def test_the_documentation_lists_every_registered_encoder_with_its_network():
+    page = (Path(__file__).parents[3] / "docs/encoders.md").read_text()
+    listed = re.findall(r"^\| (\S+) \| `(\S+)` \| \d+ \|", page, flags=re.MULTILINE)
+    assert listed == [(n, e["timm"]) for n, e in load_registry()["encoders"].items()]

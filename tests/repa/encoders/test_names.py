@@ -17,6 +17,10 @@ def test_names_are_registered_ones_or_timms_and_may_have_a_file_of_weights():
         EncoderName("clip-vit-l", Path("/w/a=b.pth")),
     ]
     assert parse_encoders("none") == []
+    assert [str(name) for name in parse_encoders("clip-vit-l=/w/x.pth,timm:resnet18")] == [
+        "clip-vit-l=/w/x.pth",
+        "timm:resnet18",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_times_have_the_distribution_of_their_weighting(path_type):
 
 def test_targets_and_inputs_of_a_row_are_of_the_same_image():
     data = numbered_data()
-    targets = EncoderTargets([stand_in_encoder()], data, 2, "cpu")
+    targets = EncoderTargets(stand_in_encoder(), data, 2, "cpu")
     batches = Batches(TINY, data, targets, "cpu")
     for step in range(6):
         batch = batches(step)

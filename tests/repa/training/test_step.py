@@ -19,7 +19,7 @@ def batch_of(step, config=TINY):
 
 def aligned_batch(step, config=TINY):
     data = numbered_data()
-    targets = EncoderTargets([stand_in_encoder()], data, 2, "cpu")
+    targets = EncoderTargets(stand_in_encoder(), data, 2, "cpu")
     return Batches(config, data, targets, "cpu")(step)
 
 
@@ -141,7 +141,7 @@ def test_bfloat16_training_stays_close_to_float32_without_being_it():
 
 def test_target_features_are_the_encoders_unless_they_are_to_be_normalised():
     data = numbered_data()
-    targets = EncoderTargets([stand_in_encoder()], data, 2, "cpu")
+    targets = EncoderTargets(stand_in_encoder(), data, 2, "cpu")
     ((plain,), (spatial,)) = (
         Batches(replace(TINY, **setting), data, targets, "cpu")(0).target_features
         for setting in ({}, {"normalise_targets": "spatial"})

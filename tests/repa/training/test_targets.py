@@ -26,7 +26,7 @@ def with_stand_in(monkeypatch):
     """Let the encoder be a stand-in; return the numbers of images that it is shown at a time."""
     shown = []
 
-    def load(name):
+    def load(name, device):
         encoder = stand_in_encoder(name)
 
         def preprocess(images, grid_size):
@@ -35,10 +35,7 @@ def with_stand_in(monkeypatch):
 
         return replace(encoder, preprocess=preprocess)
 
-    def load_all(names, device):
-        return [load(name) for name in names.split(",")]
-
-    monkeypatch.setattr(module, "open_encoders", load_all)
+    monkeypatch.setattr(module, "load_encoder", load)
     return shown
 
 
@@ -99,16 +96,17 @@ def test_a_run_ends_with_the_same_weights_wherever_its_features_are_kept(
 def with_two(monkeypatch):
     """Let the encoders be two stand-ins, of three and of one feature."""
 
-    def load(names, device):
-        first, second = (stand_in_encoder(name) for name in names.split(","))
-        narrow = replace(
-            second,
-            preprocess=lambda images, grid: -first.preprocess(images, grid)[:, :1],
+    def load(name, device):
+        encoder = stand_in_encoder(name)
+        if name == "efficientnet-lite1":
+            return encoder
+        return replace(
+            encoder,
+            preprocess=lambda images, grid: -encoder.preprocess(images, grid)[:, :1],
             feature_dim=1,
         )
-        return [first, narrow]
 
-    monkeypatch.setattr(module, "open_encoders", load)
+    monkeypatch.setattr(module, "load_encoder", load)
     return "efficientnet-lite1,efficientnet-lite0"
 
 
@@ -122,17 +120,18 @@ def test_several_encoders_give_their_features_in_their_order(keeping, with_two, 
         assert targets.dims == [3, 1]
         assert numbers(first) == [149, 2, 70] == numbers(-second)
         assert torch.equal(second, -first[..., :1])
-    made = "computing efficientnet-lite1 and efficientnet-lite0 features of 150 images, once."
-    assert notes == ([] if keeping == "nowhere" else [made])
+    made = [f"computing {name} features of 150 images, once." for name in with_two.split(",")]
+    assert notes == ([] if keeping == "nowhere" else made)
 
 
-def test_features_of_one_encoder_are_not_taken_for_those_of_two(with_two, tmp_path):
-    data = numbered_data(20)
-    np.save(tmp_path / "target_features.npy", np.zeros((20, 4, 3), np.float32))
-    assert not isinstance(open_targets(with_two, data, tmp_path, 2, "cpu"), StoredTargets)
-    save_file({"features": torch.zeros(20, 4, 3)}, tmp_path / "target_features.safetensors")
-    with pytest.raises(CheckpointFormatError, match=r"features[.]1.*remove it"):
-        open_targets(with_two, data, tmp_path, 2, "cpu")
+def test_features_that_are_missing_of_several_encoders_are_made_alone(with_two, tmp_path):
+    data, notes = numbered_data(20), []
+    for _ in range(2):  # the second time the first encoder's are there
+        source = open_targets(with_two, data, tmp_path, 2, "cpu")
+        targets = keep_targets(source, tmp_path, "memory", notes.append)
+        assert numbers(-targets(batch_of(data, 7))[1]) == [7]
+        (tmp_path / "encoder-2/target_features.safetensors").unlink()
+    assert [note.split()[1] for note in notes] == [*with_two.split(","), "efficientnet-lite0"]
 
 
 def test_each_encoder_has_a_projector_of_its_width(with_two, tmp_path, monkeypatch):
@@ -185,7 +184,7 @@ def test_a_run_begun_before_its_features_were_kept_goes_on(with_stand_in, tmp_pa
 
 
 def test_features_that_a_run_has_are_used_and_no_encoder_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.delattr(module, "open_encoders")
+    monkeypatch.delattr(module, "load_encoder")
     out = tmp_path / "run"
     out.mkdir()
     (out / "config.json").write_text(ALIGNED.to_json())
