@@ -20,8 +20,7 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/repa sample --model digits --num 500 --steps 50 --cfg 2.0 --interval 0,0.7 \
-		--labels balanced --out samples/digits.npz --grid samples/digits.png
+	$(BIN)/repa sample --model digits --out samples/digits.npz --grid samples/digits.png
 	$(BIN)/repa fid samples/digits.npz --baselines
 
 test: $(INSTALLED)

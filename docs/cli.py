@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-COMMANDS = ("sample", "fid", "stats", "cache", "train", "export")
+COMMANDS = ("sample", "fid", "stats", "grid", "cache", "train", "export")
 
 
 def help_text(*arguments: str) -> str:

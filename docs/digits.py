@@ -16,6 +16,7 @@ from repa.data import load_digits
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 
 def as_vectors(images: np.ndarray) -> np.ndarray:
@@ -43,18 +44,21 @@ def print_accuracy(path: str) -> None:
         print(f"  {label}: {np.mean(guesses[mine] == label):.1%} of {mine.sum()}")
 
 
-def draw_losses(run: Path, out: Path) -> None:
+def draw_losses(run: Path, out: Path) -> Figure:
     """Draw both losses over the steps; the log holds single batches, so a mean of 10 is added."""
-    entries = [json.loads(line) for line in (run / "log.jsonl").open()]
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     steps = [entry["step"] for entry in entries]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     for axis, name in zip(axes, ("velocity", "alignment"), strict=True):
         values = np.array([entry[name] for entry in entries])
-        axis.plot(steps, values, color="tab:blue", alpha=0.3)
-        axis.plot(steps[9:], np.convolve(values, np.ones(10) / 10, "valid"), color="tab:blue")
+        means = np.convolve(values, np.ones(10) / 10, "valid")
+        axis.plot(steps, values, color="tab:blue", alpha=0.3, label="single batch, as logged")
+        axis.plot(steps[9:], means, color="tab:blue", label="mean of the last 10")
         axis.set(title=f"{name} loss", xlabel="step")
+        axis.legend(loc="upper right")
     axes[0].set_yscale("log")
     figure.savefig(out, dpi=100)
+    return figure
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@ from .errors import CacheError as CacheError
 from .errors import InputError as InputError
 from .extraction import Processes as Processes
 from .extraction import SingleProcess as SingleProcess
-from .extraction.feature_cache import CacheEntry as CacheEntry
+from .extraction.cache_entry import CacheEntry as CacheEntry
 from .extraction.feature_cache import FeatureCache as FeatureCache
 from .extraction.measurement import Measurement as Measurement
 from .extraction.measurement import measure as measure
@@ -40,12 +40,13 @@ from .report.comparison import Report as Report
 from .report.comparison import compare as compare
 from .report.comparison import evaluate as evaluate
 from .report.comparison import evaluate_sets as evaluate_sets
-from .report.lint import LintWarning as LintWarning
 from .report.lint import lint_images as lint_images
+from .report.lint import lint_reference as lint_reference
 from .report.lint import lint_sources as lint_sources
 from .report.reference import Reference as Reference
 from .report.reference import measure_reference as measure_reference
 from .report.reference import open_reference as open_reference
 from .report.reference import write_reference as write_reference
+from .report.warning import LintWarning as LintWarning
 from .settings import MetricSettings as MetricSettings
 from .settings import NetworkName as NetworkName

@@ -1,20 +1,16 @@
 """Download a file whole or not at all: locked, resumable, checked before it gets its name.
 
-Prints nothing; `reporting_downloads` lets a caller far above show what goes on.
+Prints nothing; `reporting_downloads` lets a caller far above show what goes on. What it takes to
+download is imported when something is: every command imports this file.
 """
 
 import contextlib
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from http import HTTPStatus
-from http.client import HTTPException
 from pathlib import Path
 
 from repa_base.errors import ChecksumError, DownloadError
-from repa_base.locks import locked
 
 DownloadProgress = Callable[[str, str, int, int | None], None]
 """progress(name, url, done, total): bytes of a file on disk and in all, None if unknown."""
@@ -50,6 +46,10 @@ def download(url: str, path: Path, *, check: Callable[[Path], None] = lambda pat
             that broke off; the message says where to put the file by hand.
         ChecksumError: From `check`; the temporary file is removed.
     """
+    from http.client import HTTPException
+
+    from repa_base.locks import locked
+
     path.parent.mkdir(parents=True, exist_ok=True)
     partial, lock = (path.with_name(path.name + suffix) for suffix in (".part", ".lock"))
     lock.touch()
@@ -75,6 +75,10 @@ def download(url: str, path: Path, *, check: Callable[[Path], None] = lambda pat
 
 def _transfer(url: str, partial: Path, name: str) -> None:
     """Fetch the whole file, or the rest of it if the server vouches that it is the same file."""
+    import urllib.error
+    import urllib.request
+    from http import HTTPStatus
+
     request = urllib.request.Request(url, headers={"User-Agent": "repa-toolkit"})
     start, tag = _resume_point(partial)
     if start:
@@ -122,6 +126,8 @@ def _tag_path(partial: Path) -> Path:
 
 
 def _reason(error: Exception) -> str:
+    import urllib.error
+
     if isinstance(error, urllib.error.HTTPError):
         return f"the server answered {error.code} {error.reason}"
     if isinstance(error, urllib.error.URLError):

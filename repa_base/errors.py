@@ -55,6 +55,10 @@ class InUseError(OutputExistsError):
     """Another process is at work on the same output."""
 
 
+class OtherProcessError(RepaError):
+    """Another process has ended, so that this one cannot go on; what ended it was told there."""
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return ", did you mean ...?" for the closest known name, then the list of them all."""
     known = sorted(known)

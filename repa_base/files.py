@@ -29,12 +29,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: The file or folder in the end; its folder is made. Of a link, what it leads to is
-            replaced. New files get the permissions that the system gives new files.
+            replaced or made, in a folder that must be there. New files get the permissions that
+            the system gives new files.
 
     Raises:
         OSError: It cannot be written; the error names `path`.
     """
-    target = Path(os.path.realpath(path))
+    target = _target(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target.parent, target.name)
     with _naming(path, str(target.with_name(f".{target.name}."))), workplace(target) as place:
@@ -51,6 +52,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file that is there whole or not at all."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add text to the end of a file, whose name an error of writing tells."""
+    with _naming(path, str(path)), path.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def to_disk(path: Path) -> None:
@@ -74,19 +81,24 @@ def check_output(path: Path, *, overwrite: bool = False, option: str = "--out") 
 
     Raises:
         OutputExistsError: The output is there, or is a folder.
-        OSError: No file can be made in its folder.
+        OSError: No file can be made in its folder, or where a link leads to; the message says why.
     """
     if path.is_dir():
         raise OutputExistsError(f"{path} is a folder; use another {option}.")
     if path.exists() and not overwrite:
         message = f"{path} exists; use --overwrite to replace it, or another {option}."
         raise OutputExistsError(message)
+    target = _target(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path.parent).close()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # Called like the hidden folder that will stand there, whose name may be too long.
+        prefix = f".{target.name}."
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=prefix, suffix=".part"):
+            pass
     except OSError as error:
-        reason = "no file can be made in this folder"
-        raise OSError(error.errno, reason, str(path.parent)) from error
+        why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
+        reason = f"no file can be made in this folder ({why})"
+        raise OSError(error.errno, reason, str(target.parent)) from error
 
 
 def check_room(size: int, path: Path, *, what: str = "the file needs") -> None:
@@ -100,13 +112,18 @@ def check_room(size: int, path: Path, *, what: str = "the file needs") -> None:
         raise _no_room(size, free, path, what)
 
 
+def is_full(error: OSError) -> bool:
+    """Whether an error says that there is no room: a disk, a quota, the largest size of a file."""
+    return error.errno in _FULL
+
+
 def reserve(descriptor: int, size: int, path: Path) -> None:
-    """Take `size` bytes, at least 1, for an open file now, so that nothing fills the disk later.
+    """Make an open file `size` bytes, at least 1, on disk now, so that nothing fills it later.
 
     Raises:
         OSError: There is no room (ENOSPC); the message gives `path` and the sizes.
     """
-    check_room(size, path)
+    check_room(size - 512 * os.fstat(descriptor).st_blocks, path)
     try:
         os.posix_fallocate(descriptor, 0, size)
     except AttributeError:  # macOS has no such call
@@ -127,8 +144,40 @@ def write_at(descriptor: int, content: bytes, offset: int) -> None:
 
 
 def _no_room(size: int, free: int, path: Path, what: str) -> OSError:
-    reason = f"No space: {what} {size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free"
-    return OSError(errno.ENOSPC, reason, str(path))
+    needed, there = _told_apart(size, free)
+    return OSError(errno.ENOSPC, f"No space: {what} {needed}, {there} are free", str(path))
+
+
+def _told_apart(*sizes: int) -> list[str]:
+    """Write sizes in bytes, each in a unit that suits it, with digits enough to differ."""
+    digits = 1
+    while len({_in_unit(size, digits) for size in sizes}) < len(set(sizes)):
+        digits += 1
+    return [_in_unit(size, digits) for size in sizes]
+
+
+def _in_unit(size: int, digits: int) -> str:
+    for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:,.{digits}f} {name}"
+    return f"{size} bytes"
+
+
+def _target(path: Path) -> Path:
+    """Return where an output is in the end: of a link, what it leads to.
+
+    A folder that a link leads into is not made: it may be on a disk that is not there just now.
+
+    Raises:
+        OSError: The folder is not there.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise OSError(errno.ELOOP, "is a link that leads to itself", str(path))
+    if path.is_symlink() and not target.parent.is_dir():
+        reason = f"is a link into {target.parent}, a folder that is not there"
+        raise OSError(errno.ENOENT, reason, str(path))
+    return target
 
 
 @contextmanager

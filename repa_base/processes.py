@@ -17,7 +17,8 @@ import torch
 from torch import distributed
 
 from repa_base.device import resolve_device
-from repa_base.errors import RepaError, first_line
+from repa_base.errors import OtherProcessError, RepaError, first_line
+from repa_base.launcher import ending_with_launcher
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ class Processes:
         """Return the first process's value at every process; the others' values are ignored.
 
         Raises:
-            RepaError: Another process has ended, here and in `gather` and `barrier`.
+            OtherProcessError: Another process has ended, here and in `gather` and `barrier`.
         """
         box: list[Any] = [value]
         if self.size > 1:
@@ -93,7 +94,8 @@ SingleProcess = Processes
 def joined_processes(backend: str = "gloo", patience: timedelta = PATIENCE) -> Iterator[Processes]:
     """Connect to the processes that torchrun started, if it did, for the length of the block.
 
-    A process group that exists already is used and left as it is.
+    A process group that exists already is used and left as it is. If torchrun ends within the block
+    so does this process, see `repa_base.launcher`.
 
     Args:
         backend: PyTorch's name of the connection of tensors, its default group in the block.
@@ -111,22 +113,27 @@ def joined_processes(backend: str = "gloo", patience: timedelta = PATIENCE) -> I
     if size == 1:
         yield Processes(rank, size, local_rank)
         return
-    if not existing:
+    with ending_with_launcher():
+        if not existing:
+            _connect(backend, patience, rank, size)
+        group = None
         try:
-            distributed.init_process_group(backend, timeout=patience, rank=rank, world_size=size)
-        except (RuntimeError, ValueError) as error:
-            raise RepaError(
-                f"cannot connect to the other processes ({first_line(error)}); torchrun "
-                "starts them so that they find each other."
-            ) from error
-    group = None
+            if distributed.get_backend() != "gloo":
+                group = distributed.new_group(timeout=patience, backend="gloo")
+            yield Processes(rank, size, local_rank, group)
+        finally:
+            if not existing or group is not None:
+                distributed.destroy_process_group(group if existing else None)
+
+
+def _connect(backend: str, patience: timedelta, rank: int, size: int) -> None:
     try:
-        if distributed.get_backend() != "gloo":
-            group = distributed.new_group(timeout=patience, backend="gloo")
-        yield Processes(rank, size, local_rank, group)
-    finally:
-        if not existing or group is not None:
-            distributed.destroy_process_group(group if existing else None)
+        distributed.init_process_group(backend, timeout=patience, rank=rank, world_size=size)
+    except (RuntimeError, ValueError) as error:
+        raise RepaError(
+            f"cannot connect to the other processes ({first_line(error)}); torchrun "
+            "starts them so that they find each other."
+        ) from error
 
 
 @contextmanager
@@ -134,7 +141,7 @@ def _ended_in_words() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RepaError(
+        raise OtherProcessError(
             "another process ended early, or let the others wait for too long; its own message "
             "says why."
         ) from error

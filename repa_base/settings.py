@@ -84,7 +84,9 @@ def _check_number(name: str, value: Any, kind: Any, rule: Rule) -> None:  # noqa
         raise SettingError(name, f"{name} must be above {rule.above:g}, got {value}.")
     low = -math.inf if rule.low is None else rule.low
     high = math.inf if rule.high is None else rule.high
-    if not low <= value <= high or math.isinf(value):
+    if math.isinf(value) and low <= value <= high:
+        raise SettingError(name, f"{name} must be a finite number, got {value}.")
+    if not low <= value <= high:
         largest = "2**63 - 1" if high == (1 << 63) - 1 else f"{high:g}"
         between = f"at least {low:g}" if high == math.inf else f"from {low:g} to {largest}"
         raise SettingError(name, f"{name} must be {between}, got {value}.")

@@ -1,6 +1,20 @@
-"""Run the command as `python -m repa_cli`, which torchrun needs."""
+"""Where the command starts, as `repa` or as `python -m repa_cli`, which torchrun needs."""
 
-from repa_cli.app import main
+
+def main() -> None:
+    """Load the app and run it."""
+    try:
+        from repa_cli.running.start import Loading
+
+        with Loading():
+            from repa_cli.app import main as run
+        run()
+    except KeyboardInterrupt:  # when Ctrl-C was not set yet
+        import os
+
+        os.write(2, b"repa: error: interrupted.\n")
+        os._exit(130)
+
 
 if __name__ == "__main__":
     main()

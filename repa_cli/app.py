@@ -3,30 +3,57 @@
 Importing this file, or any command, does not import torch: `repa --help` must answer at once.
 """
 
-import errno
+import functools
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from repa.errors import RepaError, UnknownNameError
-from repa_cli import cache, export, fid, sample, stats, train
-from repa_cli.downloads import shown_downloads
-from repa_cli.output import print_error, shown_warnings
+from repa.errors import OtherProcessError, RepaError, UnknownNameError
+from repa_cli import cache, export, fid, grid, sample, stats, train
+from repa_cli.output import error_text, shown_warnings, tell_error
+from repa_cli.running.start import INTERRUPTED, Unbegun
+from repa_cli.showing.downloads import shown_downloads
+
+_unbegun = Unbegun()
+
+
+def _begun(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a command that ends the time before it began, and whose Ctrl-C reaches `main`."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        _unbegun.end()
+        try:
+            return command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise typer.Abort from None  # Typer would make a silent exit of it
+
+    return run
+
 
 app = typer.Typer(
     name="repa",
     help="Train, sample and evaluate SiT with representation alignment (REPA).",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (sample.sample, fid.fid, stats.stats, cache.cache, train.train, export.export):
-    app.command()(command)
+for command in (
+    sample.sample,
+    fid.fid,
+    stats.stats,
+    grid.grid,
+    cache.cache,
+    train.train,
+    export.export,
+):
+    app.command()(_begun(command))
 
 
 def _print_version(value: bool) -> None:
@@ -58,8 +85,8 @@ def main(arguments: list[str] | None = None) -> None:
     # A picture that is too large is refused in our own words.
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")
     try:
-        with shown_downloads(), shown_warnings():
-            code: Any = app(arguments, standalone_mode=False)
+        with _unbegun, shown_downloads(), shown_warnings():
+            code: Any = app(arguments, standalone_mode=False, obj=arguments)
     except typer.TyperException as error:
         show = getattr(error, "format_message", error.__str__)
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -67,26 +94,18 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(2)
         _fail(show(), code=2)
     except (typer.Abort, KeyboardInterrupt):
-        _fail("interrupted.", code=130)
+        _fail("interrupted.", code=INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output (`head`, say) has left: that is no error of ours.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (RepaError, OSError) as error:
-        _fail(_text(error), code=2 if isinstance(error, UnknownNameError) else 1)
+        code = 2 if isinstance(error, UnknownNameError) else 1
+        _fail(error_text(error), code, consequence=isinstance(error, OtherProcessError))
     else:
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _text(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        where = error.filename
-        if where is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            where = "an output could not be written"
-        return f"{error.strerror}." if where is None else f"{where}: {error.strerror}."
-    return str(error) or type(error).__name__
-
-
-def _fail(message: str, code: int) -> None:
-    print_error(message)
+def _fail(message: str, code: int, *, consequence: bool = False) -> None:
+    tell_error(message, consequence=consequence)
     sys.exit(code)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from repa_cli.options import Json
-from repa_cli.output import print_json, print_table
+from repa_cli.output import print_json, print_table, setting_errors_as_options
+from repa_cli.running.start import Loading
 
 if TYPE_CHECKING:
     from metrics import CacheEntry
@@ -21,31 +22,40 @@ def cache(
 ) -> None:
     """Show the features that `repa fid` and `repa stats` keep, so as to measure no image twice.
 
-    They are in the folder features of $REPA_CACHE, or of ~/.cache/repa.
+    They are in the folder features of $REPA_CACHE, or of ~/.cache/repa. Before new ones would take
+    them beyond $REPA_CACHE_LIMIT (20GB; 0 keeps none), those that have not been used for the
+    longest time are removed. Downloads are not counted, and never removed.
     """
-    from repa.evaluation import feature_cache
+    with Loading():
+        from repa.evaluation import feature_cache
 
-    features = feature_cache()
+    with setting_errors_as_options():
+        features = feature_cache()
     entries = features.clear() if clear else features.entries()
+    total = sum(entry.num_bytes for entry in entries)
     if as_json:
         plain = [asdict(entry) | {"path": str(entry.path)} for entry in entries]
-        print_json({"removed" if clear else "entries": plain})
+        sizes = {"num_bytes": total, "limit_bytes": features.limit}
+        print_json({"removed" if clear else "entries": plain, **sizes})
         return
     if not clear and entries:
-        print_table(("images of", "images", "network", "size", "age"), map(_row, entries))
+        headings = ("images of", "images", "network", "size", "age", "last used")
+        print_table(headings, map(_row, entries))
         typer.echo()
-    total = _size(sum(entry.num_bytes for entry in entries))
-    done = "removed from" if clear else "in"
-    typer.echo(f"{len(entries)} entries, {total}, {done} {features.folder}")
+    where = f"removed from {features.folder}"
+    if not clear:
+        where = f"of at most {_size(features.limit or 0)}, in {features.folder}"
+    typer.echo(f"{len(entries)} entries, {_size(total)}, {where}")
 
 
 def _row(entry: "CacheEntry") -> tuple[str, ...]:
     return (
-        "(unfinished or damaged)" if entry.source is None else entry.source,
+        "(not usable)" if entry.source is None else entry.source,
         "" if entry.source is None else str(entry.count),
         entry.network,
         _size(entry.num_bytes),
         _age(time.time() - entry.made),
+        _age(time.time() - entry.used),
     )
 
 

@@ -8,7 +8,8 @@ import typer
 
 from metrics.settings import DEFAULT_BATCH_SIZE, MetricSettings
 from repa_cli import options, output
-from repa_cli.report_table import print_reports
+from repa_cli.running.start import Loading
+from repa_cli.showing.report_table import print_reports
 
 if TYPE_CHECKING:
     from repa.evaluation.self_test import Check
@@ -22,9 +23,7 @@ def fid(
     context: typer.Context,
     samples: Annotated[
         Path | None,
-        typer.Argument(
-            help="NPZ or NPY file, or folder of PNG, JPEG or WebP files.", show_default=False
-        ),
+        typer.Argument(help="NPZ or NPY file, or folder of pictures.", show_default=False),
     ] = None,
     reference: Annotated[
         str | None,
@@ -53,6 +52,7 @@ def fid(
     compiled: options.Compiled = False,
     no_cache: options.NoCache = False,
     device: options.Device = "auto",
+    processes: options.ProcessCount = None,
     self_test: Annotated[
         bool,
         typer.Option(
@@ -67,7 +67,7 @@ def fid(
 
     Reference and network follow from the manifest that `repa sample` writes into its NPZ. FID and
     sFID take their statistics, precision and recall their images from the reference. With several
-    GPUs or processes: torchrun --nproc-per-node N -m -- repa_cli fid ...
+    GPUs: --processes N, or on several machines torchrun ... -m -- repa_cli fid ...
     """
     if self_test:
         _refuse_options_without_effect(context)
@@ -75,8 +75,9 @@ def fid(
     if samples is None:
         raise typer.BadParameter("is missing: name a file or folder.", param_hint="SAMPLES")
 
-    from repa.evaluation import Measuring, evaluate_file
-    from repa_base.processes import joined_processes
+    with Loading():
+        from repa.evaluation import Measuring, evaluate_file
+        from repa_base.processes import joined_processes
 
     chosen = MetricSettings(**settings)
     with joined_processes() as world, output.printing_at_first(world):
@@ -128,8 +129,9 @@ def _refuse_options_without_effect(context: typer.Context) -> None:
 
 def _run_self_test(weights: Path | None, device: str, *, as_json: bool) -> int:
     """Print a certificate; return the exit code, 1 if a value is out of tolerance."""
-    from repa.evaluation.self_test import run_self_test
-    from repa_base.device import environment, resolve_device
+    with Loading():
+        from repa.evaluation.self_test import run_self_test
+        from repa_base.device import environment, resolve_device
 
     checks = list(run_self_test(weights, resolve_device(device), progress=output.progress_bars()))
     failed = sum(check.passed is False for check in checks)

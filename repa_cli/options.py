@@ -2,7 +2,9 @@
 
 import functools
 import inspect
+import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
@@ -36,6 +38,7 @@ def setting_options(
     *,
     parsers: Mapping[str, Callable[[str], Any]] | None = None,
     defaults: bool = True,
+    other_defaults: Mapping[str, Mapping[str, Any]] | None = None,
     first: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add an option to a command for every setting of a dataclass that has a rule.
@@ -48,6 +51,7 @@ def setting_options(
         settings: A dataclass of `repa_base.settings.setting` fields.
         parsers: Text to value, for settings of other types than numbers, names and switches.
         defaults: Whether the help shows the defaults.
+        other_defaults: Of some settings, the defaults in other cases, by the name of the case.
         first: Settings whose options come first.
     """
     names = [*first, *(name for name in rules(settings) if name not in first)]
@@ -56,7 +60,10 @@ def setting_options(
         signature = inspect.signature(command)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         place = [p.name for p in own].index("device")
-        options = {n: _option(settings, n, (parsers or {}).get(n), shown=defaults) for n in names}
+        others = {
+            name: (other_defaults or {}).get(name, {}) if defaults else None for name in names
+        }
+        options = {n: _option(settings, n, (parsers or {}).get(n), others[n]) for n in names}
         keyword = inspect.Parameter.KEYWORD_ONLY
         made = [inspect.Parameter(n, keyword, default=None, annotation=options[n]) for n in names]
 
@@ -75,16 +82,26 @@ def setting_options(
     return decorate
 
 
-def _option(settings: type, name: str, parser: Callable[[str], Any] | None, *, shown: bool) -> Any:  # noqa: ANN401
-    """Return the annotation of a setting's option; it is None where nothing is typed."""
+def _option(
+    settings: type,
+    name: str,
+    parser: Callable[[str], Any] | None,
+    others: Mapping[str, Any] | None,
+) -> Any:  # noqa: ANN401
+    """Return the annotation of a setting's option; it is None where nothing is typed.
+
+    The help shows no default if `others`, the defaults in other cases, is None.
+    """
     declared, rule = rules(settings)[name]
     flag, kind = flag_of(settings, name), declared.type
-    details: dict[str, Any] = {"help": _help(declared.default, rule, shown), "show_default": False}
+    details: dict[str, Any] = {"help": _help(declared.default, rule, others), "show_default": False}
     if rule.choices and parser is None:
         parser = choice(name, rule.choices)
     if kind is bool:
         # What is off unless it is typed needs no word to turn it off.
-        flag = flag if shown and declared.default is False else f"{flag}/--no-{flag[2:]}"
+        flag = (
+            flag if others is not None and declared.default is False else f"{flag}/--no-{flag[2:]}"
+        )
     elif kind in (int, float):
         details |= {"min": rule.low, "max": rule.high, "metavar": rule.value}
     else:
@@ -93,16 +110,22 @@ def _option(settings: type, name: str, parser: Callable[[str], Any] | None, *, s
     return Annotated[kind | None, typer.Option(flag, **details)]  # pyright: ignore
 
 
-def _help(default: object, rule: Rule, shown: bool) -> str:
+def _help(default: object, rule: Rule, others: Mapping[str, Any] | None) -> str:
     if rule.above is not None:
         return f"{rule.help}  [x>{rule.above:g}]"
-    if not shown or default is False or default in (MISSING, None, "") or "[default" in rule.help:
+    unsaid = default is False or default in (MISSING, None, "") or "[default" in rule.help
+    if others is None or unsaid:
         return rule.help
-    if isinstance(default, tuple):
-        default = ",".join(f"{value:g}" for value in default)
-    if isinstance(default, bool):
-        default = "on" if default else "off"
-    return f"{rule.help}  [default: {default}]"
+    shown = [_default(default), *(f"{case}: {_default(value)}" for case, value in others.items())]
+    return f"{rule.help}  [default: {'; '.join(shown)}]"
+
+
+def _default(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(f"{part:g}" for part in value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)
 
 
 def is_given(context: typer.Context, name: str) -> bool:
@@ -117,6 +140,28 @@ def _device(value: str) -> str:
     return value
 
 
+def _launched(context: typer.Context, count: int | None) -> None:
+    """Run the whole command in several processes instead, unless this is one of them."""
+    if count is None or "TORCHELASTIC_RUN_ID" in os.environ:
+        return
+    from repa_cli.running.launch import launch
+
+    typed = context.obj  # what `main` was given
+    raise typer.Exit(launch(count, sys.argv[1:] if typed is None else typed))
+
+
+ProcessCount = Annotated[
+    int | None,
+    typer.Option(
+        "--processes",
+        min=1,
+        metavar="N",
+        help="Processes on this machine that share the work, one a GPU; an error is one message. "
+        "On several machines: torchrun ... -m -- repa_cli ...",
+        callback=_launched,
+        show_default=False,
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

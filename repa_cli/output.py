@@ -1,5 +1,6 @@
 """Results to stdout, as a table or JSON; progress and diagnostics to stderr."""
 
+import errno
 import json
 import os
 import sys
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from tqdm import tqdm
 
-from repa.errors import RepaError, SettingError
-from repa_base.locks import NoLocksWarning
+from repa.errors import OtherProcessError, RepaError, SettingError
+from repa_base.launcher import leave_error, tells_errors
 
 if TYPE_CHECKING:
     from repa_base.processes import Processes
+    from repa_cli.showing.bars import Bar, Lines
 
 _MANY = 1_000_000
 """Numbers of a bar above this are shortened: 3.2G."""
@@ -27,9 +28,33 @@ def print_error(message: str) -> None:
     typer.echo(f"repa: error: {' '.join(message.split())}", err=True)
 
 
+def tell_error(message: str, *, consequence: bool = False) -> None:
+    """Tell an error once: by a line, or where a launcher of several processes looks for it.
+
+    Our own launcher prints it for all. torchrun shows in its report what the others than the first
+    met; without it every process prints its own. A `consequence` is that of another process's end.
+    """
+    if not leave_error(message, consequence=consequence) or tells_errors():
+        print_error(message)
+
+
+def error_text(error: Exception) -> str:
+    """Return what is printed of an error that a user can mend."""
+    if isinstance(error, OSError) and error.strerror:
+        where = error.filename
+        if where is None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = "an output could not be written"
+        return f"{error.strerror}." if where is None else f"{where}: {error.strerror}."
+    return str(error) or type(error).__name__
+
+
 def print_note(message: str) -> None:
-    """Print a diagnostic on stderr."""
-    typer.echo(f"repa: {message}", err=True)
+    """Print a diagnostic on stderr, above the bars that are there."""
+    if (bars := sys.modules.get("repa_cli.showing.bars")) is None:
+        typer.echo(f"repa: {message}", err=True)
+        return
+    with bars.Bar.external_write_mode(file=sys.stderr):
+        typer.echo(f"repa: {message}", err=True)
 
 
 def print_warning(message: str) -> None:
@@ -54,15 +79,32 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
             typer.echo("  ".join("-" * width for width in widths))
 
 
-def progress_bar(total: int | None, unit: str, description: str, /, **options: Any) -> "tqdm[Any]":  # noqa: ANN401
-    """Return a tqdm bar on stderr with rate and time left; silent when stderr is no terminal.
+def progress_bar(
+    total: int | None,
+    unit: str,
+    description: str,
+    /,
+    *,
+    shown: bool = True,
+    **options: Any,  # noqa: ANN401
+) -> "Bar | Lines":
+    """Return a bar on stderr with rate and time left, or lines where stderr is no terminal.
 
-    `options` are other ones of tqdm, such as the `delay` within which what is done leaves no bar.
+    Args:
+        total: What there is to do, if it is known.
+        unit: What is counted, in the plural.
+        description: What is done.
+        shown: Whether anything is shown.
+        options: Other ones of tqdm, for the bar; the unit B is bytes.
     """
+    from repa_cli.showing.bars import Bar, Lines
+
+    if shown and not sys.stderr.isatty():
+        return Lines(total, unit, description, write=print_note)
     options = {"unit_scale": (total or 0) > _MANY, "smoothing": 0.05, **options}
-    unit, silent = f" {unit}" if unit else "", not sys.stderr.isatty()
-    shown = {"unit": unit, "file": sys.stderr, "disable": silent, "dynamic_ncols": True}
-    return tqdm(total=total, desc=description, **{**shown, **options})
+    unit = f" {unit}" if unit and unit != "B" else unit
+    named = {"desc": description, "unit": unit, "dynamic_ncols": True}
+    return Bar(total=total, file=sys.stderr, disable=not shown, **{**named, **options})
 
 
 def progress_bars() -> Callable[[str, float, int], None]:
@@ -84,6 +126,8 @@ def shown_warnings() -> Iterator[None]:
     """Print the toolkit's own Python warnings like its other diagnostics, in one line."""
 
     def show(message: Warning | str, category: type[Warning], *place: Any) -> None:  # noqa: ANN401
+        from repa_base.locks import NoLocksWarning
+
         if issubclass(category, NoLocksWarning):
             print_warning(str(message))
         else:
@@ -99,11 +143,15 @@ def shown_warnings() -> Iterator[None]:
 
 @contextmanager
 def setting_errors_as_options(options: Mapping[str, str] | None = None) -> Iterator[None]:
-    """Say of a setting that is refused which option it is: --FIELD, or what `options` names."""
+    """Say of a setting that is refused which option it is: --FIELD, or what `options` names.
+
+    An environment variable's, $FIELD, keeps its name.
+    """
     try:
         yield
     except SettingError as error:
-        option = (options or {}).get(error.field, "--" + error.field.replace("_", "-"))
+        usual = error.field if error.field[0] == "$" else "--" + error.field.replace("_", "-")
+        option = (options or {}).get(error.field, usual)
         message = str(error).removeprefix(f"{error.field} ")
         raise typer.BadParameter(message, param_hint=option) from error
 
@@ -119,4 +167,5 @@ def printing_at_first(world: "Processes") -> Iterator[None]:
             with redirect_stdout(nowhere), redirect_stderr(nowhere):
                 yield
         except (RepaError, OSError) as error:
+            leave_error(error_text(error), consequence=isinstance(error, OtherProcessError))
             raise typer.Exit(1) from error

@@ -2,18 +2,24 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from repa.errors import UnknownNameError
-from repa.generation.settings import SampleConfig
-from repa.registry import entry_names, is_registered
-from repa_cli.options import Device, Json, Overwrite, setting_options
+from repa.errors import UnknownNameError, suggestion
+from repa.generation.settings import LabelScheme, SampleConfig
+from repa.registry import entry_names, is_registered, load_registry
+from repa_cli.options import Device, Json, Overwrite, ProcessCount, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar
+from repa_cli.running.start import Loading
+
+if TYPE_CHECKING:
+    from repa_cli.showing.bars import Bar, Lines
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
 """With tenths of images, which show life in a long batch."""
+_WORTH_SAYING = 10
+"""Seconds left that are worth a line of their own."""
 
 
 def _model(value: str) -> str:
@@ -32,8 +38,11 @@ def _interval(value: str) -> tuple[float, float]:
 
 
 def _labels(value: str) -> Any:  # noqa: ANN401
-    """Return a word as it is, and numbers as a tuple."""
+    """Return a known word as it is, and numbers as a tuple."""
     if not value[:1].isdigit() and not value.startswith("-"):
+        if value not in (words := get_args(LabelScheme)):
+            hint = f"{suggestion(value, words)}, or a list of classes such as 0,1,7"
+            raise typer.BadParameter(f"unknown labels {value!r}{hint}")
         return value
     try:
         return tuple(int(part) for part in value.split(","))
@@ -41,8 +50,18 @@ def _labels(value: str) -> Any:  # noqa: ANN401
         raise typer.BadParameter(f"{value!r} is not a list of classes such as 0,1,2") from error
 
 
+def _own_defaults() -> dict[str, dict[str, Any]]:
+    """Return the defaults that registered models have of their own, by setting and model."""
+    own: dict[str, dict[str, Any]] = {}
+    for model, entry in load_registry()["checkpoints"].items():
+        for name, value in entry.get("sampling", {}).items():
+            own.setdefault(name, {})[model] = value
+    return own
+
+
 @setting_options(
     SampleConfig,
+    other_defaults=_own_defaults(),
     parsers={"model": _model, "guidance_interval": _interval, "labels": _labels},
     first=("model", "num_images"),
 )
@@ -52,18 +71,26 @@ def sample(
         Path | None,
         typer.Option(help="Also draw the first 100 images, by class, on this PNG.", metavar="PNG"),
     ] = None,
+    png: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write each image as a PNG file, DIR/000000.png and so on.", metavar="DIR"
+        ),
+    ] = None,
     overwrite: Overwrite = False,
+    processes: ProcessCount = None,
     as_json: Json = False,
     **settings: Any,  # noqa: ANN401
 ) -> None:
     """Sample images from a checkpoint into an NPZ that `repa fid` and ADM's evaluator read.
 
-    The defaults are REPA's published protocol. The same settings give the same images whatever the
-    batch size; repeat a command that was interrupted and it goes on. With several GPUs: torchrun
-    --nproc-per-node N -m -- repa_cli sample ...
+    The defaults are REPA's published protocol, unless the model has its own. The same settings give
+    the same images, with another --batch-size to within one grey level; repeat a command that was
+    interrupted, or with a larger --num, and it goes on. With several GPUs: --processes N, or on
+    several machines torchrun ... -m -- repa_cli sample ...
     """
-    config = SampleConfig(device=device, overwrite=overwrite, **settings)
-    result = _run(config, grid, steps_given="num_steps" in settings)
+    config = SampleConfig.for_model(device=device, overwrite=overwrite, **settings)
+    result = _run(config, grid, png, steps_given="num_steps" in settings)
     if result and as_json:
         print_json(result)
     elif result:
@@ -71,55 +98,98 @@ def sample(
 
 
 class _Progress:
-    """Feeds the bar and remembers how many images this run has made, in what time."""
+    """Says what will be done when it begins, feeds the bar, and measures what this run has made.
 
-    def __init__(self, bar: Any) -> None:  # noqa: ANN401
-        self.bar = bar
+    The processes have equal shares, to within a block, so that the first one's progress is taken
+    for that of all.
+    """
+
+    def __init__(self, config: SampleConfig, bar: "Bar | Lines", *, shown: bool) -> None:
+        self.config, self.bar, self._shown = config, bar, shown
         self.made = self.seconds = 0.0
         self._first = self._started = None
+        self._estimated = False
 
     def __call__(self, done: float, total: int) -> None:
+        done *= self.config.num_images / max(total, 1)
         now = time.monotonic()
         if self._first is None or self._started is None:
             self._first, self._started = done, now
-            self.bar.reset(total)
-            self.bar.n = self.bar.initial = self.bar.last_print_n = done
+            self.bar.begin(done, self.config.num_images)
+            if self._shown and done < self.config.num_images:
+                _announce(self.config, round(done))
         self.made, self.seconds = done - self._first, now - self._started
         self.bar.update(done - self.bar.n)
+        if self._shown and not self._estimated and self.made >= self.config.batch_size:
+            self._estimated = True
+            left = self.seconds / self.made * (self.config.num_images - done)
+            if left >= _WORTH_SAYING:
+                from repa_cli.showing.bars import duration
+
+                took = f"{round(self.made):,} images took {duration(self.seconds)}"
+                print_note(f"{took}; about {duration(left)} left.")
 
 
-def _run(config: SampleConfig, grid: Path | None, *, steps_given: bool) -> dict[str, Any]:
+def _announce(config: SampleConfig, done: int) -> None:
+    """Say in one line what will be done, and in another where an earlier run stopped."""
+    from repa.generation import defaults_of, network_rows
+
+    own = defaults_of(config.model)
+    by = f" (data set {own.dataset}, so the defaults of {own.registered})" if own.dataset else ""
+    how = config.solver + ("" if config.adaptive else f" in {config.num_steps} steps")
+    low, high = config.guidance_interval
+    guidance = f"guidance {config.cfg_scale:g} for t in [{low:g}, {high:g}]"
+    rows = network_rows(config)
+    cost = "" if rows is None else f", {rows:,} network rows an image"
+    guidance = guidance if config.cfg_scale != 1 else "no guidance"
+    print_note(f"{config.model}{by}: {config.num_images:,} images, {how}, {guidance}{cost}.")
+    if done:
+        print_note(f"going on at {done:,} of {config.num_images:,}.")
+
+
+def _run(
+    config: SampleConfig, grid: Path | None, png: Path | None, *, steps_given: bool
+) -> dict[str, Any]:
     """Generate and draw; return what to report, which is nothing for the ranks after the first."""
-    from repa.generation.job import generate
-    from repa.sheets import check_sheet, save_sheet
-    from repa_base.processes import joined_processes
+    with Loading():
+        from repa.generation.job import generate
+        from repa.generation.opening import unfinished_part
+        from repa.sheets import check_png_folder, check_sheet, save_png_folder, save_sheet
+        from repa_base.processes import joined_processes
 
     with joined_processes() as processes:
         first = processes.is_first
         if grid is not None and first:
             check_sheet(grid, taken=config.overwrite or config.out.exists())
+        if png is not None and first:
+            check_png_folder(png, begun=config.out.exists(), overwrite=config.overwrite)
         if config.adaptive and steps_given and first:
             print_note(f"--steps is ignored: {config.solver} chooses its own steps.")
-        with progress_bar(config.num_images, "images", "sampling") as bar:
-            bar.disable, bar.bar_format = bar.disable or not first, _BAR
-            progress = _Progress(bar)
+        bar = progress_bar(config.num_images, "images", "sampling", shown=first, bar_format=_BAR)
+        with bar:
+            progress = _Progress(config, bar, shown=first)
             try:
-                generated = generate(config, processes=processes, progress=progress)
+                generated = generate(
+                    config, processes=processes, progress=progress, on_note=print_note
+                )
             except KeyboardInterrupt:
                 bar.close()
-                if (part := Path(f"{config.out}.part")).exists():
+                if first and (part := unfinished_part(config.out)):
                     print_note(f"{part} keeps what is done; repeat the command to go on.")
                 raise
     if not first:
         return {}
     if grid is not None:
         save_sheet(config.out, grid, overwrite=config.overwrite)
+    if png is not None:
+        with progress_bar(config.num_images, "images", "PNG files") as bar:
+            tell = lambda done, _: bar.update(done - bar.n)  # noqa: E731
+            save_png_folder(config.out, png, overwrite=config.overwrite, progress=tell)
     result: dict[str, Any] = {"file": str(config.out), "images": config.num_images}
     result["model"] = config.model
     if progress.made:
-        # The processes have equal shares, to within a batch.
-        speed = progress.made * processes.size / progress.seconds
-        result["images/s"] = float(f"{speed:.3g}")
+        result["images/s"] = float(f"{progress.made / progress.seconds:.3g}")
     if generated.was_finished:
         print_note(f"{config.out} was finished before, with the same settings.")
-    return result | ({"contact sheet": str(grid)} if grid else {})
+    also = {"contact sheet": grid, "PNG files": png}
+    return result | {name: str(path) for name, path in also.items() if path}

@@ -7,12 +7,11 @@ import typer
 
 from metrics.settings import DEFAULT_BATCH_SIZE, KEPT_IMAGES
 from repa_cli import options, output
+from repa_cli.running.start import Loading
 
 
 def stats(
-    source: Annotated[
-        Path, typer.Argument(help="NPZ or NPY file, or folder of PNG, JPEG or WebP files.")
-    ],
+    source: Annotated[Path, typer.Argument(help="NPZ or NPY file, or folder of pictures.")],
     out: Annotated[Path, typer.Option(help="The NPZ to write.")],
     features: options.MetricNetworkName = None,
     weights: options.MetricWeights = None,
@@ -28,16 +27,18 @@ def stats(
     compiled: options.Compiled = False,
     no_cache: options.NoCache = False,
     device: options.Device = "auto",
+    processes: options.ProcessCount = None,
     as_json: options.Json = False,
 ) -> None:
     """Make a reference for `repa fid --ref` from images, in the form of ADM's files.
 
     It holds mu, sigma, mu_s and sigma_s over all images, for FID and sFID, and in arr_0 some of the
-    images, for precision and recall. ADM's evaluator reads it too. With several processes: torchrun
-    --nproc-per-node N -m -- repa_cli stats ...
+    images, for precision and recall. ADM's evaluator reads it too. With several GPUs:
+    --processes N, or on several machines torchrun ... -m -- repa_cli stats ...
     """
-    from repa.evaluation import Measuring, write_reference_file
-    from repa_base.processes import joined_processes
+    with Loading():
+        from repa.evaluation import Measuring, write_reference_file
+        from repa_base.processes import joined_processes
 
     with (
         output.setting_errors_as_options(),
@@ -63,5 +64,6 @@ def stats(
         if as_json:
             output.print_json(written)
         else:
+            del written["warnings"]  # they are on stderr
             rows = [(key.replace("_", " "), str(value)) for key, value in list(written.items())[1:]]
             output.print_table(("reference", str(out)), rows)

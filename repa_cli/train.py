@@ -9,9 +9,14 @@ import typer
 from repa.training.settings import PRESETS, Reporting, TrainConfig
 from repa_base.settings import rules
 from repa_cli.options import Device, Json, choice, setting_options
-from repa_cli.output import print_json, print_note, print_table, progress_bar
+from repa_cli.output import print_json, print_note, print_table, progress_bar, progress_bars
+from repa_cli.running.start import Loading
 
 _DEFAULT = "digits"
+_BAR = "{desc}: {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} "
+_BAR += "[{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+_SHOWN = ("loss", "alignment")
+"""Of the losses; the bar has its length beside them, in 120 columns."""
 
 
 @setting_options(Reporting)
@@ -34,6 +39,16 @@ def train(
         bool,
         typer.Option("--resume", help="Go on from the latest checkpoint in --out, as set there."),
     ] = False,
+    from_step: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="STEP",
+            help="With --resume: go on from the checkpoint of this step, 0 for none; later ones "
+            "are set aside.",
+            show_default=False,
+        ),
+    ] = None,
     skip: Annotated[
         list[int] | None,
         typer.Option(
@@ -55,11 +70,12 @@ def train(
     saved; --resume goes on from there and ends with the same weights. Settings that change neither
     network nor data may be given anew with --resume; history.jsonl records from which step on.
     """
-    from repa.errors import OutputExistsError
-    from repa.training.loop import Interrupted
-    from repa.training.loop import train as run
-    from repa.training.run_folder import read_run_config
-    from repa_base.device import resolve_device
+    with Loading():
+        from repa.errors import OutputExistsError
+        from repa.training.loop import Interrupted
+        from repa.training.loop import train as run
+        from repa.training.run_folder import read_run_config
+        from repa_base.device import resolve_device
 
     folder = out or Path("runs") / (preset or _DEFAULT)
     stored = read_run_config(folder) if resume else None
@@ -71,22 +87,36 @@ def train(
     reported = {name: settings.pop(name) for name in rules(Reporting) if name in settings}
     config = replace(stored or PRESETS[preset or _DEFAULT], **settings)
 
-    with progress_bar(config.num_steps, "steps", "training") as bar:
+    with progress_bar(config.num_steps, "steps", "training", bar_format=_BAR) as bar:
 
         def show(step: int, losses: dict[str, float]) -> None:
+            if bar.n == 0:
+                bar.begin(step, config.num_steps)
             bar.update(step - bar.n)
-            bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()})
+            bar.set_postfix({name: f"{losses[name]:.3f}" for name in _SHOWN})
 
-        reporting = Reporting(on_step=show, on_note=print_note, **reported)
+        drawing = progress_bars()
+
+        def show_preview(step: int, share: float) -> None:
+            drawing(f"preview of step {step}", round(100 * share), 100)
+
+        told = {"on_step": show, "on_preview": show_preview, "on_note": print_note}
+        reporting = Reporting(**told, **reported)
         where = resolve_device(device)
         try:
             checkpoint = run(
-                config, folder, resume=resume, skip=skip or (), device=where, reporting=reporting
+                config,
+                folder,
+                resume=resume,
+                from_step=from_step,
+                skip=skip or (),
+                device=where,
+                reporting=reporting,
             )
         except Interrupted as stop:
             bar.close()
             print_note(str(stop))
-            raise typer.Exit(130) from None
+            raise typer.Exit(128 + stop.signal) from None
 
     result = {"steps": config.num_steps, "checkpoint": str(checkpoint), "run": str(folder)}
     if as_json:

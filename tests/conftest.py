@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -67,9 +68,14 @@ def server() -> Iterator[str]:
 
 
 @pytest.fixture
-def repa(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str, str]]:
+def repa(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[object, str, str]]:
     """Run the command: `code, out, err = repa("fid", "samples.npz")`."""
     from repa_cli.app import main
+
+    # Lines that tell how far it is depend on the time that a test takes.
+    monkeypatch.setattr("repa_cli.showing.bars._QUIET", inf)
 
     def run(*arguments: object) -> tuple[object, str, str]:
         with pytest.raises(SystemExit) as caught:

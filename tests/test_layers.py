@@ -140,7 +140,10 @@ def test_packaged_files_are_found_without_the_path_of_a_module():
     [
         ["--help"],
         ["--version"],
-        *([name, "--help"] for name in ("sample", "fid", "stats", "cache", "train", "export")),
+        *(
+            [name, "--help"]
+            for name in ("sample", "fid", "stats", "grid", "cache", "train", "export")
+        ),
     ],
 )
 def test_help_answers_without_torch(arguments):

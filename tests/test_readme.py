@@ -1,4 +1,6 @@
+import json
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +34,21 @@ def test_page_of_the_command_is_the_commands_own_help():
     )
     stored = (ROOT / "docs/cli.md").read_text()
     assert done.stdout == stored, "run: python docs/cli.py > docs/cli.md"
+
+
+def test_loss_plot_says_what_its_curves_are(tmp_path):
+    script = runpy.run_path(str(ROOT / "docs/digits.py"))
+    entries = ({"step": 50 * n, "velocity": 1 / n, "alignment": -n} for n in range(1, 21))
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    figure = script["draw_losses"](tmp_path, tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").stat().st_size
+    for axis, name in zip(figure.axes, ("velocity", "alignment"), strict=True):
+        assert name in axis.get_title()
+        shown = [text.get_text() for text in axis.get_legend().get_texts()]
+        assert shown == ["single batch, as logged", "mean of the last 10"]
+        single, mean = axis.get_lines()
+        assert mean.get_ydata()[0] == pytest.approx(sum(single.get_ydata()[:10]) / 10)
+        assert (mean.get_xdata()[0], single.get_xdata()[-1]) == (500, 1000)
 
 
 def test_tests_and_benchmarks_named_in_the_pages_exist():

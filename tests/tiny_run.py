@@ -22,7 +22,7 @@ TINY = replace(
     warmup_steps=0,
     decay_steps=0,
 )
-QUIET = Reporting(checkpoint_every=3, preview_every=100, log_every=1)
+QUIET = Reporting(checkpoint_every=3, preview_every=0, log_every=1)
 
 
 def tiny_state(config=TINY, target_dims=()):

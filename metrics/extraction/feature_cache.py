@@ -1,28 +1,40 @@
 """Features and statistics of images on disk, found again by what they were made from.
 
 A key is the images' content, the network, its weights and its preprocessing. Left out is what
-moves only the last digits: batch size, device, compilation. An entry is filled in a folder of its
-own and renamed when it is complete, so a killed run leaves nothing that could be mistaken for one,
-and of several processes that make the same entry the first to finish wins. An entry with a file
-that is missing, of another size or unreadable is made anew.
+moves only the last digits: batch size, device, compilation. An entry is filled in a hidden folder
+of its own and gets its name when it is complete, so a killed run leaves nothing that could be
+mistaken for one, and of several processes that make the same entry the first to finish wins. Every
+byte of an entry is compared with its checksum before it is used; an entry that differs is named,
+removed and made anew.
 """
 
 import hashlib
 import json
-import os
 import re
-import secrets
 import time
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import astuple
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from metrics.errors import InputError
+from metrics.extraction.cache_entry import (
+    FORMAT,
+    CacheEntry,
+    FeatureKey,
+    StoredFeatures,
+    describe_entry,
+    holds_entry,
+    mark_used,
+    move_entry,
+    open_entry,
+    remove_entry,
+    write_entry,
+)
 from metrics.extraction.feature_files import (
-    KINDS,
-    FeatureFiles,
+    feature_bytes,
     feature_widths,
     make_feature_files,
     writing,
@@ -30,67 +42,17 @@ from metrics.extraction.feature_files import (
 from metrics.formulas.statistics import ReferenceStatistics
 from metrics.images.content_hash import content_sha256
 from metrics.images.inspection import ImageFindings
-from metrics.images.npz import open_npz
 from metrics.images.source import ImageSource
 from metrics.networks.network import MetricNetwork
-from repa_base.files import to_disk
-from repa_base.locks import lock_if_free, locked
+from repa_base.locks import locked
 from repa_base.progress import Progress, steps_of
+from repa_base.workplace import is_workplace, remove_leftovers, workplace
 
-_FORMAT = 1
-"""To be raised when the files, or what a network computes, change in meaning."""
-
-_ENTRY, _STATISTICS, _HASHES = "entry.json", "statistics.npz", "hashes.json"
-_FILES = (*(f"{kind}.npy" for kind in KINDS), _STATISTICS, _ENTRY)
-_NAME = re.compile(r"[0-9a-f]{32}")
-_PARTIAL = ".partial-"
-
-
-@dataclass(frozen=True)
-class FeatureKey:
-    """What decides features; `content` and `weights` are the SHA-256 of images and weights."""
-
-    content: str
-    network: str
-    weights: str
-    preprocessing: str
-
-    @property
-    def name(self) -> str:
-        """The entry's folder."""
-        text = json.dumps([_FORMAT, *asdict(self).values()])
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-@dataclass(frozen=True, eq=False)
-class StoredFeatures:
-    """What is kept of images that a network has measured; in a cache, a complete entry."""
-
-    content_sha256: str
-    files: FeatureFiles
-    statistics: ReferenceStatistics
-    findings: ImageFindings
-
-
-@dataclass(frozen=True)
-class CacheEntry:
-    """What a cache says of an entry.
-
-    Attributes:
-        source: Where the images came from; None where the entry is damaged or unfinished.
-        count: How many they are.
-        network: Name of the network.
-        num_bytes: Size on disk.
-        made: When it was made, in seconds since 1970.
-        path: Its folder.
-    """
-
-    source: str | None
-    count: int
-    network: str
-    num_bytes: int
-    made: float
-    path: Path
+_HASHES = "hashes.json"
+# Entries, and what killed runs of earlier versions left.
+_ENTRY_NAME = re.compile(r"[0-9a-f]{32}|\.partial-[0-9a-f]{16}")
+_IN_USE_SECONDS = 60
+"""An entry used so lately stays: another process may be opening it, and then no longer needs it."""
 
 
 class FeatureCache:
@@ -99,11 +61,23 @@ class FeatureCache:
     Args:
         folder: Made when the first entry is.
         read_only: Whether `measure` makes no entries, and only uses those that are there.
+        limit: Bytes that all entries may take; before another is made, those that have not been
+            used for the longest time are removed. What this instance has used stays, as does what
+            any process has used within the last minute, even if that is more. None for no limit.
+        on_damage: Is told of every entry that was damaged, in one line that names its file.
     """
 
-    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
-        self.folder, self.read_only = folder, read_only
-        self._locks: dict[Path, int] = {}
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        read_only: bool = False,
+        limit: int | None = None,
+        on_damage: Callable[[str], object] | None = None,
+    ) -> None:
+        self.folder, self.read_only, self.limit = folder, read_only, limit
+        self._on_damage = on_damage or (lambda reason: None)
+        self._used: set[Path] = set()
 
     def key(
         self, images: ImageSource, network: MetricNetwork, progress: Progress | None = None
@@ -117,45 +91,53 @@ class FeatureCache:
         content = content_sha256(images, self.folder / _HASHES, steps)
         return FeatureKey(content, network.name, network.weights_sha256, network.preprocessing)
 
-    def find(self, key: FeatureKey) -> StoredFeatures | None:
-        """Open an entry; None if it is not there or is damaged."""
-        folder = self.folder / key.name
-        try:
-            entry = json.loads((folder / _ENTRY).read_bytes())
-            arrays = {name: array.read() for name, array in open_npz(folder / _STATISTICS).items()}
-            return StoredFeatures(
-                content_sha256=key.content,
-                files=FeatureFiles.open(folder, entry["count"], entry["widths"]),
-                statistics=ReferenceStatistics.from_arrays(arrays),
-                findings=ImageFindings.from_dict(entry["findings"]),
-            )
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            return None
+    def find(self, key: FeatureKey, *, check: bool = True) -> StoredFeatures | None:
+        """Open an entry; None if it is not there, or was damaged, which `on_damage` is told.
 
-    def begin(self, images: ImageSource, network: MetricNetwork) -> Path:
-        """Make a folder with unfilled feature files, which only `finish` makes an entry.
+        Args:
+            key: What the features are of.
+            check: Whether to compare its bytes with their checksums; of several processes that
+                open it at once, one needs to.
+        """
+        folder = self._folder_of(key)
+        for last in (False, True):
+            if not folder.is_dir():
+                return None
+            # Entries come and go under the lock: what fails without it may have been on its way.
+            with locked(self.folder) if last else nullcontext():
+                try:
+                    found = open_entry(folder, key, check=check)
+                except InputError as error:
+                    if last and holds_entry(folder):
+                        self._drop(folder, error)
+                    continue
+            self._used.add(folder)
+            if not self.read_only:
+                mark_used(folder)
+            return found
+        return None
 
-        It is locked until `finish` or `discard`, or until this process ends, however it ends; what
-        dead processes have left is removed first.
+    @contextmanager
+    def making(
+        self, key: FeatureKey, images: ImageSource, network: MetricNetwork
+    ) -> Iterator[Path]:
+        """Make a hidden folder with unfilled feature files, which only `finish` makes an entry.
+
+        Room is made for it within the limit. It is removed after the block or, if this process is
+        killed, by the next one that makes an entry.
 
         Raises:
             CacheError: The folder cannot be written, or the disk has no room.
         """
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with locked(self.folder):
-                self._sweep()
-                partial = self.folder / f"{_PARTIAL}{secrets.token_hex(8)}"
-                partial.mkdir()
-                self._locks[partial] = descriptor = os.open(partial, os.O_RDONLY)
-                lock_if_free(descriptor, partial)
-        try:
+        widths = feature_widths(network)
+        with ExitStack() as stack:
             with writing(self.folder):
-                make_feature_files(partial, images.count, feature_widths(network))
-        except BaseException:
-            self.discard(partial)
-            raise
-        return partial
+                self.folder.mkdir(parents=True, exist_ok=True)
+                covariances = 8 * (network.pool_dim**2 + network.spatial_dim**2)
+                self._make_room(feature_bytes(images.count, widths) + covariances)
+                partial = stack.enter_context(workplace(self._folder_of(key)))
+                make_feature_files(partial, images.count, widths)
+            yield partial
 
     def finish(
         self,
@@ -165,42 +147,27 @@ class FeatureCache:
         network: MetricNetwork,
         statistics: ReferenceStatistics,
         findings: ImageFindings,
+        digests: np.ndarray,
     ) -> None:
         """Make an entry of a folder whose feature files are filled.
 
         Raises:
             CacheError: The disk is full.
         """
-        entry = {
-            "format": _FORMAT,
-            "key": asdict(key),
-            "source": images.name,
-            "count": images.count,
-            "widths": feature_widths(network),
-            "made": time.time(),
-            "findings": findings.to_dict(),
-        }
         with writing(self.folder):
-            with (partial / _STATISTICS).open("xb") as file:
-                np.savez(file, **statistics.to_arrays())  # pyright: ignore[reportArgumentType]
-            (partial / _ENTRY).write_text(json.dumps(entry), encoding="utf-8")
-            for name in (_STATISTICS, _ENTRY):
-                to_disk(partial / name)
-            self._publish(partial, key)
-
-    def discard(self, partial: Path) -> None:
-        """Remove an unfinished folder; does nothing if it has been finished."""
-        descriptor = self._locks.pop(partial, -1)
-        _remove(partial)
-        if descriptor >= 0:
-            os.close(descriptor)
+            folder, widths = self._folder_of(key), feature_widths(network)
+            write_entry(partial, key, images.name, widths, statistics, findings, digests)
+            with locked(self.folder):
+                if not _is_whole(folder, key):
+                    move_entry(partial, folder)
+                mark_used(folder)
 
     def entries(self) -> list[CacheEntry]:
         """Return what is there, the newest first, unfinished folders included."""
         found = []
         for folder in self._own_folders():
             with suppress(FileNotFoundError):  # another process has removed it meanwhile
-                found.append(_described(folder))
+                found.append(describe_entry(folder))
         return sorted(found, key=lambda entry: -entry.made)
 
     def clear(self) -> list[CacheEntry]:
@@ -211,56 +178,50 @@ class FeatureCache:
         before = self.entries()
         if self.folder.is_dir():
             with locked(self.folder):
-                self._sweep()
-            for folder in self._own_folders():
-                if not folder.name.startswith(_PARTIAL):
-                    _remove(folder)
+                remove_leftovers(self.folder)
+                for entry in before:
+                    if not is_workplace(entry.path):
+                        remove_entry(entry.path)
         (self.folder / _HASHES).unlink(missing_ok=True)
         return [entry for entry in before if not entry.path.exists()]
 
-    def _publish(self, partial: Path, key: FeatureKey) -> None:
-        target = self.folder / key.name
+    def _make_room(self, needed: int) -> None:
+        """Remove what killed processes left and, to keep the limit, what was used longest ago."""
         with locked(self.folder):
-            if target.exists() and self.find(key) is None:
-                aside = self.folder / f"{_PARTIAL}{secrets.token_hex(8)}"
-                target.rename(aside)  # it may hold files that are not ours to remove
-                _remove(aside)
-            if not target.exists():
-                partial.rename(target)
-        self.discard(partial)
+            remove_leftovers(self.folder)
+            entries = sorted(self.entries(), key=lambda entry: entry.used)
+            excess = sum(entry.num_bytes for entry in entries) + needed - (self.limit or 0)
+            for entry in entries if self.limit is not None else ():
+                free = not is_workplace(entry.path) and entry.path not in self._used
+                if excess > 0 and free and time.time() - entry.used > _IN_USE_SECONDS:
+                    remove_entry(entry.path)
+                    excess -= entry.num_bytes
+
+    def _drop(self, folder: Path, error: InputError) -> None:
+        self._on_damage(str(error))
+        if not self.read_only:
+            with suppress(OSError):  # who makes it anew will meet that, and say so
+                remove_entry(folder)
+
+    def _folder_of(self, key: FeatureKey) -> Path:
+        text = json.dumps([FORMAT, *astuple(key)])
+        return self.folder / hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def _own_folders(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
-        return [
-            path
-            for path in self.folder.iterdir()
-            if path.is_dir() and (_NAME.fullmatch(path.name) or path.name.startswith(_PARTIAL))
-        ]
-
-    def _sweep(self) -> None:
-        for partial in self.folder.glob(f"{_PARTIAL}*"):
-            descriptor = os.open(partial, os.O_RDONLY)
-            try:
-                if partial not in self._locks and lock_if_free(descriptor, partial):
-                    _remove(partial)
-            finally:
-                os.close(descriptor)
+        return [path for path in self.folder.iterdir() if _is_own(path) and path.is_dir()]
 
 
-def _described(folder: Path) -> CacheEntry:
-    num_bytes = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+def _is_own(path: Path) -> bool:
+    """Whether a folder is called like an entry, or like one in the making."""
+    name = path.name.split(".")[1] if is_workplace(path) else path.name
+    return _ENTRY_NAME.fullmatch(name) is not None
+
+
+def _is_whole(folder: Path, key: FeatureKey) -> bool:
     try:
-        entry: dict[str, Any] = json.loads((folder / _ENTRY).read_bytes())
-        what = str(entry["source"]), int(entry["count"]), str(entry["key"]["network"])
-        return CacheEntry(*what, num_bytes, float(entry["made"]), folder)
-    except (OSError, ValueError, LookupError, TypeError):
-        return CacheEntry(None, 0, "", num_bytes, folder.stat().st_mtime, folder)
-
-
-def _remove(folder: Path) -> None:
-    """Remove our own files, and the folder if nothing else is in it."""
-    for name in _FILES:
-        (folder / name).unlink(missing_ok=True)
-    with suppress(OSError):
-        folder.rmdir()
+        open_entry(folder, key)
+    except InputError:
+        return False
+    return True

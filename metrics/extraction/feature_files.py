@@ -31,14 +31,18 @@ def feature_widths(network: MetricNetwork) -> dict[str, int]:
     return {kind: width for kind, width in zip(KINDS, widths, strict=True) if width}
 
 
+def feature_bytes(count: int, widths: Mapping[str, int]) -> int:
+    """Return how many bytes the features of `count` images take."""
+    return sum(widths.values()) * count * _TYPE.itemsize
+
+
 def make_feature_files(folder: Path, count: int, widths: Mapping[str, int]) -> None:
     """Make the files for `count` images, unfilled.
 
     Raises:
         OSError: The disk has no room for them (ENOSPC), or the folder cannot be written.
     """
-    needed = sum(widths.values()) * count * _TYPE.itemsize
-    check_room(needed, folder, what="features need")
+    check_room(feature_bytes(count, widths), folder, what="features need")
     for kind, width in widths.items():
         with _path(folder, kind).open("xb") as file:
             header = {"descr": _TYPE.str, "fortran_order": False, "shape": (count, width)}

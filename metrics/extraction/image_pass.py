@@ -5,10 +5,14 @@ features go to disk, and several processes may share the images.
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 
+import numpy as np
+
 from metrics.errors import InputError
-from metrics.extraction.feature_cache import FeatureCache, FeatureKey, StoredFeatures
+from metrics.extraction.cache_entry import FeatureKey, StoredFeatures
+from metrics.extraction.feature_cache import FeatureCache
 from metrics.extraction.feature_files import FeatureWriter, feature_widths
 from metrics.extraction.prefetch import prefetch
 from metrics.formulas.statistics import ReferenceStatistics, RunningStatistics
@@ -39,6 +43,10 @@ class Sums:
         spatial = self.spatial.finish() if network.spatial_dim else None
         weights = network.weights_sha256 or None
         return ReferenceStatistics(self.pool.finish(), spatial, network.name, weights)
+
+    def digests(self) -> np.ndarray:
+        """Return the images' digests, as `ImageInspector.digests` does."""
+        return self.inspector.digests()
 
     def findings(self) -> ImageFindings:
         """Return what the pixels told.
@@ -85,6 +93,7 @@ class Extraction:
         done = 0
         for batch in prefetch(source.batches(self.batch_size, rows.start, rows.stop)):
             features = self.network(batch)
+            self._check_finite(features, rows.start + done)
             keep(features)
             sums.pool.update(features.pool)
             if features.spatial is not None:
@@ -93,6 +102,16 @@ class Extraction:
             if self.progress is not None:
                 self.progress(self.images.name, done, len(rows))
         return sums
+
+    def _check_finite(self, features: Features, first: int) -> None:
+        """Refuse what would make every number NaN or infinite, by the first such image."""
+        for values in (features.pool, features.spatial, features.probabilities):
+            if values is not None and not np.isfinite(values).all():
+                image = first + int(np.argmin(np.isfinite(values).all(axis=1)))
+                raise InputError(
+                    f"{self.images.name}: {self.network.name} gives NaN or infinity for image "
+                    f"{image}; check its weights, or try another device."
+                )
 
 
 def stored_features(
@@ -115,7 +134,7 @@ def stored_features(
     if not at_first(processes, lambda: cache.find(key) is not None):
         _make_entry(extraction, cache, key, before, processes)
     with together(processes):
-        stored = cache.find(key)
+        stored = cache.find(key, check=processes.is_first)
         if stored is None:
             raise InputError(f"{cache.folder} was cleared while it was in use; try again.")
     return stored
@@ -143,12 +162,10 @@ def _make_entry(
         if fingerprint(images) != before:
             raise InputError(f"{images.name} has changed while it was measured.")
         statistics = merged.statistics(network)
-        cache.finish(folder, key, images, network, statistics, merged.findings())
+        cache.finish(folder, key, images, network, statistics, merged.findings(), merged.digests())
 
-    folder = at_first(processes, lambda: cache.begin(images, network))
-    try:
+    with ExitStack() as stack:
+        making = cache.making(key, images, network)
+        folder = at_first(processes, lambda: stack.enter_context(making))
         gathered = processes.gather(attempt(fill))
         at_first(processes, finish)
-    finally:
-        if processes.rank == 0:
-            cache.discard(folder)

@@ -1,17 +1,18 @@
 """A set of images as comparisons need it: statistics, Inception Score, and features.
 
-Memory is a few batches, the running sums, a digest an image (200 bytes with its place) and, without
-a cache, the pooled features that precision and recall need: 8 KB an image for Inception. With a
-cache, all features are on disk.
+Memory is a few batches, the running sums, a digest an image (216 bytes with its places) and,
+without a cache, the pooled features that precision and recall need: 8 KB an image for Inception.
+With a cache, all features are on disk.
 """
 
 from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
 
-from metrics.extraction.feature_cache import FeatureCache, StoredFeatures
+from metrics.extraction.cache_entry import StoredFeatures
+from metrics.extraction.feature_cache import FeatureCache
 from metrics.extraction.feature_files import FeatureFiles
 from metrics.extraction.image_pass import Extraction, stored_features
 from metrics.formulas.inception_score import RunningInceptionScore
@@ -42,6 +43,7 @@ class Measurement:
         probabilities: Class probabilities likewise, but only from a cache.
         of_images: Whether the statistics are of these images, rather than of others, from a file.
         content_sha256: Hash of the images, or of the file.
+        digests: Of the images one by one, as `ImageInspector.digests` gives them.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Measurement:
     probabilities: Float32[np.ndarray, "images classes"] | None = None
     of_images: bool = True
     content_sha256: str | None = None
+    digests: UInt8[np.ndarray, "images 16"] | None = None
 
 
 class MeasureOptions(TypedDict, total=False):
@@ -130,6 +133,7 @@ def measure(
         spatial_features=stored.files.spatial,
         probabilities=stored.files.probabilities,
         content_sha256=stored.content_sha256,
+        digests=stored.digests,
     )
 
 
@@ -152,4 +156,5 @@ def _kept_in_memory(
 
     sums = extraction.run(range(images.count), keep)
     files = FeatureFiles(pool_features, None, None)
-    return StoredFeatures(content, files, sums.statistics(network), sums.findings())
+    found = sums.findings(), sums.digests()
+    return StoredFeatures(content, files, sums.statistics(network), *found)

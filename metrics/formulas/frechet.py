@@ -17,6 +17,7 @@ from repa_base.progress import Steps
 # Largest share of the trace that rounding may take in the fast path.
 _FAST_PATH_TOLERANCE = 1e-10
 _EPSILON = float(np.finfo(np.float64).eps)
+_LARGEST = 1e150  # of squared units; its square, which the fast path takes, is still a float64
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
@@ -35,7 +36,8 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
         rounding of about 1e-12 of the trace, of either sign.
 
     Raises:
-        InputError: The widths differ, or a covariance is not positive semi-definite.
+        InputError: The widths differ, a covariance is not positive semi-definite, or the numbers
+            are too large to be those of features (1e150 of squared units).
 
     Source:
         Heusel et al., arXiv 1706.08500, and guided-diffusion evaluations/evaluator.py. Deviations:
@@ -46,11 +48,13 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
         raise InputError(
             f"Both feature sets must have the same width, got {a.mean.size} and {b.mean.size}."
         )
-    difference = a.mean - b.mean
-    traces = np.trace(a.covariance) + np.trace(b.covariance)
-    return float(
-        difference @ difference + traces - 2 * _nuclear_norm(a.compute_factor().T @ b.factor)
-    )
+    with np.errstate(over="ignore"):
+        difference = a.mean - b.mean
+        traces = np.trace(a.covariance) + np.trace(b.covariance)
+        apart = difference @ difference + traces
+    if not apart < _LARGEST:
+        raise InputError(f"Means and covariances are too large to be features', got {apart:g}.")
+    return float(apart - 2 * _nuclear_norm(a.compute_factor().T @ b.factor))
 
 
 def _nuclear_norm(matrix: Float64[np.ndarray, "rows columns"]) -> float:

@@ -38,13 +38,14 @@ def open_images(source: str | Path | np.ndarray) -> ImageSource:
     Args:
         source: An NPZ file whose `arr_0` is uint8 (N, H, W, 3), with labels in `arr_1` and a JSON
             text in `manifest` where it has them; an NPY file or an array of that form; or a folder,
-            searched with its subfolders for PNG, JPEG and WebP files, in the order of their paths,
-            with the labels of a prepared data set's `dataset.json`. Other files of a folder are
-            passed over.
+            searched with its subfolders for PNG, JPEG, WebP, GIF, BMP, TIFF and PPM files with one
+            picture each, in the order of their paths, with the labels of a prepared data set's
+            `dataset.json`. Links are followed, hidden files and folders are left out, and the
+            other files are counted in its `not_taken`.
 
     Raises:
-        InputError: The source is not one of these, is damaged, or holds something else than uint8
-            RGB images.
+        InputError: The source is not one of these, is damaged, holds something else than uint8
+            RGB images, or a part of the folder cannot be read.
         FileNotFoundError: There is no such file or folder.
     """
     if isinstance(source, np.ndarray):
@@ -53,8 +54,6 @@ def open_images(source: str | Path | np.ndarray) -> ImageSource:
     path = Path(source)
     if path.is_dir():
         return open_folder(path)
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is neither a file nor a folder.")
     if path.suffix.lower() == ".npy":
         return FileImages(_checked_entry(open_npy(path)))
     return _open_npz_images(path)
@@ -149,7 +148,7 @@ def _open_npz_images(path: Path) -> FileImages:
         raise InputError(f"{path} has no array arr_0 with images; it holds {found}.")
     images = _checked_entry(entries["arr_0"])
     labels = _read_labels(entries["arr_1"], images.shape[0]) if "arr_1" in entries else None
-    manifest = _read_manifest(entries["manifest"]) if "manifest" in entries else None
+    manifest = read_json_object(entries["manifest"]) if "manifest" in entries else None
     return FileImages(images, labels, manifest)
 
 
@@ -191,14 +190,19 @@ def _read_labels(entry: ArrayEntry, count: int) -> Int64[np.ndarray, " count"]:
     return entry.read().astype(np.int64)
 
 
-def _read_manifest(entry: ArrayEntry) -> dict[str, Any]:
+def read_json_object(entry: ArrayEntry) -> dict[str, Any]:
+    """Return the JSON object in an array that is one text.
+
+    Raises:
+        InputError: It is something else.
+    """
     if entry.shape != () or entry.dtype.kind != "U" or entry.row_bytes > _MAX_MANIFEST_BYTES:
         raise InputError(f"{entry} must be one JSON text, but is {entry.dtype} {entry.shape}.")
     text = entry.read()
     try:
-        manifest = json.loads(str(text))
+        value = json.loads(str(text))
     except (ValueError, RecursionError) as error:  # Python refuses integers of 4,301 digits too
         raise InputError(f"{entry} is not JSON that can be read: {error}.") from error
-    if not isinstance(manifest, dict):
-        raise InputError(f"{entry} must be a JSON object, not {type(manifest).__name__}.")
-    return manifest
+    if not isinstance(value, dict):
+        raise InputError(f"{entry} must be a JSON object, not {type(value).__name__}.")
+    return value

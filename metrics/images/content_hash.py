@@ -5,13 +5,13 @@ modification time and inode: a file changed without a trace in any of them is ta
 """
 
 import hashlib
-import json
 from contextlib import suppress
 from pathlib import Path
 
 from metrics.images.arrays import FileImages
 from metrics.images.folder import FolderImages
 from metrics.images.source import ImagesOfSource, ImageSource
+from repa_base.checksums import sealed_text, unsealed_text
 from repa_base.files import write_text
 from repa_base.progress import Steps
 
@@ -23,7 +23,8 @@ def content_sha256(images: ImageSource, memory: Path, progress: Steps | None = N
 
     Args:
         images: A source; one that is not held by files is hashed every time.
-        memory: JSON file of earlier hashes, made if it can be. Several processes may use it.
+        memory: File of earlier hashes, made if it can be, and anew if damaged. Several processes
+            may use it.
         progress: Called while images are hashed.
 
     Raises:
@@ -36,7 +37,7 @@ def content_sha256(images: ImageSource, memory: Path, progress: Steps | None = N
     if mark not in known:
         known = {mark: images.sha256(progress), **_read(memory)}
         with suppress(OSError):  # a full disk costs no more than hashing again
-            write_text(memory, json.dumps(dict(list(known.items())[:_MAX_REMEMBERED])))
+            write_text(memory, sealed_text(dict(list(known.items())[:_MAX_REMEMBERED])))
     return known[mark]
 
 
@@ -67,7 +68,6 @@ def _files(images: ImageSource) -> tuple[Path, ...]:
 
 def _read(memory: Path) -> dict[str, str]:
     try:
-        known = json.loads(memory.read_bytes())
+        return unsealed_text(memory.read_bytes())
     except (OSError, ValueError):
         return {}
-    return known if isinstance(known, dict) else {}

@@ -1,48 +1,62 @@
-"""A folder of PNG, JPEG and WebP files as a source of images."""
+"""A folder of pictures as a source of images.
+
+Links are followed, and every file counts once, by the name that has no link in it or else by the
+first. What is hidden is left out, what cannot be read is an error, and other files are counted.
+"""
 
 import hashlib
 import json
 import operator
 import os
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 import numpy as np
-from jaxtyping import Int64, UInt8
-from PIL import Image
+from jaxtyping import Int64
 
 from metrics.errors import InputError
-from metrics.images.source import MAX_SIDE, Batches, bounded_batch, checked_range
+from metrics.images.picture import SUFFIXES, decode, read_form
+from metrics.images.source import (
+    Batches,
+    FirstImages,
+    ImagesOfSource,
+    ImageSource,
+    bounded_batch,
+    checked_range,
+)
 from repa_base.checksums import file_sha256
 from repa_base.progress import Steps
 
 _LABELS = "dataset.json"
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-_FORMATS = ("PNG", "JPEG", "WEBP")
-_TAIL = 64  # bytes that are searched for a picture's end
-# What Pillow raises on damage; the bomb warning comes as an error where warnings are errors.
-_UNREADABLE = (
-    Image.UnidentifiedImageError,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
-    SyntaxError,
-    ValueError,
-)
+_NAMED_KINDS = 5  # suffixes that are named, of files that are not taken
 
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Image files, decoded as they are needed, by several threads."""
+    """Image files, decoded as they are needed, by several threads.
+
+    Attributes:
+        folder: Where they lie.
+        paths: The files, in the order of their relative paths.
+        shape: (height, width, 3), or None when they differ in size.
+        labels: The class of each, where `dataset.json` tells.
+        largest_bytes: Of the largest as RGB.
+        formats: Of each file, by Pillow's name.
+        not_taken: Other files of the folder by their suffix.
+    """
 
     folder: Path
     paths: tuple[Path, ...]
     shape: tuple[int, int, int] | None
     labels: Int64[np.ndarray, " count"] | None = None
     largest_bytes: int = 1
+    formats: tuple[str, ...] = ()
+    not_taken: Mapping[str, int] = field(default_factory=dict)
     manifest: None = field(default=None, init=False)
 
     @property
@@ -69,39 +83,157 @@ class FolderImages:
         with ThreadPoolExecutor() as threads:
             for first in range(start, stop, batch_size):
                 paths = self.paths[first : min(first + batch_size, stop)]
-                for _, images in groupby(threads.map(_decode, paths), key=lambda i: i.shape):
+                for _, images in groupby(threads.map(decode, paths), key=lambda i: i.shape):
                     yield np.stack(list(images))
 
     def sha256(self, progress: Steps | None = None) -> str:
         """Return the hash of the relative paths and of the files; progress counts files."""
         digest = hashlib.sha256()
         for number, path in enumerate(self.paths, start=1):
-            name = path.relative_to(self.folder).as_posix()
-            digest.update(f"{file_sha256(path)}  {name}\n".encode())
+            name = os.fsencode(path.relative_to(self.folder).as_posix())
+            digest.update(f"{file_sha256(path)}  ".encode() + name + b"\n")
             if progress is not None:
                 progress(number, self.count)
         return digest.hexdigest()
 
 
 def open_folder(folder: Path) -> FolderImages:
-    """Find the images of a folder and its subfolders, in the order of their relative paths.
+    """Find the pictures of a folder and its subfolders, in the order of their relative paths.
+
+    Links are followed, but to a folder that holds the link. A file counts once: by the name without
+    a link, if it has one in the folder, else by the first in order of depth and name. Names that
+    begin with a dot, and `__MACOSX`, are left out.
 
     Labels are those of a prepared data set's `dataset.json`, if there is one:
     `{"labels": [["00000/img00000000.png", 7], ...]}`, or null for none.
 
     Raises:
-        InputError: There are none, one is cut short, has a damaged header or more than 8 bits a
-            channel, or `dataset.json` is unreadable or leaves one out.
+        InputError: There are none; something cannot be read or is neither a file nor a folder; a
+            picture is cut short, has a damaged header, several frames or more than 8 bits a
+            channel; or `dataset.json` is unreadable or leaves one out.
     """
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    ordered = sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
-    if not ordered:
-        raise InputError(f"{folder} holds no images ({', '.join(_SUFFIXES)}).")
+    labels = folder / _LABELS
+    files = [path for path in _Walk(folder).files() if path != labels]
+    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
+    others = (path.suffix.lower() for path in files if path.suffix.lower() not in SUFFIXES)
+    not_taken = dict(Counter(others))
+    if not pictures:
+        beside = f"; {described_not_taken(not_taken)}" if not_taken else ""
+        raise InputError(f"{folder} holds no images ({', '.join(SUFFIXES)}){beside}.")
+    pictures.sort(key=lambda path: path.relative_to(folder).as_posix())
     with ThreadPoolExecutor() as threads:
-        sizes = set(threads.map(_size, ordered))
-    shape = (*next(iter(sizes)), 3) if len(sizes) == 1 else None
-    largest = max(height * width * 3 for height, width in sizes)
-    return FolderImages(folder, tuple(ordered), shape, _read_labels(folder, ordered), largest)
+        forms = list(threads.map(read_form, pictures))
+    sizes = {form.size for form in forms}
+    return FolderImages(
+        folder,
+        tuple(pictures),
+        shape=(*next(iter(sizes)), 3) if len(sizes) == 1 else None,
+        labels=_read_labels(folder, pictures),
+        largest_bytes=max(height * width * 3 for height, width in sizes),
+        formats=tuple(form.format for form in forms),
+        not_taken=not_taken,
+    )
+
+
+def formats_of(images: ImageSource | None) -> dict[str, int]:
+    """Return how many files of which formats images are read from; empty if from none."""
+    return dict(Counter(_formats(images)).most_common())
+
+
+def _formats(images: ImageSource | None) -> tuple[str, ...]:
+    match images:
+        case FolderImages():
+            return images.formats
+        case FirstImages():
+            return _formats(images.images)[: images.count]
+        case ImagesOfSource():
+            return _formats(images.images)
+        case _:
+            return ()
+
+
+def described_not_taken(not_taken: Mapping[str, int]) -> str:
+    """Say how many files of which kinds were not taken, the most frequent first."""
+    kinds = sorted(not_taken.items(), key=lambda kind: (-kind[1], kind[0]))
+    parts = [f"{count} {suffix or 'without a suffix'}" for suffix, count in kinds[:_NAMED_KINDS]]
+    rest = sum(count for _, count in kinds[_NAMED_KINDS:])
+    parts += [f"{rest} of other kinds"] if rest else []
+    total = sum(not_taken.values())
+    said = "1 file was" if total == 1 else f"{total} files were"
+    return f"{said} not taken: {', '.join(parts)}"
+
+
+class _Walk:
+    """The files below a folder: those without a link in their names first, then through links."""
+
+    def __init__(self, folder: Path) -> None:
+        self._top = os.path.realpath(folder)
+        self._folders = deque([(folder, self._top)])
+        self._links: deque[tuple[Path, str]] = deque()
+        self._seen = {self._top}  # real paths of folders, and of files that a link has led to
+
+    def files(self) -> Iterator[Path]:
+        """Yield every file once."""
+        while self._folders or self._links:
+            if self._folders:
+                yield from self._list(*self._folders.popleft())
+            else:
+                yield from self._follow(*self._links.popleft())
+
+    def _list(self, folder: Path, real: str) -> Iterator[Path]:
+        for entry in _entries(folder, real):
+            path, target = folder / entry.name, entry.path
+            if entry.is_symlink():
+                self._links.append((path, real))
+            else:
+                is_folder, is_file = (
+                    is_kind(follow_symlinks=False) for is_kind in (entry.is_dir, entry.is_file)
+                )
+                yield from self._meet(path, target, is_folder=is_folder, is_file=is_file)
+
+    def _follow(self, link: Path, holder: str) -> Iterator[Path]:
+        target = os.path.realpath(link)
+        try:
+            mode = link.stat().st_mode
+        except OSError as error:
+            raise InputError(
+                f"{link} is a link to {target}, which cannot be read: {error.strerror}; mend or "
+                "remove it."
+            ) from error
+        if S_ISDIR(mode) and any(Path(r).is_relative_to(target) for r in (holder, self._top)):
+            return  # it would lead here again
+        parent, name = os.path.split(target)
+        if parent in self._seen and not _is_hidden(name):
+            return  # it has been met without the link
+        yield from self._meet(link, target, is_folder=S_ISDIR(mode), is_file=S_ISREG(mode))
+        self._seen.add(target)
+
+    def _meet(self, path: Path, target: str, *, is_folder: bool, is_file: bool) -> Iterator[Path]:
+        if not is_folder and not is_file:
+            raise InputError(f"{path} is neither a file nor a folder; take it out of the folder.")
+        if target in self._seen:
+            return
+        if is_folder:
+            self._seen.add(target)
+            self._folders.append((path, target))
+        else:
+            yield path
+
+
+def _entries(folder: Path, real: str) -> list[os.DirEntry[str]]:
+    """Return what a folder, whose real path is `real`, holds by name, without what is hidden."""
+    try:
+        with os.scandir(real) as entries:
+            shown = [entry for entry in entries if not _is_hidden(entry.name)]
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be read: {error.strerror}; make it readable or take it out."
+        ) from error
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def _read_labels(folder: Path, paths: list[Path]) -> Int64[np.ndarray, " count"] | None:
@@ -120,54 +252,3 @@ def _read_labels(folder: Path, paths: list[Path]) -> Int64[np.ndarray, " count"]
     if labels and absent is not None:
         raise InputError(f"{file} names no class for {absent}; complete it or remove it.")
     return np.array([labels[name] for name in names], np.int64) if labels else None
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Return height and width from the header; a file that seems cut short is decoded as well."""
-    with _open_picture(path) as picture:
-        size = picture.height, picture.width
-    if not _has_its_end(path):
-        _decode(path)
-    return size
-
-
-def _has_its_end(path: Path) -> bool:
-    """Whether a picture ends as its format says, so that it is not cut short."""
-    with path.open("rb") as stream:
-        head, length = stream.read(8), stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, length - _TAIL))
-        tail = stream.read()
-    if head.startswith(b"RIFF"):  # WebP
-        return int.from_bytes(head[4:], "little") + 8 <= length
-    return (b"IEND" if head.startswith(b"\x89PNG") else b"\xff\xd9") in tail
-
-
-def _decode(path: Path) -> UInt8[np.ndarray, "height width 3"]:
-    with _open_picture(path) as picture:
-        try:
-            # a palette with transparency goes through RGBA, or Pillow warns
-            whole = picture.convert("RGBA") if "transparency" in picture.info else picture
-            return np.array(whole.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:
-            raise InputError(f"{path} is a damaged image: {error}.") from error
-
-
-@contextmanager
-def _open_picture(path: Path) -> Iterator[Image.Image]:
-    """Open an image whose header is acceptable; its pixels are not read yet."""
-    try:
-        # Pillow knows other formats too, and starts another program for some of them.
-        picture = Image.open(path, formats=_FORMATS)
-    except (*_UNREADABLE, OSError) as error:
-        if getattr(error, "filename", None) is not None:
-            raise  # a file that cannot be opened
-        raise InputError(f"{path} is not a readable image: {error}.") from error
-    with picture:
-        if max(picture.size) > MAX_SIDE:
-            raise InputError(
-                f"{path} is {picture.size}; a side may have {MAX_SIDE} pixels at most."
-            )
-        # Pillow opens 16-bit RGB as 8-bit RGB, but its decoder's raw mode tells: "RGB;16B".
-        if picture.mode.startswith(("I", "F")) or any(";16" in str(t[3]) for t in picture.tile):
-            raise InputError(f"{path} has more than 8 bits a channel; save it with 8.")
-        yield picture

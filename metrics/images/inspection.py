@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
 from metrics.images.source import Batches, ImageBatch, ImagesOfSource
 from repa_base.progress import Steps
@@ -82,6 +82,11 @@ class ImageInspector:
         self._constant |= other._constant
         self._low, self._high = min(self._low, other._low), max(self._high, other._high)
 
+    def digests(self) -> UInt8[np.ndarray, "seen 16"]:
+        """Return a digest of each image that passed, in order; equal images have equal ones."""
+        joined = b"".join(self._digests[index] for index in sorted(self._digests))
+        return np.frombuffer(joined, np.uint8).reshape(-1, _DIGEST_BYTES)
+
     def finish(self) -> ImageFindings | None:
         """Return what was found, or None if no image passed."""
         if not self._digests:
@@ -100,6 +105,16 @@ class ImageInspector:
             first_constant=min(self._constant, default=None),
             value_range=(self._low, self._high),
         )
+
+
+def count_shared(
+    digests: UInt8[np.ndarray, "images 16"], others: UInt8[np.ndarray, "others 16"]
+) -> int:
+    """Count the images that equal one of the others in every pixel, by `ImageInspector.digests`."""
+    ours, theirs = (
+        np.ascontiguousarray(each).view(f"S{_DIGEST_BYTES}").ravel() for each in (digests, others)
+    )
+    return int(np.isin(ours, theirs).sum())
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ import numpy as np
 
 from metrics.errors import InputError
 from metrics.images.archive import PassingMember, stored_start
+from metrics.images.source import check_file
 from repa_base.checksums import file_sha256
 from repa_base.errors import first_line
 from repa_base.progress import Steps
@@ -149,6 +150,7 @@ def open_npy(path: Path) -> ArrayEntry:
     Raises:
         InputError: The file is not an NPY file, is cut short, or holds Python objects.
     """
+    check_file(path)
     with _damage_as_input_error(path, _HEADER_DAMAGE), path.open("rb") as stream:
         entry = _read_header(stream, path, None)
     return _checked(entry, path.stat().st_size)
@@ -161,6 +163,7 @@ def open_npz(path: Path) -> dict[str, ArrayEntry]:
         InputError: The file is not an NPZ file, is cut short, declares more data than it can hold,
             is compressed otherwise than by deflate, or holds Python objects.
     """
+    check_file(path)
     _check_beginning(path)
     with _damage_as_input_error(path, _HEADER_DAMAGE), zipfile.ZipFile(path) as archive:
         infos = [info for info in archive.infolist() if info.filename.endswith(".npy")]

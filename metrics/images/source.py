@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -106,6 +108,17 @@ class FirstImages(ImagesOfSource):
         """Return the hash of the source's and of the number."""
         content = self.images.sha256(progress)
         return hashlib.sha256(f"first {self.count} of {content}".encode()).hexdigest()
+
+
+def check_file(path: Path) -> None:
+    """Check that a path is no pipe, socket or device, reading which may never end.
+
+    Raises:
+        InputError: It is one, or a folder.
+        FileNotFoundError: There is nothing.
+    """
+    if not S_ISREG(path.stat().st_mode):
+        raise InputError(f"{path} is neither a file nor a folder of images.")
 
 
 def bounded_batch(batch_size: int, image_bytes: int) -> int:

@@ -1,16 +1,19 @@
 """Sets of images against a reference: their numbers, with what these were made from."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Unpack
 
 from metrics.errors import InputError
 from metrics.extraction.measurement import Measurement, MeasureOptions, measure
-from metrics.images.inspection import ImageFindings
+from metrics.images.inspection import ImageFindings, count_shared
 from metrics.images.source import ImageSource
 from metrics.networks.network import MetricNetwork
+from metrics.report.lint import lint_images, lint_sources
 from metrics.report.reference import Reference, check_reference, measure_reference
 from metrics.report.scores import EXTRAPOLATION_START, Comparison
+from metrics.report.warning import LintWarning
 from metrics.settings import MetricSettings
 from repa_base.processes import SingleProcess, at_first
 from repa_base.progress import Progress
@@ -39,6 +42,9 @@ class Report:
         reference_count: Images behind the reference's mean and covariance; None if it does not say.
         reference_images: Images of the reference that were measured here.
         details: What else was found with a value, by its label.
+        num_shared: Images that equal one of the reference's in every pixel; None where it is not
+            known, as for statistics without images.
+        warnings: What the pixels give reason to; from `evaluate` also what the sources do.
     """
 
     samples: str
@@ -57,6 +63,8 @@ class Report:
     reference_count: int | None = None
     reference_images: int = 0
     details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    num_shared: int | None = None
+    warnings: tuple[LintWarning, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -82,16 +90,25 @@ def evaluate(
             errors need a cache.
 
     Returns:
-        The same at every process.
+        The same at every process. Its warnings take it that published numbers are compared with.
 
     Raises:
-        InputError: A source is damaged or too small, or the reference is another network's; found
-            before any image is measured where the sources tell.
+        InputError: A source is damaged or too small, or the reference is another network's, found
+            before any image is measured where the sources tell; or features overflow.
         CacheError: The cache cannot be written.
         ValueError: `batch_size` is below 1, or there is no cache where one is needed.
     """
     sets = {"samples": samples}
-    return evaluate_sets(sets, reference, network, settings=settings, **options)["samples"]
+    report = evaluate_sets(sets, reference, network, settings=settings, **options)["samples"]
+    found = lint_sources(
+        samples,
+        reference,
+        network.name,
+        weights_sha256=network.weights_sha256,
+        split_size=settings.split_size,
+        feature_dim=network.pool_dim,
+    )
+    return replace(report, warnings=(*found, *report.warnings))
 
 
 def evaluate_sets(
@@ -143,7 +160,8 @@ def compare(
         progress: Called during what takes long.
 
     Raises:
-        InputError: The measurements are another network's, or too small.
+        InputError: The measurements are another network's, or too small, or so large that a value
+            is not finite.
         ValueError: Standard errors are asked for and `samples` does not hold all features.
     """
     for measurement in (samples, reference):
@@ -154,6 +172,13 @@ def compare(
     if samples.split_size is not None:
         settings = replace(settings, split_size=samples.split_size)
     found = list(Comparison(samples, reference, network, settings, progress).scores())
+    broken = [score.label for score in found if not math.isfinite(score.value)]
+    if broken:
+        raise InputError(
+            f"{samples.name} against {reference.name}: {', '.join(broken)} is not finite; check "
+            f"the weights of {network.name}, or use another reference."
+        )
+    num_shared = _count_shared(samples, reference)
     return Report(
         samples=samples.name,
         num_samples=samples.count or 0,
@@ -171,7 +196,18 @@ def compare(
         reference_count=reference.count,
         reference_images=0 if reference.pool_features is None else len(reference.pool_features),
         details={score.label: score.details for score in found if score.details},
+        num_shared=num_shared,
+        warnings=tuple(lint_images(samples.findings, num_shared)),
     )
+
+
+def _count_shared(samples: Measurement, reference: Measurement) -> int | None:
+    """Count the samples that are in the reference too, as far as what was measured tells."""
+    if samples.digests is not None and reference.digests is not None:
+        return count_shared(samples.digests, reference.digests)
+    same = samples.content_sha256 is not None
+    same = same and samples.content_sha256 == reference.content_sha256
+    return samples.count if same else None
 
 
 def _check_counts(

@@ -4,8 +4,10 @@ An ADM reference file is easily misread. FID and sFID use its `mu, sigma, mu_s, 
 the whole training set; precision and recall use the images in its `arr_0`, a few thousand of them.
 """
 
+import json
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Unpack
 
@@ -15,7 +17,8 @@ from jaxtyping import Bool
 from metrics.errors import InputError
 from metrics.extraction.measurement import Measurement, MeasureOptions, measure
 from metrics.formulas.statistics import ReferenceStatistics
-from metrics.images.arrays import open_images
+from metrics.images.arrays import open_images, read_json_object
+from metrics.images.folder import formats_of
 from metrics.images.npz import ArrayEntry, open_npz
 from metrics.images.source import ImageSource
 from metrics.networks.network import MetricNetwork
@@ -40,12 +43,14 @@ class Reference:
             statistics.
         statistics: For the Fréchet distances; None to take them from the images.
         file: The file that holds them, where one does.
+        formats: How many files of which formats the statistics are from, where the file tells.
     """
 
     name: str
     images: ImageSource | None = None
     statistics: ReferenceStatistics | None = None
     file: Path | None = None
+    formats: Mapping[str, int] = field(default_factory=dict)
 
 
 def open_reference(source: str | Path | np.ndarray) -> Reference:
@@ -67,7 +72,9 @@ def open_reference(source: str | Path | np.ndarray) -> Reference:
         statistics = ReferenceStatistics.from_arrays(arrays)
     except (InputError, TypeError) as error:
         raise InputError(f"{path}: {error}") from error
-    return Reference(str(path), open_images(path) if "arr_0" in entries else None, statistics, path)
+    images = open_images(path) if "arr_0" in entries else None
+    formats = _read_formats(entries["formats"]) if "formats" in entries else {}
+    return Reference(str(path), images, statistics, path, formats)
 
 
 def measure_reference(
@@ -100,6 +107,7 @@ def measure_reference(
         pool_features=None if seen is None else seen.pool_features,
         of_images=False,
         content_sha256=content,
+        digests=None if seen is None else seen.digests,
     )
 
 
@@ -153,7 +161,8 @@ def write_reference(
 
     `mu, sigma, mu_s, sigma_s` are of all images, `arr_0` holds some of them, chosen at random and
     in their order, and `arr_1` their labels, if there are any; `count`, `network` and
-    `weights_sha256` say what the statistics are of. The file appears whole or not at all; the
+    `weights_sha256` say what the statistics are of, and `formats`, for a folder, how many files of
+    which formats. The file appears whole or not at all; the
     images are read again for it, one batch at a time.
 
     Args:
@@ -201,9 +210,19 @@ def _write(
             for batch in images.batches(_BATCH):
                 member.write(batch[chosen[done : done + len(batch)]].tobytes())
                 done += len(batch)
+        if formats := formats_of(images):
+            with archive.open("formats.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(json.dumps(formats)))
         if images.labels is not None:
             with archive.open("arr_1.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, images.labels[chosen])
+
+
+def _read_formats(entry: ArrayEntry) -> dict[str, int]:
+    formats = read_json_object(entry)
+    if not all(type(count) is int and count > 0 for count in formats.values()):
+        raise InputError(f"{entry} must hold counts of files, got {formats}.")
+    return formats
 
 
 def _read(entry: ArrayEntry) -> np.ndarray:

@@ -4,6 +4,8 @@ Nothing in a file is ever executed. What the tensors are is the dialects' affair
 """
 
 import argparse
+import re
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +22,12 @@ Tensors = Mapping[str, Tensor]
 
 Extra = Mapping[str, Any]
 """What stands beside the tensors, by key."""
+
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+"""How torch names what it refuses to look up."""
+
+_DATA_MODULES = ("collections", "datetime", "decimal", "enum", "fractions", "pathlib", "uuid")
+"""Of the standard library, those that hold values."""
 
 
 def read_contents(path: Path) -> tuple[Tensors, Extra]:
@@ -46,7 +54,7 @@ def read_contents(path: Path) -> tuple[Tensors, Extra]:
     except (OSError, CheckpointFormatError):
         raise
     except Exception as error:  # arbitrary bytes fail in arbitrary ways
-        what = f"is damaged or no checkpoint: {first_line(error)}"
+        what = _refusal(error)
         if archive and not _made_by_torch(path):
             what = "is an NPZ file or another archive, no checkpoint."
         raise CheckpointFormatError(f"{path}: {what}") from error
@@ -70,6 +78,26 @@ def _read_pickled(path: Path, *, mmap: bool) -> tuple[Tensors, Extra]:
     if not isinstance(content, dict):
         raise CheckpointFormatError(f"{path}: holds no state dict, but a {type(content).__name__}.")
     return (content, {}) if is_state_dict(content) else ({}, content)
+
+
+def _refusal(error: Exception) -> str:
+    """Say why a file is not opened; never in torch's words, which tell how to run what is in it."""
+    text = str(error)
+    if (asked := _GLOBAL.search(text)) is None:
+        reason = "" if text.startswith("Weights only load failed") else f": {first_line(error)}"
+        return f"is damaged or no checkpoint{reason}"
+    name = asked[1].replace("__builtin__.", "builtins.")
+    name = name if "." in name else f"builtins.{name}"
+    module = name.split(".")[0]
+    if module in sys.stdlib_module_names and module not in _DATA_MODULES:
+        return (
+            f"asks to run code ({name}) when it is loaded: it is not opened. Get the weights as "
+            "safetensors, or from a source you trust."
+        )
+    return (
+        f"holds {name}, neither a tensor nor a plain value: it is not opened, because that would "
+        f"run code of {module}. Get the weights alone, best as safetensors."
+    )
 
 
 def _made_by_torch(path: Path) -> bool:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from repa.checkpoints.contents import Extra, Tensors
 from repa.checkpoints.reading import read_checkpoint
 from repa.checkpoints.settings import describe
-from repa.errors import OutputExistsError
+from repa.errors import NonFiniteError, OutputExistsError, SettingError
 from repa_base.files import check_output, replacing
 
 
@@ -19,6 +20,7 @@ def export_weights(
     out: Path,
     *,
     half: bool = False,
+    bf16: bool = False,
     projectors: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -27,22 +29,29 @@ def export_weights(
     Args:
         source: Name in the registry, checkpoint file, or folder of a training run.
         out: File to write, ending in .safetensors.
-        half: Store float16, half the size; weights are rounded to 11 significant bits.
+        half: Store float16, half the size; weights are rounded to 11 significant bits, and to
+            multiples of 2**-24 (6e-8) where they are small. 65504 is the largest.
+        bf16: Store bfloat16, half the size and 8 significant bits, in the range of float32.
         projectors: Keep the projectors, which only training needs.
         overwrite: Whether an existing file may be replaced.
 
     Raises:
         OutputExistsError: `out` exists, or does not end in .safetensors.
+        SettingError: Both `half` and `bf16`.
+        NonFiniteError: A weight is NaN or infinite, or would be as it is to be stored.
         RepaError: The checkpoint cannot be read, see `repa.checkpoints.reading.load_model`.
     """
+    if half and bf16:
+        raise SettingError("bf16", "bf16 and half exclude each other.")
     if out.suffix != ".safetensors":
         raise OutputExistsError(f"{out}: the output's name must end in .safetensors.")
     check_output(out, overwrite=overwrite, option="name")
     checkpoint = read_checkpoint(source)
     _ = checkpoint.model  # what does not load strictly is not worth writing
     settings = checkpoint.settings
+    dtype = torch.float16 if half else torch.bfloat16 if bf16 else torch.float32
     tensors = {
-        name: tensor.to(torch.float16 if half else torch.float32)
+        name: _stored(tensor, dtype, f"{checkpoint.path}: tensor {name}")
         for name, tensor in checkpoint.tensors.items()
         if projectors or not name.startswith("projectors.")
     }
@@ -54,6 +63,19 @@ def export_weights(
     with replacing(out) as partial:
         write_weights(partial, tensors, description)
     return out
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype, what: str) -> Tensor:
+    """Return a tensor rounded to `dtype`, or raise NonFiniteError, which names `what`."""
+    if not torch.isfinite(tensor).all():
+        raise NonFiniteError(f"{what} holds NaN or infinite weights, which make no images.")
+    rounded = tensor.to(dtype)
+    if not torch.isfinite(rounded).all():
+        name, largest = str(dtype).removeprefix("torch."), tensor.abs().max().item()
+        limit = f"beyond {torch.finfo(dtype).max:g}, the largest of {name}"
+        way = ": use --bf16, or neither" if dtype == torch.float16 else ""
+        raise NonFiniteError(f"{what} holds {largest:g}, {limit}{way}.")
+    return rounded
 
 
 def write_weights(path: Path, tensors: Tensors, description: Extra) -> None:

@@ -14,11 +14,19 @@ import torch
 from repa.checkpoints.contents import Tensors, read_contents
 from repa.checkpoints.dialects import convert
 from repa.checkpoints.settings import CheckpointSettings
-from repa.errors import CheckpointFormatError, CheckpointMismatchError, UnknownNameError, first_line
+from repa.errors import (
+    CheckpointFormatError,
+    CheckpointMismatchError,
+    ChecksumError,
+    UnknownNameError,
+    first_line,
+)
 from repa.models.sit import SiT
 from repa.registry import entry_names, fetch, file_sha256, find_entry, is_registered
+from repa_base.checksums import SUMS, check_file
 from samplers import INTERPOLANTS, ModelFn
 
+_STEPS, _AVERAGE = "step-*/", "ema.safetensors"  # of a training run
 _NAMED = 4  # tensors that a message names before it says how many more there are
 
 
@@ -58,18 +66,26 @@ class Checkpoint:
         """
         return self._network
 
+    def check(self) -> None:
+        """Raise as `model` does if the tensors do not make the network, without building it."""
+        _check_tensors(self.path, self._outline().state_dict(), self.tensors)
+
     @cached_property
     def _network(self) -> SiT:
-        try:
-            with torch.device("meta"):
-                model = SiT(**self.settings.model)
-        except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
-            reason = f"describes no SiT: {first_line(error)}"
-            raise CheckpointFormatError(f"{self.path}: {reason}") from error
+        model = self._outline()
         _check_tensors(self.path, model.state_dict(), self.tensors)
         tensors = {n: t.to(self.device, torch.float32, copy=True) for n, t in self.tensors.items()}
         model.load_state_dict(tensors, strict=True, assign=True)
         return model.requires_grad_(False).eval()
+
+    def _outline(self) -> SiT:
+        """Return the network without memory for its tensors."""
+        try:
+            with torch.device("meta"):
+                return SiT(**self.settings.model)
+        except (TypeError, ValueError, LookupError, ArithmeticError, RuntimeError) as error:
+            reason = f"describes no SiT: {first_line(error)}"
+            raise CheckpointFormatError(f"{self.path}: {reason}") from error
 
 
 def load_model(name_or_path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -90,8 +106,12 @@ def load_model(name_or_path: str | Path, device: torch.device | str = "cpu") -> 
 
 
 def read_checkpoint(name_or_path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Find and read a checkpoint without building its network; raises as `load_model` does."""
+    """Find and read a checkpoint without building its network; raises as `load_model` does.
+
+    A file that a SHA256SUMS beside it lists, as one of a training run, is checked against it.
+    """
     name, path, stated = _locate(name_or_path)
+    _check_sum(path)
     contents = read_contents(path)
     try:
         dialect, settings, tensors = convert(*contents, stated)
@@ -116,12 +136,35 @@ def _locate(name_or_path: str | Path) -> tuple[str, Path, dict[str, Any] | None]
 
 def _latest_average(run: Path) -> Path:
     """Return the moving average of a training run's highest step."""
-    file = "ema.safetensors"
-    files = [path for at in ("", "step-*/", "checkpoints/step-*/") for path in run.glob(at + file)]
+    files = [run / _AVERAGE] if (run / _AVERAGE).exists() else []
+    files += [file for at in (".", "checkpoints") for file in _averages(run / at)]
     if not files:
-        reason = f"is a folder without checkpoints/step-*/{file}, so no training run"
+        reason = f"is a folder without checkpoints/step-*/{_AVERAGE}, so no training run"
         raise CheckpointFormatError(f"{run}: {reason}.")
-    return max(files, key=lambda file: (len(file.parent.name), file.parent.name))
+    return max(files, key=_rank)
+
+
+def _averages(folder: Path) -> list[Path]:
+    """Return the moving averages that stand in a folder of checkpoints, or should."""
+    found = {
+        path.parent / _AVERAGE for name in (_AVERAGE, SUMS) for path in folder.glob(_STEPS + name)
+    }
+    return sorted(found, key=_rank)
+
+
+def _rank(average: Path) -> tuple[int, str]:
+    return len(average.parent.name), average.parent.name
+
+
+def _check_sum(path: Path) -> None:
+    """Raise CheckpointFormatError if a checksum says that a file is damaged."""
+    try:
+        check_file(path)
+    except ChecksumError as error:
+        way, others = "", _averages(path.parent.parent)
+        if path in others and (place := others.index(path)):
+            way = f"; the checkpoint before it is {others[place - 1].parent}"
+        raise CheckpointFormatError(f"{error}{way}.") from error
 
 
 def _check_tensors(path: Path, wanted: Tensors, found: Tensors) -> None:

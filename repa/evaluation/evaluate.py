@@ -14,7 +14,6 @@ from metrics import (
     Reference,
     Report,
     evaluate_sets,
-    lint_images,
     lint_sources,
     open_images,
 )
@@ -26,7 +25,7 @@ from repa.evaluation.measuring import USUAL, Measuring, has_registered_weights
 from repa.registry import published
 from repa.registry.published import ComparedValue, PublishedRow
 from repa_base.device import environment
-from repa_base.processes import together
+from repa_base.processes import at_first, together
 
 _DEFAULTS = MetricSettings()
 
@@ -38,8 +37,8 @@ class Evaluation:
     Attributes:
         plan: Reference and network, and why these.
         reports: Of "samples" and, if they were asked for, of the baselines.
-        warnings: What makes the numbers unlike published ones: of files and settings, then of
-            pixels.
+        warnings: What makes the numbers unlike published ones, of files and settings, then of
+            pixels; between them, which cached features were damaged.
         published: The closest published row; None if nothing is published about the checkpoint.
         compared: Our values beside the row's, if it is comparable.
         manifest: How the samples were made, where their file tells.
@@ -115,18 +114,20 @@ def evaluate_file(
         warnings, row = _protocol(images, real, plan, network, settings)
         for warning in warnings:
             how.on_warning(str(warning))
+    damaged: list[LintWarning] = []
     reports = how.with_cache(
         lambda options: evaluate_sets(sets, real, network, settings=settings, **options),
         needed=settings.num_resamples > 0,
+        on_damage=damaged.append,
     )
+    warnings += at_first(how.processes, lambda: damaged)
     report = reports["samples"]
-    seen = lint_images(report.findings)
-    for warning in seen:
+    for warning in report.warnings:
         how.on_warning(str(warning))
     return Evaluation(
         plan=replace(plan, opened=None),
         reports=reports,
-        warnings=(*warnings, *seen),
+        warnings=(*warnings, *report.warnings),
         published=row,
         compared=tuple(published.compare_with_row(row, report.values, report.standard_errors)),
         manifest=images.manifest,
@@ -176,6 +177,8 @@ def _protocol(
         weights_sha256=network.weights_sha256,
         split_size=settings.split_size,
         published_count=known.published_count,
+        reference_count=known.reference_count,
         num_classes=known.entry.get("num_classes"),
+        feature_dim=network.pool_dim,
     )
     return [*found, *known.lint(real), *published.lint_protocol(row)], row

@@ -1,5 +1,7 @@
 """How images are measured on this machine: by which network, with which cache, by whom."""
 
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -9,7 +11,15 @@ from typing import TypeVar
 
 import torch
 
-from metrics import CacheError, FeatureCache, InputError, MetricNetwork, NetworkName, load_network
+from metrics import (
+    CacheError,
+    FeatureCache,
+    InputError,
+    LintWarning,
+    MetricNetwork,
+    NetworkName,
+    load_network,
+)
 from metrics.extraction.measurement import MeasureOptions
 from metrics.networks.network import check_resize
 from metrics.settings import DEFAULT_BATCH_SIZE, Resize
@@ -19,6 +29,9 @@ from repa_base.processes import Processes, at_first
 from repa_base.progress import Progress
 
 T = TypeVar("T")
+
+_LIMIT, _USUAL_LIMIT = "REPA_CACHE_LIMIT", "20GB"
+_UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 def _ignore(message: str) -> None:
@@ -63,7 +76,13 @@ class Measuring:
             name, self.weights_path, device, resize=self.resize, compiled=self.compiled
         )
 
-    def with_cache(self, work: Callable[[MeasureOptions], T], *, needed: bool = False) -> T:
+    def with_cache(
+        self,
+        work: Callable[[MeasureOptions], T],
+        *,
+        needed: bool = False,
+        on_damage: Callable[[LintWarning], object] | None = None,
+    ) -> T:
         """Do work that takes the options of `metrics.measure`; again if the cache is unwritable.
 
         Args:
@@ -71,26 +90,39 @@ class Measuring:
                 none.
             needed: Whether there must be a cache even if none is kept, because features are read
                 again. It is then a temporary folder; several processes always need one.
+            on_damage: Is told of damaged entries, at the first process, as is `on_warning`.
 
         Raises:
             CacheError: The temporary folder cannot be written either.
+            SettingError: $REPA_CACHE_LIMIT is no size.
         """
+
+        def damaged(reason: str) -> None:
+            effect = "these features are not used, and their images measured anew"
+            warning = LintWarning(
+                "feature-cache", f"cached features are damaged ({reason})", effect
+            )
+            self.on_warning(str(warning))
+            if on_damage is not None:
+                on_damage(warning)
+
+        kept = self.cached and feature_cache().limit != 0
         options: MeasureOptions = {
             "batch_size": self.batch_size,
             "processes": self.processes,
             "progress": self.progress,
         }
-        if self.cached:
+        if kept:
             try:
-                return work({**options, "cache": feature_cache()})
+                return work({**options, "cache": feature_cache(on_damage=damaged)})
             except CacheError as error:
                 self.on_warning(
                     f"features are not kept, and measured without their cache: {error} "
                     "--no-cache says so from the start, and $REPA_CACHE can name another folder."
                 )
         if not needed and self.processes.size == 1:
-            kept = FeatureCache(feature_cache().folder, read_only=True) if self.cached else None
-            return work({**options, "cache": kept})
+            cache = feature_cache(read_only=True, on_damage=damaged) if kept else None
+            return work({**options, "cache": cache})
         folder = at_first(self.processes, lambda: tempfile.mkdtemp(prefix="repa-features-"))
         try:
             return work({**options, "cache": FeatureCache(Path(folder))})
@@ -102,9 +134,29 @@ class Measuring:
 USUAL = Measuring()
 
 
-def feature_cache() -> FeatureCache:
-    """Return this machine's cache of features, in the cache folder."""
-    return FeatureCache(cache_dir() / "features")
+def feature_cache(
+    *, read_only: bool = False, on_damage: Callable[[str], object] | None = None
+) -> FeatureCache:
+    """Return this machine's cache of features, in the cache folder, with its limit.
+
+    Arguments are those of `metrics.FeatureCache`. The limit is $REPA_CACHE_LIMIT, 20 GB without it;
+    0 is for keeping none.
+
+    Raises:
+        SettingError: $REPA_CACHE_LIMIT is no size.
+    """
+    folder = cache_dir() / "features"
+    return FeatureCache(folder, read_only=read_only, limit=_limit(), on_damage=on_damage)
+
+
+def _limit() -> int:
+    """Return the limit in bytes; a number without a unit is not guessed at."""
+    text = os.environ.get(_LIMIT) or _USUAL_LIMIT
+    size = re.fullmatch(r"0|([0-9]{1,9}(?:\.[0-9]{1,9})?) ?([KMGT])B", text.strip(), re.IGNORECASE)
+    if size is None:
+        message = f"must be a size such as 20GB, 500MB or 0, got {text!r}"
+        raise SettingError(f"${_LIMIT}", f"${_LIMIT} {message}.")
+    return 0 if size[1] is None else int(float(size[1]) * _UNITS[size[2].upper()])
 
 
 def load_named_network(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from metrics import open_images, write_reference
+from metrics import Reference, lint_reference, open_images, write_reference
 from metrics.settings import KEPT_IMAGES
 from repa.errors import OutputExistsError
 from repa.evaluation.measuring import USUAL, Measuring
@@ -33,7 +33,8 @@ def write_reference_file(
 
     Returns:
         What was written, as plain values: the file, the network whose features its statistics are
-        of, that one's preprocessing and weights, and how many images were measured and kept.
+        of, that one's preprocessing and weights, how many images were measured and kept, and what
+        makes it a poor reference, if anything.
 
     Raises:
         InputError: Images or weights are damaged, or the images differ in size.
@@ -51,6 +52,9 @@ def write_reference_file(
         name = network_for(images, how.network)
         how.on_note(f"network {name}.")
         network = how.load(name)
+        found = lint_reference(Reference(images.name, images), feature_dim=network.pool_dim)
+        for warning in found:
+            how.on_warning(str(warning))
     how.with_cache(
         lambda options: write_reference(
             out, images, network, num_images=num_images, seed=seed, **options
@@ -64,4 +68,5 @@ def write_reference_file(
         "images_in_statistics": images.count,
         "images_kept": min(num_images, images.count),
         "seed": seed,
+        "warnings": [warning.to_dict() for warning in found],
     }

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from metrics import ArrayImages, ImageSource, NetworkName, NoiseImages, Reference, open_reference
-from metrics.report.lint import PUBLISHED_COUNT, LintWarning
+from metrics.report.lint import PUBLISHED_COUNT
+from metrics.report.warning import LintWarning
+from metrics.settings import KEPT_IMAGES
 from repa import registry
 from repa.data import load_digits
 from repa.errors import DataError, UnknownNameError
@@ -143,6 +145,11 @@ class Provenance:
     def published_count(self) -> int | None:
         """How many images published numbers take; None for built-in data, which has none."""
         return None if "builtin" in self.entry else PUBLISHED_COUNT
+
+    @property
+    def reference_count(self) -> int | None:
+        """How many images a reference should have; None for built-in data, which is as it is."""
+        return None if "builtin" in self.entry else KEPT_IMAGES
 
     def lint(self, reference: Reference) -> list[LintWarning]:
         """Warn that no hash says what a reference is."""

@@ -1,3 +1,6 @@
+from .cost import network_rows as network_rows
+from .defaults import ModelDefaults as ModelDefaults
+from .defaults import defaults_of as defaults_of
 from .images import SampledImages as SampledImages
 from .images import images_of as images_of
 from .job import GeneratedFile as GeneratedFile

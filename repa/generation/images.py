@@ -24,7 +24,9 @@ from repa_base.device import float32_precision
 from repa_base.progress import Steps
 from samplers import (
     INTERPOLANTS,
+    Interpolant,
     ModelFn,
+    NormalFn,
     classifier_free_velocity,
     draw_labels,
     initial_noise,
@@ -147,13 +149,18 @@ def _sample(
     noise = initial_noise(seed, indices, shape).to(labels.device)
     null, scale = network.null_label, protocol.cfg_scale
     velocity = classifier_free_velocity(model.velocity_model, labels, null, scale)
-    solve: Callable[..., Tensor]
-    if protocol.solver == "sde":
-        path = INTERPOLANTS[model.settings.path_type]
-        normal = lambda step: step_noise(seed, indices, step, shape)  # noqa: E731
-        solve = partial(sample_sde, interpolant=path, normal=normal)
-    else:
-        solve = partial(sample_ode, method=protocol.solver, rtol=TOLERANCE, atol=TOLERANCE)
+    path = INTERPOLANTS[model.settings.path_type]
+    solve = solver_of(protocol, path, lambda step: step_noise(seed, indices, step, shape))
+    return solve(velocity, noise, on_time=on_time)
+
+
+def solver_of(protocol: Protocol, path: Interpolant, normal: NormalFn) -> Callable[..., Tensor]:
+    """Return the protocol's solver: solve(velocity, noise, on_time=...) is the state at t = 0.
+
+    The SDE takes its increments from `normal`, and `path` for its score.
+    """
     steps = None if protocol.adaptive else protocol.num_steps
-    interval = protocol.guidance_interval
-    return solve(velocity, noise, num_steps=steps, guidance_interval=interval, on_time=on_time)
+    shared = {"num_steps": steps, "guidance_interval": protocol.guidance_interval}
+    if protocol.solver == "sde":
+        return partial(sample_sde, interpolant=path, normal=normal, **shared)
+    return partial(sample_ode, method=protocol.solver, rtol=TOLERANCE, atol=TOLERANCE, **shared)

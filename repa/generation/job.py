@@ -1,11 +1,13 @@
 """Sample images from a checkpoint into a crash-safe NPZ.
 
-Batches are fixed by index (batch b holds images b * B to (b + 1) * B - 1), processes take them in
-turn, and batches that are already on disk are skipped, so a killed run is continued by repeating
-it, with any number of processes.
+A block is a batch, and fixed by index: block b holds images b * B to (b + 1) * B - 1. Processes
+take them in turn, and blocks that are already on disk are skipped. So a killed run is continued by
+repeating it, with any number of processes; B belongs to the run, so that it ends with the same
+bytes.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,22 @@ import torch
 
 from repa.autoencoders.autoencoder import Autoencoder, find_autoencoder
 from repa.checkpoints import Checkpoint, read_checkpoint
-from repa.errors import NonFiniteError, SettingError
+from repa.errors import ChecksumError, NonFiniteError, SettingError
 from repa.generation.images import TOLERANCE, check_protocol, images_of
-from repa.generation.sample_file import NpzWriter, check_sample_file
+from repa.generation.opening import (
+    attach_output,
+    check_sample_file,
+    open_output,
+    unfinished_part,
+)
+from repa.generation.sample_file import NpzWriter
+from repa.generation.sample_run import SampleRun
 from repa.generation.settings import SampleConfig
 from repa_base.device import environment, toolkit_version
-from repa_base.processes import Processes
+from repa_base.processes import Processes, at_first
 from repa_base.progress import Steps
+
+_ATTEMPTS = 4  # to write what the disk keeps
 
 
 @dataclass(frozen=True)
@@ -32,41 +43,59 @@ class GeneratedFile:
 
 
 def generate(
-    config: SampleConfig, *, processes: Processes | None = None, progress: Steps | None = None
+    config: SampleConfig,
+    *,
+    processes: Processes | None = None,
+    progress: Steps | None = None,
+    on_note: Callable[[str], object] | None = None,
 ) -> GeneratedFile:
     """Sample images into the NPZ `config.out`, or go on with a run that was interrupted.
 
     The file holds `arr_0`, uint8 (N, H, W, 3), `arr_1`, int64 labels (N,), and `manifest`, the
-    settings as JSON. When it was complete before, nothing is computed.
+    settings as JSON. When it was complete before, nothing is computed. A run goes on in blocks of
+    the size that it was begun with, whatever `config.batch_size` says; so does one that extends a
+    finished or unfinished file of fewer images. Every image is compared with its checksum when the
+    file is completed, and what the disk did not keep is made again.
 
     Args:
         config: The settings; the defaults are the published protocol.
         processes: Those that share the work, each calling this; all return when it is complete.
         progress: Called at the start, at every step and after every batch with the images of this
-            process, a batch in work counted by its time gone by.
+            process, a batch in work counted by its time gone by. The first call tells how many were
+            done before. Images that are made again are taken off first.
+        on_note: Is told at the first process, in one line for a person, what is not as asked for:
+            another block size, images taken over, images made again.
 
     Raises:
-        RepaError: See `repa.checkpoints.load_model`, `repa.generation.sample_file.NpzWriter` and
+        RepaError: See `repa.checkpoints.load_model`, `repa.generation.opening.open_output` and
             `repa.autoencoders.find_autoencoder`; SettingError for settings that do not suit the
-            checkpoint; NonFiniteError when an image is NaN (the batches finished before are kept).
+            checkpoint; NonFiniteError when an image is NaN (the batches finished before are kept);
+            ChecksumError when the disk does not keep what is written.
         OSError: The output cannot be written, or the disk has no room for it.
     """
     check_sample_file(config.out, overwrite=config.overwrite)
     processes = processes or Processes()
     job = Job.plan(config, processes)
-    output = job.open_output() if processes.is_first else None
-    processes.barrier()
-    with output or job.open_output(attach=True) as output:
-        was_finished = output.finished
-        _fill(output, job, processes, progress or (lambda done, total: None))
-    # On a network file system the first process sees what the others wrote when they have closed
-    # the file and it has opened it again.
-    processes.barrier()
-    if processes.is_first:
-        with job.open_output() as output:
-            output.finish()
-    processes.barrier()
-    return GeneratedFile(config.out, was_finished)
+    progress = progress or (lambda done, total: None)
+    note = on_note if on_note and processes.is_first else lambda text: None
+    for attempt in range(_ATTEMPTS):
+        output = job.open_output(processes)
+        if output is None:
+            total = sum(map(len, job.blocks(config.batch_size, processes)))
+            progress(total, total)
+            return GeneratedFile(config.out, was_finished=attempt == 0)
+        with output:
+            if attempt == 0:
+                job.describe(output, note)
+            _fill(output, job, processes, progress)
+        # On a network file system the first process sees what the others wrote when they have
+        # closed the file and it has opened it again.
+        processes.barrier()
+        if not (num_damaged := at_first(processes, job.finish)):
+            return GeneratedFile(config.out, was_finished=False)
+        note(f"damaged on disk: {num_damaged} of {config.num_images} images; making them again.")
+    reason = f"does not keep what is written, after {_ATTEMPTS} attempts"
+    raise ChecksumError(f"{unfinished_part(config.out)} {reason}: use another disk (--out).")
 
 
 @dataclass(frozen=True)
@@ -87,6 +116,7 @@ class Job:
         checkpoint = read_checkpoint(config.model, device)
         settings = checkpoint.settings
         check_protocol(config, settings)
+        checkpoint.check()
         name, pixels = settings.latent_space.autoencoder, settings.latent_space.is_pixels
         if config.autoencoder is not None:
             if pixels:
@@ -128,33 +158,56 @@ class Job:
             "autoencoder": autoencoder.name if autoencoder else None,
             "autoencoder_sha256": autoencoder.sha256 if autoencoder else None,
             "quantizer": config.quantizer,
-            # The images of a batch share the steps of an adaptive solver.
-            "batch_size": config.batch_size if config.adaptive else None,
+            # Of the run: an image's last digits depend on how many share its batch.
+            "batch_size": config.batch_size,
             **({"rtol": TOLERANCE, "atol": TOLERANCE} if config.adaptive else {}),
             "dtype": "float32",
             "tf32": config.tf32 and self.device.type == "cuda",
             "versions": {name: environment()[name] for name in ("torch", "numpy", "python")},
         }
 
-    def open_output(self, *, attach: bool = False) -> NpzWriter:
-        """Open the NPZ, or find it finished; see `NpzWriter`."""
-        return NpzWriter(
-            self.config.out,
-            num_images=self.config.num_images,
-            image_size=self.image_size,
-            manifest=self.manifest,
-            overwrite=self.config.overwrite,
-            attach=attach,
-        )
+    def open_output(self, processes: Processes) -> NpzWriter | None:
+        """Open the NPZ at every process, in its own right at the first; None if it is finished."""
+        config, opened = self.config, []
+
+        def begin() -> SampleRun | None:
+            output = open_output(config.out, self.manifest, overwrite=config.overwrite)
+            opened.append(output)
+            return output and output.run
+
+        run = at_first(processes, begin)
+        if run is None or opened:
+            return opened[0] if opened else None
+        return attach_output(config.out, run, overwrite=config.overwrite)
+
+    def finish(self) -> int:
+        """Complete the NPZ; return how many images have to be made again for that."""
+        output = open_output(self.config.out, self.manifest, overwrite=self.config.overwrite)
+        if output is None:
+            return 0
+        with output:
+            return output.finish()
+
+    def describe(self, output: NpzWriter, note: Callable[[str], object]) -> None:
+        """Tell what is not as the settings say."""
+        typed, size = self.config.batch_size, output.run.block_size
+        if output.num_taken_over:
+            note(f"extending {self.config.out}: {output.num_taken_over} of its images stay.")
+        if size != typed:
+            note(f"going on with the run's blocks of {size} images, not {typed}.")
+
+    def blocks(self, size: int, processes: Processes) -> list[range]:
+        """Return this process's share of the images, in blocks of a size."""
+        num_images = self.config.num_images
+        own = range(0, num_images, size)[processes.rank :: processes.size]
+        return [range(start, min(start + size, num_images)) for start in own]
 
 
 def _fill(output: NpzWriter, job: Job, processes: Processes, progress: Steps) -> None:
     """Make this process's share of the images that are not on disk yet."""
-    size, num_images = job.config.batch_size, job.config.num_images
-    own = range(0, num_images, size)[processes.rank :: processes.size]
-    batches = [range(start, min(start + size, num_images)) for start in own]
-    todo = [i for batch in batches if not output.is_done(batch.start, len(batch)) for i in batch]
-    total = sum(map(len, batches))
+    blocks = job.blocks(output.run.block_size, processes)
+    todo = [i for block in blocks if not output.is_done(block.start, len(block)) for i in block]
+    total = sum(map(len, blocks))
     done = total - len(todo)
     progress(done, total)
     if not todo:
@@ -163,8 +216,8 @@ def _fill(output: NpzWriter, job: Job, processes: Processes, progress: Steps) ->
         _ = job.autoencoder.network  # what does not load fails before the first image
     sampled = images_of(
         job.checkpoint,
-        todo,  # only the last batch is smaller, so the batches are the same here
-        job.config,
+        todo,  # only the last block is smaller, so the blocks are the same here
+        replace(job.config, batch_size=output.run.block_size),
         autoencoder=job.autoencoder,
         progress=lambda made, _: progress(done + made, total),
     )
@@ -172,5 +225,5 @@ def _fill(output: NpzWriter, job: Job, processes: Processes, progress: Steps) ->
         for batch in sampled:
             output.write(batch.indices[0], batch.images, batch.labels)
     except NonFiniteError as error:
-        kept = f"The batches finished before are kept in {job.config.out}.part."
+        kept = f"The batches finished before are kept in {unfinished_part(job.config.out)}."
         raise NonFiniteError(f"{error} {kept}") from error

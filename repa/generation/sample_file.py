@@ -1,91 +1,56 @@
 """Write an NPZ of images that survives a kill: in place, image by image, resumable.
 
 While a run lasts there are two files beside the output: `NAME.npz.part`, laid out as the finished
-file from the first moment, and `NAME.npz.progress`, one line of JSON with the settings and then
-one byte an image, 1 when it is safely on disk. Images may be written in any order, by several
-processes at once, and the finished file is the same bytes whatever happened on the way. The output
-appears under its own name whole or not at all. Memory does not depend on the number of images.
+file from the first moment, and `NAME.npz.progress`, see `repa.generation.progress_file`. Images may
+be written in any order, by several processes at once, and the finished file is the same bytes
+whatever happened on the way: what is not on disk as it was written is found when the file is
+completed. The output appears under its own name whole or not at all. Memory does not depend on the
+number of images. How the files are begun and found again: `repa.generation.opening`.
 """
 
 import contextlib
-import json
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from metrics import InputError, open_images
 from repa.errors import InUseError, OutputExistsError
-from repa.generation.npz_layout import Member, directory, members_of
-from repa_base.files import check_output, reserve, write_at
-from repa_base.locks import lock_if_free
+from repa.generation.npz_layout import directory
+from repa.generation.progress_file import ProgressFile
+from repa.generation.sample_run import MARK_BYTES, open_beginning
+from repa_base.files import to_disk, write_at
 
+REMEDY = "use --overwrite to replace it, or another --out"
 _CHUNK_BYTES = 1 << 20
-_REMEDY = "use --overwrite to replace it, or another --out"
+
+
+def part_path(output: Path) -> Path:
+    """Return where the images of an unfinished output stand."""
+    return output.with_name(f"{output.name}.part")
 
 
 class NpzWriter(contextlib.AbstractContextManager["NpzWriter"]):
-    """The NPZ in the making; a context manager.
-
-    The manifest, JSON values, tells the settings that decide the images: an unfinished run of the
-    same settings is continued, one of other settings refused, or with `overwrite` replaced. To
-    `attach` is to join in when another process has made the files.
-
-    Raises:
-        OutputExistsError: The output, or its unfinished part, is there and was made by other
-            settings or is no output of ours; or another process is writing it.
-        OSError: The folder cannot be written, or the disk has no room for the whole file.
-    """
+    """The NPZ in the making, by its open files, which it closes; a context manager."""
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        num_images: int,
-        image_size: int,
-        manifest: Mapping[str, Any],
-        overwrite: bool = False,
-        attach: bool = False,
+        self, path: Path, progress: ProgressFile, part: int, *, overwrite: bool = False
     ) -> None:
-        self.path = path
-        self._part_path = path.with_name(f"{path.name}.part")
-        self._progress_path = path.with_name(f"{path.name}.progress")
-        self._overwrite = overwrite
-        self._text = json.dumps(manifest)
-        self._settings = json.loads(self._text)
-        self._marks_offset = len(self._text) + 1
-        self._num_images, self._image_shape = num_images, (image_size, image_size, 3)
-        self._members = members_of(num_images, image_size, self._text)
-        self._total_bytes = self._members[-1].end + len(directory(self._members, [0, 0, 0]))
-        self._files = contextlib.ExitStack()
-        self._part = self._progress = -1
-        self.finished = False
-        """Whether the output was complete, with these settings, before this run."""
-        try:
-            if not attach:
-                self._prepare()
-            elif not self._is_finished():
-                self._progress = self._open(self._progress_path, os.O_RDWR)
-            if not self.finished:
-                self._part = self._open(self._part_path, os.O_RDWR)
-        except BaseException:
-            self._files.close()
-            raise
+        self.path, self.run = path, progress.run
+        self.num_taken_over = 0
+        """Images that were copied, when it was opened, from the shorter file that it extends."""
+        self._progress, self._part, self._overwrite = progress, part, overwrite
+        self._members = self.run.members
+        self._row_bytes = [m.data_bytes // self.run.num_images for m in self._members[:2]]
 
     def num_done(self) -> int:
-        """Return how many images are on disk."""
-        if self.finished:
-            return self._num_images
-        # Nothing stands behind the marks, so that the last piece ends where they end.
-        starts = range(0, self._num_images, _CHUNK_BYTES)
-        return sum(self._marks(start, _CHUNK_BYTES).count(1) for start in starts)
+        """Return how many images are marked as being on disk."""
+        return self._progress.num_marked(0, self.run.num_images)
 
     def is_done(self, first: int, count: int) -> bool:
-        """Whether images first to first + count - 1 are all on disk."""
-        return self.finished or self._marks(first, count) == b"\1" * count
+        """Whether images first to first + count - 1 are all marked as being on disk."""
+        return self._progress.num_marked(first, count) == count
 
     def write(self, first: int, images: np.ndarray, labels: np.ndarray) -> None:
         """Put images first, first + 1, ... in their places, and mark them when they are on disk.
@@ -94,168 +59,115 @@ class NpzWriter(contextlib.AbstractContextManager["NpzWriter"]):
 
         Raises:
             ValueError: Shape, dtype or index does not fit the file.
+            InUseError: Another process has begun the run anew, or continued it.
         """
-        count = len(images)
-        shape = (count, *self._image_shape)
-        if images.shape != shape or images.dtype != np.uint8:
-            raise ValueError(f"images must be uint8 {shape}, got {images.dtype} {images.shape}.")
-        if labels.shape != (count,) or labels.dtype != np.int64:
-            raise ValueError(f"labels must be int64 {(count,)}, got {labels.dtype} {labels.shape}.")
-        if not 0 <= first <= self._num_images - count:
-            raise ValueError(f"images {first} to {first + count - 1} are not all in the file.")
-        for member, rows in zip(self._members[:2], (images, labels), strict=True):
-            row_bytes = member.data_bytes // self._num_images
-            write_at(self._part, rows.tobytes(), member.data_offset + first * row_bytes)
-        # The mark must not reach the disk before the image does.
-        os.fsync(self._part)
-        write_at(self._progress, b"\1" * count, self._marks_offset + first)
+        self.mark(first, self.put(first, images, labels))
 
-    def finish(self) -> None:
+    def put(self, first: int, images: np.ndarray, labels: np.ndarray) -> bytes:
+        """Put images in their places as `write` does; return their marks, for `mark`."""
+        self._check_form(first, images, labels)
+        self._check_current()
+        rows = images.tobytes(), labels.tobytes()
+        for member, size, row in zip(self._members, self._row_bytes, rows, strict=False):
+            write_at(self._part, row, member.data_offset + first * size)
+        return b"".join(self._marks(first, *rows))
+
+    def mark(self, first: int, marks: bytes) -> None:
+        """Bring what was put to disk, and only then mark it."""
+        os.fsync(self._part)
+        self._progress.mark(first, marks)
+
+    def finish(self) -> int:
         """Complete the file (headers, checksums, directory) and give it its name.
+
+        Returns:
+            How many images are not on disk as they were written. If any, they have lost their
+            marks and have to be written again; the file is not complete.
 
         Raises:
             ValueError: An image is missing.
             OutputExistsError: Another file has taken the name meanwhile.
+            InUseError: Another process has begun the run anew, or continued it.
         """
-        if self.finished:
-            return
-        if missing := self._num_images - self.num_done():
-            raise ValueError(f"{missing} of {self._num_images} images are not written yet.")
+        self._check_current()
+        if missing := self.run.num_images - self.num_done():
+            raise ValueError(f"{missing} of {self.run.num_images} images are not written yet.")
+        crcs, num_damaged = self._verify()
+        if num_damaged:
+            return num_damaged
         text = self._members[-1]
-        write_at(self._part, np.array(self._text).tobytes(), text.data_offset)
-        crcs = [self._complete(member) for member in self._members]
+        write_at(self._part, self._text_bytes(), text.data_offset)
+        for member, crc in zip(self._members, crcs, strict=True):
+            write_at(self._part, member.local_header(crc) + member.array_header, member.offset)
         write_at(self._part, directory(self._members, crcs), text.end)
+        os.ftruncate(self._part, self.run.file_bytes)
         os.fsync(self._part)
-        if self.path.exists() and not self._overwrite:
-            raise OutputExistsError(f"{self.path} has appeared during the run; {_REMEDY}.")
-        self._part_path.replace(self.path)
-        self._progress_path.unlink()
-        self.finished = True
+        self._check_current()
+        if self.path.exists() and not self._may_replace():
+            raise OutputExistsError(f"{self.path} has appeared during the run; {REMEDY}.")
+        part_path(self.path).replace(self.path)
+        to_disk(self.path.parent)
+        self._progress.path.unlink()
+        return 0
 
     def close(self) -> None:
         """Let go of the files; an unfinished run can be continued later."""
-        self._files.close()
+        os.close(self._part)
+        self._progress.close()
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _prepare(self) -> None:
-        """Find out whether to stop, to go on or to start, and make the files if need be."""
-        check_sample_file(self.path, overwrite=self._overwrite)
-        if self._found_finished():
-            return
-        if not self._overwrite and self._part_path.exists() and not self._progress_path.exists():
-            raise OutputExistsError(f"{self._part_path} is no unfinished run of ours; remove it.")
-        self._lock()
-        begun = self._part_path.exists()
-        # Another run may have finished between the first look and the lock.
-        if self._found_finished():
-            if not begun:
-                self._progress_path.unlink()
-            return
-        begun_settings = self._read_settings() if begun else self._settings
-        if begun_settings != self._settings and not self._overwrite:
-            difference = self._difference(begun_settings)
-            raise OutputExistsError(f"{self._part_path} {difference}; {_REMEDY}.")
-        whole = begun and self._part_path.stat().st_size == self._total_bytes
-        if begun_settings != self._settings or not whole:
-            self._start()
+    def _verify(self) -> tuple[list[int], int]:
+        """Compare every image with its mark, which it loses if they differ.
 
-    def _found_finished(self) -> bool:
-        """Note whether the output is complete; refuse one of other settings."""
-        if not self._is_finished() and self.path.exists() and not self._overwrite:
-            difference = self._difference(read_manifest(self.path))
-            raise OutputExistsError(f"{self.path} {difference}; {_REMEDY}.")
-        return self.finished
+        Returns the CRC-32s of the members, of the very bytes that were compared, and how many
+        images differ.
+        """
+        crcs = [zlib.crc32(member.array_header) for member in self._members]
+        crcs[-1] = zlib.crc32(self._text_bytes(), crcs[-1])
+        num_damaged, step = 0, max(1, _CHUNK_BYTES // self._row_bytes[0])
+        for first in range(0, self.run.num_images, step):
+            count = min(step, self.run.num_images - first)
+            rows = self._rows(0, first, count), self._rows(1, first, count)
+            crcs[:2] = map(zlib.crc32, rows, crcs[:2])
+            marks = self._progress.marks(first, count)
+            for place, mark in enumerate(self._marks(first, *rows)):
+                if marks[place * MARK_BYTES : (place + 1) * MARK_BYTES] != mark:
+                    self._progress.mark(first + place, bytes(MARK_BYTES))
+                    num_damaged += 1
+        return crcs, num_damaged
 
-    def _is_finished(self) -> bool:
-        self.finished = self.path.exists() and read_manifest(self.path) == self._settings
-        return self.finished
+    def _rows(self, which: int, first: int, count: int) -> bytes:
+        """Return images (0) or labels (1) as they stand in the file, zeros where it is cut."""
+        size = self._row_bytes[which]
+        offset = self._members[which].data_offset + first * size
+        return os.pread(self._part, count * size, offset).ljust(count * size, b"\0")
 
-    def _start(self) -> None:
-        """Write the settings, with no image done, and reserve the whole file."""
-        self._part_path.unlink(missing_ok=True)
-        # The settings come first: a part without them could not be told from a stranger's file.
-        os.ftruncate(self._progress, 0)
-        os.ftruncate(self._progress, self._marks_offset + self._num_images)
-        write_at(self._progress, self._text.encode("ascii") + b"\n", 0)
-        os.fsync(self._progress)
-        try:
-            with self._part_path.open("xb") as part:
-                reserve(part.fileno(), self._total_bytes, self._part_path)
-        except BaseException:
-            self._part_path.unlink(missing_ok=True)
-            self._progress_path.unlink()
-            raise
+    def _marks(self, first: int, images: bytes, labels: bytes) -> Iterator[bytes]:
+        """Yield the marks of images, given the bytes of all and of their labels."""
+        rows = [memoryview(images), memoryview(labels)]
+        for place in range(len(labels) // self._row_bytes[1]):
+            slices = [slice(place * size, (place + 1) * size) for size in self._row_bytes]
+            yield self.run.mark(first + place, rows[0][slices[0]], rows[1][slices[1]])
 
-    def _lock(self) -> None:
-        """Open the progress file, and keep other runs off until this process ends, however."""
-        while True:
-            self._progress = self._open(self._progress_path, os.O_RDWR | os.O_CREAT)
-            if lock_if_free(self._progress, self.path) is False:
-                remedy = "wait for it, or use another --out"
-                raise InUseError(f"{self.path} is being written by another run; {remedy}.")
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(self._progress), self._progress_path.stat()):
-                    return  # otherwise a run that has finished meanwhile has removed it
+    def _text_bytes(self) -> bytes:
+        return np.array(self.run.text).tobytes()
 
-    def _open(self, path: Path, flags: int) -> int:
-        descriptor = os.open(path, flags, 0o666)
-        self._files.callback(os.close, descriptor)
-        return descriptor
+    def _check_form(self, first: int, images: np.ndarray, labels: np.ndarray) -> None:
+        count, size = len(images), self.run.manifest["image_size"]
+        shape = (count, size, size, 3)
+        if images.shape != shape or images.dtype != np.uint8:
+            raise ValueError(f"images must be uint8 {shape}, got {images.dtype} {images.shape}.")
+        if labels.shape != (count,) or labels.dtype != np.int64:
+            raise ValueError(f"labels must be int64 {(count,)}, got {labels.dtype} {labels.shape}.")
+        if not 0 <= first <= self.run.num_images - count:
+            raise ValueError(f"images {first} to {first + count - 1} are not all in the file.")
 
-    def _read_settings(self) -> Any:  # noqa: ANN401
-        """Return the settings in the progress file, or None when they cannot be read."""
-        with self._progress_path.open("rb") as file, contextlib.suppress(ValueError):
-            return json.loads(file.readline(_CHUNK_BYTES))
+    def _check_current(self) -> None:
+        if not self._progress.is_current:
+            raise InUseError(f"{self.path} is being written by another run by now.")
 
-    def _marks(self, first: int, count: int) -> bytes:
-        return os.pread(self._progress, count, self._marks_offset + first)
-
-    def _complete(self, member: Member) -> int:
-        """Write a member's headers; return its CRC-32."""
-        write_at(self._part, member.array_header, member.content_offset)
-        crc, position = 0, member.content_offset
-        while chunk := os.pread(self._part, min(_CHUNK_BYTES, member.end - position), position):
-            crc = zlib.crc32(chunk, crc)
-            position += len(chunk)
-        write_at(self._part, member.local_header(crc), member.offset)
-        return crc
-
-    def _difference(self, other: Any) -> str:  # noqa: ANN401
-        """Say how another run's settings differ from these."""
-        if not isinstance(other, dict):
-            return "was not made by this command"
-        ours, theirs = _flat(self._settings), _flat(other)
-        names = [n for n in {**ours, **theirs} if ours.get(n) != theirs.get(n)]
-        listed = ", ".join(f"{n} {theirs.get(n)} there, {ours.get(n)} here" for n in names[:3])
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        return f"was made by other settings ({listed}{more})"
-
-
-def read_manifest(path: Path) -> Mapping[str, Any] | None:
-    """Return the manifest in an NPZ of images, or None when it has none or is no such file."""
-    with contextlib.suppress(InputError, OSError):
-        return open_images(path).manifest
-
-
-def check_sample_file(path: Path, *, overwrite: bool = False) -> None:
-    """Find out early whether an output can be written; make its folder.
-
-    Raises:
-        OutputExistsError: A folder, or a file that is no output of ours, has the name.
-        OSError: No file can be made in the folder.
-    """
-    ours = path.is_file() and read_manifest(path) is not None
-    if path.is_file() and not ours and not overwrite:
-        raise OutputExistsError(f"{path} was not made by this command; {_REMEDY}.")
-    check_output(path, overwrite=overwrite or ours)
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name nested settings by dotted paths."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        inner = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
-    return flat
+    def _may_replace(self) -> bool:
+        """Whether what stands under the name may go: on request, or because this extends it."""
+        return self._overwrite or open_beginning(self.path, self.run.manifest) is not None

@@ -1,11 +1,15 @@
-"""Settings of sampling, validated; the defaults are the published protocol. No torch."""
+"""Settings of sampling, validated; the defaults are the published protocol. No torch.
 
-from dataclasses import dataclass
+A model in the registry may have defaults of its own: `for_model` takes them.
+"""
+
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from repa.autoencoders.pixels import Quantizer
 from repa.errors import SettingError
+from repa.generation.defaults import defaults_of
 from repa.registry import default_checkpoint, entry_names
 from repa_base.settings import check_settings, setting
 from samplers.names import ADAPTIVE_METHODS, ODE_METHODS
@@ -70,6 +74,26 @@ class Protocol:
         if not isinstance(self.labels, str) and not (self.labels and min(self.labels) >= 0):
             rule = f"one or more classes from 0, got {list(self.labels)}"
             raise SettingError("labels", f"labels must be {rule}.")
+
+    @classmethod
+    def for_model(cls, model: str | Path = default_checkpoint(), **given: Any) -> Self:  # noqa: ANN401
+        """Return the settings that are given, and for the others the model's own defaults.
+
+        The published protocol's where it has none; see `repa.generation.defaults.defaults_of`.
+
+        Args:
+            model: Registered name, file, or folder of a training run.
+            given: Values by the names of the fields.
+
+        Raises:
+            SettingError: A value is out of its range or of its choices.
+            RepaError: The model's file cannot be read, see `repa.checkpoints.read_checkpoint`.
+        """
+        known = {field.name for field in fields(cls)}
+        named: dict[str, Any] = {"model": model} if "model" in known else {}
+        settings = cls(**given, **named)
+        own = defaults_of(model).values.items()
+        return replace(settings, **{k: v for k, v in own if k in known and k not in given})
 
     @property
     def adaptive(self) -> bool:

@@ -9,7 +9,7 @@ and does not know what the files hold.
 import functools
 import json
 import os
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,8 @@ def check_file(path: Path, *, entry: Entry) -> None:
 
 
 def _package_file(name: str, package: str, relative: str) -> Path:
+    from importlib import metadata
+
     try:
         path = Path(str(metadata.distribution(package).locate_file(relative)))
     except metadata.PackageNotFoundError:

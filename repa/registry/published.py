@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from metrics.report.lint import LintWarning
+from metrics.report.warning import LintWarning
 from metrics.settings import MetricSettings
 from repa.registry.entries import Entry, find_entry, load_registry
 

@@ -4,19 +4,20 @@ One loop for every data set. All random draws of step k are keyed by (seed, k), 
 killed and resumed ends with the same weights. A run is a folder:
 
     config.json, history.jsonl   settings and what changed of them, see `repa.training.run_folder`
-    log.jsonl                    losses, one line every `log_every` steps
+    log.jsonl                    losses and learning rate, one line every `log_every` steps
     checkpoints/step-0001000/    see `repa.training.state`
-    previews/step-0001000.png    samples from the EMA weights
+    previews/step-0001000.png    samples, see `repa.training.previews`
     target_features.*            an encoder's features of all images, see `repa.training.targets`
     encoder-2/                   those of a second encoder, and so on
+    set-aside/step-0001000/      checkpoints after one that the run went back to
 """
 
-import shlex
 import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -24,25 +25,30 @@ import torch
 from repa.checkpoints.settings import CheckpointSettings, describe
 from repa.data import open_training_data
 from repa.errors import NonFiniteError, RepaError, SettingError
-from repa.sheets.contact_sheet import save_png
 from repa.training.batch import Batches
-from repa.training.previews import preview
+from repa.training.previews import Previews
+from repa.training.resuming import check_longer, command, load_checkpoint
 from repa.training.run_folder import (
     Log,
     check_run_folder,
-    latest_checkpoint,
     locked,
     record_settings,
     remove_old_checkpoints,
+    set_aside,
 )
 from repa.training.settings import Reporting, TrainConfig
-from repa.training.state import TrainState, check_model, model_settings
+from repa.training.state import TrainState, check_model, model_settings, step_of
 from repa.training.step import train_step
 from repa.training.targets import Keeping, keep_targets, open_targets
+from repa_base.files import check_room, is_full
 
 
 class Interrupted(KeyboardInterrupt):
     """A signal ended the run after a complete step, saved; the message says how to go on."""
+
+    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.signal = number
 
 
 def train(
@@ -50,6 +56,7 @@ def train(
     out: Path,
     *,
     resume: bool = False,
+    from_step: int | None = None,
     skip: Iterable[int] = (),
     device: torch.device | str = "cpu",
     reporting: Reporting | None = None,
@@ -62,6 +69,7 @@ def train(
             the step resumed from, also for a learning rate that falls towards another last step.
         out: Folder of the run; made if it is missing.
         resume: Go on from the folder's latest checkpoint, or start when it has none.
+        from_step: Go on from this checkpoint instead, 0 for none; later ones are set aside.
         skip: Numbers of steps, from 1, whose update is left out: the step counts, the weights stay.
             The folder remembers them.
         device: Where to compute.
@@ -74,12 +82,17 @@ def train(
     Raises:
         OutputExistsError: See `check_run_folder`.
         SettingError: The settings make no network, an encoder does not give features for this size
-            of images, the run has taken more steps, or a step of `skip` is not to come.
+            of images, the run has taken more steps, a step of `skip` is not to come, there is no
+            checkpoint of `from_step`, or `check_longer` refuses the length.
+        CheckpointFormatError: A file of the run is damaged; the message says how to go on.
+        OSError: A disk is full, say; what was saved stays, and the run can go on.
         Interrupted: SIGINT or SIGTERM came; the step was completed and saved.
         NonFiniteError: The loss is not finite; nothing of that step is saved, and the message says
             how to go on.
     """
     reporting = reporting or Reporting()
+    if from_step is not None and not resume:
+        raise SettingError("from_step", "from_step is for runs that go on: add --resume.")
     check_run_folder(config, out, resume=resume)
     sizes = check_model(config)
     with locked(out):
@@ -94,21 +107,32 @@ def train(
             raise SettingError("image_size", str(error)) from error  # what the grid comes of
         settings = model_settings(config, data, targets.dims)
         state = TrainState.create(config, settings, device)
-        latest = latest_checkpoint(out / "checkpoints")
-        if latest:
-            state.load(latest)
-        skipped, notes = record_settings(out, config, before=before, step=state.step, skip=skip)
+        latest, later = load_checkpoint(state, config, out, from_step, reporting.on_note)
+        check_longer(before, config, state.step, out)
+        skipped, notes = record_settings(
+            out,
+            config,
+            before=before,
+            step=state.step,
+            skip=skip,
+            instead_of=step_of(later[0]) if later else None,
+        )
         targets = keep_targets(targets, out, keep_features, reporting.on_note)
+        if later:
+            set_aside(out, later)
+            notes.append(f"later checkpoints are in {out / 'set-aside'}, to be removed at will")
         if latest:
             reporting.on_note(f"resuming from step {state.step} of {config.num_steps}.")
         if notes:
             reporting.on_note(f"from step {state.step + 1} on: {', '.join(notes)}.")
+        if state.step < config.num_steps:
+            _note_low_rate(config, reporting)
         space, path_type = data.latent_space, config.path_type
         what = CheckpointSettings(
             model=settings, path_type=path_type, dataset=data.name, latent_space=space
         )
         run = _Run(config, out, Batches(config, data, targets, device), skipped, what, reporting)
-        with _signals() as stop:
+        with _signals() as stop, run.naming_the_way_on():
             latest = run.to_the_end(state, stop) or latest
     if latest is None:
         raise RepaError(f"{out}: no step was trained.")
@@ -124,24 +148,49 @@ class _Run:
     what: CheckpointSettings
     reporting: Reporting
 
-    def to_the_end(self, state: TrainState, stop: threading.Event) -> Path | None:
+    def to_the_end(self, state: TrainState, stop: "_Stop") -> Path | None:
         """Take every step that is left; return the last checkpoint, if one was written."""
-        reporting, num_steps = self.reporting, self.config.num_steps
-        log, latest = Log(self.out / "log.jsonl", state.step), None
-        while state.step < num_steps:
-            losses = self.step(state)
-            ended = state.step == num_steps
-            last = ended or stop.is_set()
-            if losses and (last or state.step % reporting.log_every == 0):
-                log.write(state.step, losses)
-            if last or state.step % reporting.checkpoint_every == 0:
-                latest = self.save(state)
-            if ended or state.step % reporting.preview_every == 0:
-                self.draw_preview(state)
-            if last and not ended:
-                saved = f"stopped after step {state.step}, which is saved"
-                raise Interrupted(f"{saved}; go on with: {self._again}")
+        num_steps, previews = self.config.num_steps, self.previews
+        log, latest, saved = Log(self.out / "log.jsonl", state.step), None, state.step
+        drawn = True
+        if previews.is_due(saved) and not previews.path(saved).exists():
+            drawn = previews.draw(state, stop.is_set)
+        while state.step < num_steps and not stop.is_set():
+            if state.step == saved:
+                self.check_room(state)
+            losses, rate = self.step(state), self.config.learning_rate_at(state.step - 1)
+            last = stop.is_set() or state.step == num_steps
+            if losses and (last or state.step % self.reporting.log_every == 0):
+                log.write(state.step, losses, rate)
+            if last or state.step % self.reporting.checkpoint_every == 0:
+                latest, saved = self.save(state), state.step
+            if previews.is_due(state.step):
+                drawn = previews.draw(state, stop.is_set)
+        if stop.is_set() and not (state.step == num_steps and drawn):
+            latest = self.save(state) if state.step > saved else latest
+            raise Interrupted(
+                f"{self._stopped(state.step)}; go on with: {self._again}", stop.number
+            )
         return latest
+
+    def check_room(self, state: TrainState) -> None:
+        """Find out, before the steps that lead to it, whether there is room for a checkpoint."""
+        every, last = self.reporting.checkpoint_every, self.config.num_steps
+        due = min((state.step // every + 1) * every, last)
+        check_room(state.num_bytes, self.out, what=f"the checkpoint of step {due} needs")
+
+    @contextmanager
+    def naming_the_way_on(self) -> Iterator[None]:
+        """Say of a full disk how to go on."""
+        try:
+            yield
+        except OSError as error:
+            if not is_full(error):
+                raise
+            reason = (
+                f"{error.strerror}; make room and go on with: {self._again}; what was saved stays"
+            )
+            raise OSError(error.errno, reason, error.filename) from error
 
     def step(self, state: TrainState) -> dict[str, float]:
         """Take one step and return its losses; a step that is left out has none."""
@@ -161,16 +210,21 @@ class _Run:
         remove_old_checkpoints(folder, keep_last=kept.keep_last, keep_every=kept.keep_every)
         return saved
 
-    def draw_preview(self, state: TrainState) -> None:
-        """Write a contact sheet; latents have none, they would have to be decoded first."""
-        if self.what.latent_space.is_pixels:
-            config, scale = self.config, self.reporting.preview_cfg_scale
-            sheet = preview(state.ema, self.what, seed=config.seed, cfg_scale=scale)
-            save_png(sheet, self.out / "previews" / f"step-{state.step:07d}.png")
+    @cached_property
+    def previews(self) -> Previews:
+        """The contact sheets of the run."""
+        return Previews(self.config, self.out, self.what, self.reporting)
+
+    def _stopped(self, step: int) -> str:
+        if step == 0:
+            return "stopped before the first step"
+        if step == self.config.num_steps:
+            return f"stopped after the last step, {step}, which is saved, before its preview"
+        return f"stopped after step {step}, which is saved"
 
     @property
     def _again(self) -> str:
-        return f"repa train --out {shlex.quote(str(self.out))} --resume"
+        return command(self.out)
 
     def _advice(self, step: int) -> str:
         """Say how to go on where a step has no finite loss; its draws will be the same again."""
@@ -182,17 +236,36 @@ class _Run:
         return advice
 
 
+def _note_low_rate(config: TrainConfig, reporting: Reporting) -> None:
+    """Say that a run is too short for its learning rate."""
+    if (peak := config.highest_learning_rate) < config.learning_rate:
+        warmup = min(config.warmup_steps, config.num_steps // 10)
+        decay = min(config.decay_steps, config.num_steps // 2)
+        reporting.on_note(
+            f"the learning rate comes to {peak:.2g} at most, not {config.learning_rate:g}: warm-up "
+            f"({config.warmup_steps} steps) and decay ({config.decay_steps}) do not fit into "
+            f"{config.num_steps}; --warmup-steps {warmup} --decay-steps {decay} would."
+        )
+
+
+class _Stop(threading.Event):
+    """Set by a signal, whose number it holds then."""
+
+    number = signal.SIGINT
+
+
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
+def _signals() -> Iterator[_Stop]:
     """Set an event on the first SIGINT or SIGTERM; a second one interrupts at once."""
-    stop = threading.Event()
+    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
 
-    def handle(*_: object) -> None:
+    def handle(number: int, frame: object) -> None:
         if stop.is_set():
             raise KeyboardInterrupt
+        stop.number = signal.Signals(number)
         stop.set()
 
     before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}

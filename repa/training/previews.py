@@ -1,20 +1,106 @@
-"""Contact sheets of samples from the moving average, drawn as a run goes on."""
+"""Contact sheets of samples, drawn as a run goes on, and given up when the run shall end."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
 from repa.checkpoints.settings import CheckpointSettings
+from repa.errors import NonFiniteError
 from repa.generation import Protocol, images_of
 from repa.models.sit import SiT
-from repa.sheets.contact_sheet import contact_sheet
+from repa.sheets.contact_sheet import contact_sheet, save_png, stacked_sheets
+from repa.training.settings import Reporting, TrainConfig
+from repa.training.state import TrainState
 
-_COLUMNS, _ROWS = 10, 10
+_COLUMNS, _ROWS, _STEPS = 10, 10, 25
+_YOUNG = 0.05
+"""Share of the initial weights in a moving average, above which it does not show what is learnt."""
+
+
+class _StoppedError(Exception):
+    pass
 
 
 @dataclass(frozen=True)
-class _Average:
-    """A moving average in memory, as `images_of` takes a checkpoint."""
+class Previews:
+    """The contact sheets of a run in the folder `out`: ten images of up to ten classes.
+
+    They are samples of the moving average by Heun in 25 steps, guided in t from 0 to 0.7, from the
+    noise of the run's seed. While the average still holds more than 5 % of the initial weights
+    (decay ** steps; the first 3,000 steps at a decay of 0.999), those of the raw weights stand
+    below.
+    """
+
+    config: TrainConfig
+    out: Path
+    settings: CheckpointSettings
+    reporting: Reporting
+
+    def is_due(self, step: int) -> bool:
+        """Whether there shall be a sheet of this step; latents, to be decoded first, have none."""
+        every, ended = self.reporting.preview_every, step == self.config.num_steps
+        asked = every > 0 and step > 0 and (ended or step % every == 0)
+        return asked and self.settings.latent_space.is_pixels
+
+    def path(self, step: int) -> Path:
+        """Return where the sheet of a step is."""
+        return self.out / "previews" / f"step-{step:07d}.png"
+
+    def draw(self, state: TrainState, is_stopped: Callable[[], bool]) -> bool:
+        """Write the sheet of a state; return False if it is given up, within a step of the solver.
+
+        A network that overflows has none, and the run goes on.
+        """
+        models = {"moving average": state.ema}
+        if self.config.ema_decay**state.step > _YOUNG:
+            models["raw weights (the average is young)"] = state.model
+        try:
+            sheets = []
+            for number, (name, model) in enumerate(models.items()):
+
+                def tell(done: float, total: int, number: int = number) -> None:
+                    if is_stopped():
+                        raise _StoppedError
+                    share = (number + done / total) / len(models)
+                    self.reporting.on_preview(state.step, share)
+
+                sheets.append(self._sheet(model, f"{name} · step {state.step}", tell))
+        except _StoppedError:
+            return False
+        except NonFiniteError as error:
+            self.reporting.on_note(f"no preview of step {state.step}: {error}")
+        else:
+            save_png(stacked_sheets(sheets), self.path(state.step))
+        return True
+
+    def _sheet(self, model: SiT, title: str, tell: Callable[[float, int], None]) -> Image.Image:
+        protocol = Protocol(
+            solver="heun",
+            num_steps=_STEPS,
+            cfg_scale=self.reporting.preview_cfg_scale,
+            guidance_interval=(0.0, 0.7),
+            seed=self.config.seed,
+            labels=tuple(model.num_classes * column // _COLUMNS for column in range(_COLUMNS)),
+            batch_size=_COLUMNS * _ROWS,
+        )
+        indices = range(_COLUMNS * _ROWS)
+        training = model.training
+        try:
+            network = _InMemory(model.eval(), self.settings)
+            (batch,) = images_of(network, indices, protocol, progress=tell)
+        finally:
+            model.train(training)
+        guidance = f"guidance {protocol.cfg_scale:g} in [0, 0.7]"
+        title += f" · {protocol.solver}, {protocol.num_steps} steps · {guidance}"
+        title += f" · seed {protocol.seed}"
+        return contact_sheet(batch.images, batch.labels.tolist(), title=title)
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """A network of a run, as `images_of` takes a checkpoint."""
 
     model: SiT
     settings: CheckpointSettings
@@ -22,24 +108,3 @@ class _Average:
     @property
     def velocity_model(self) -> SiT:
         return self.model
-
-
-def preview(
-    model: SiT, settings: CheckpointSettings, *, seed: int, cfg_scale: float
-) -> Image.Image:
-    """Sample a contact sheet, ten images of up to ten classes, by Heun in 25 steps.
-
-    The network, a run's moving average, predicts the velocity, in evaluation mode. `seed` decides
-    the noise that the images start from; `cfg_scale` guides in t from 0 to 0.7.
-    """
-    protocol = Protocol(
-        solver="heun",
-        num_steps=25,
-        cfg_scale=cfg_scale,
-        guidance_interval=(0.0, 0.7),
-        seed=seed,
-        labels=tuple(model.num_classes * column // _COLUMNS for column in range(_COLUMNS)),
-        batch_size=_COLUMNS * _ROWS,
-    )
-    (batch,) = images_of(_Average(model, settings), range(_COLUMNS * _ROWS), protocol)
-    return contact_sheet(batch.images, batch.labels.tolist())

@@ -2,10 +2,14 @@
 
 `repa.training.loop` lists its files. A line of history.jsonl stands for each time that the run went
 on otherwise: {"from_step": 1001, "changed": {"learning_rate": [0.001, 0.0005]}, "skip": [1234]}
+A line with "instead_of": 2000 went back, from a run that had come to that step; settings and steps
+left out are those of the lines before it. config.json and each line hold a checksum of themselves,
+and config.json the number of lines that count.
 """
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,12 +25,16 @@ from repa.errors import (
     SettingError,
 )
 from repa.training.settings import CHANGEABLE, TrainConfig
-from repa_base.files import write_text
+from repa.training.state import step_of
+from repa_base.checksums import parse_json, sealed, unsealed
+from repa_base.files import append_text, write_text
 from repa_base.locks import lock_if_free
 from repa_base.workplace import is_workplace, remove_leftovers, workplace
 
 _CONFIG, _HISTORY, _LOCK = "config.json", "history.jsonl", "run.lock"
+_LINES = "history_lines"  # in config.json
 _CHECKPOINT = re.compile(r"step-\d{7,}")
+_SET_ASIDE = "set-aside"
 
 
 def read_run_config(out: Path) -> TrainConfig | None:
@@ -35,13 +43,7 @@ def read_run_config(out: Path) -> TrainConfig | None:
     Raises:
         CheckpointFormatError: The settings are damaged, or of another version of the toolkit.
     """
-    path = out / _CONFIG
-    if not path.exists():
-        return None
-    try:
-        return TrainConfig.from_mapping(json.loads(path.read_text()))
-    except (RepaError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointFormatError(f"{path}: holds no settings ({error}).") from error
+    return _read_config(out)[0]
 
 
 def check_run_folder(config: TrainConfig, out: Path, *, resume: bool) -> TrainConfig | None:
@@ -69,12 +71,19 @@ def check_run_folder(config: TrainConfig, out: Path, *, resume: bool) -> TrainCo
 
 
 def record_settings(
-    out: Path, config: TrainConfig, *, before: TrainConfig | None, step: int, skip: Iterable[int]
+    out: Path,
+    config: TrainConfig,
+    *,
+    before: TrainConfig | None,
+    step: int,
+    skip: Iterable[int],
+    instead_of: int | None = None,
 ) -> tuple[frozenset[int], list[str]]:
     """Write settings and history; the folder is a run's from then on.
 
     Its settings were `before` until now, None at the start of a run, and it has taken `step` steps;
-    `skip` are numbers of steps, from 1, whose update is to be left out.
+    `skip` are numbers of steps, from 1, whose update is to be left out, and `instead_of` is the
+    step that the run goes back from, if it does.
 
     Returns:
         All steps whose update is left out, earlier ones included, and what is new in words.
@@ -86,20 +95,24 @@ def record_settings(
     if config.num_steps < step:
         rule = f"num_steps must be at least {step}, the steps that the run has taken"
         raise SettingError("num_steps", f"{rule}, got {config.num_steps}.")
-    path = out / _HISTORY
-    history, recorded = _read_history(path)
+    history = _read_history(out)
+    recorded = {number for entry in history for number in entry["skip"]}
     new = sorted(set(skip) - recorded)
     for number in new:
         if not step < number <= config.num_steps:
             rule = f"only steps after {step} and up to {config.num_steps}"
             raise SettingError("skip", f"step {number} cannot be left out, {rule}.")
     changed = _changes(before or config, config)
-    write_text(out / _CONFIG, (before or config).to_json())  # first of all, it is a run's folder
-    if changed or new:
+    _write_config(out, before or config, len(history))  # first of all, it is a run's folder
+    if changed or new or instead_of is not None:
         entry = {"from_step": step + 1, "changed": changed, "skip": new}
-        # Before the new settings: no change holds that is not recorded.
-        write_text(path, "".join(json.dumps(e) + "\n" for e in [*history, entry]))
-    write_text(out / _CONFIG, config.to_json())
+        if instead_of is not None:
+            entry["instead_of"] = instead_of
+        history.append(entry)
+        # Before the new settings: no change holds that is not recorded. One that is recorded holds
+        # once config.json counts its line.
+        write_text(out / _HISTORY, "".join(json.dumps(sealed(e)) + "\n" for e in history))
+    _write_config(out, config, len(history))
     notes = [f"{name} {old} -> {now}" for name, (old, now) in changed.items()]
     notes += [f"without the update of step {number}" for number in new]
     return frozenset(recorded | set(new)), notes
@@ -128,6 +141,21 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return max(_checkpoints(folder), default=(0, None))[1]
 
 
+def checkpoints_of(out: Path) -> list[Path]:
+    """Return a run's checkpoints, the latest first."""
+    return [path for _, path in sorted(_checkpoints(out / "checkpoints"), reverse=True)]
+
+
+def set_aside(out: Path, checkpoints: Iterable[Path]) -> None:
+    """Move checkpoints of a run where they count no more; what stands there already goes."""
+    for path in checkpoints:
+        target = out / _SET_ASIDE / path.name
+        if target.exists():
+            shutil.rmtree(target)
+        target.parent.mkdir(exist_ok=True)
+        path.rename(target)
+
+
 def remove_old_checkpoints(folder: Path, *, keep_last: int, keep_every: int) -> None:
     """Remove all checkpoints but those to keep, and what a killed process left of others.
 
@@ -142,24 +170,28 @@ def remove_old_checkpoints(folder: Path, *, keep_last: int, keep_every: int) -> 
 
 
 class Log:
-    """A file of JSON lines, one an entry; entries after the step resumed from are dropped."""
+    """A file of JSON lines, one an entry.
+
+    Entries after the step resumed from are dropped, and so is what is no entry.
+    """
 
     def __init__(self, path: Path, step: int) -> None:
         self._path = path
         self._since, self._step = time.monotonic(), step
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        text = path.read_text("utf-8", errors="replace") if path.exists() else ""
+        lines = text.splitlines(keepends=True)
         kept = [line for line in lines if _is_entry_until(line, step)]
         if kept != lines:
             write_text(path, "".join(kept))
 
-    def write(self, step: int, losses: dict[str, float]) -> None:
-        """Add an entry with the rate since the entry before."""
+    def write(self, step: int, losses: dict[str, float], learning_rate: float) -> None:
+        """Add an entry of a step, with the steps a second since the entry before."""
         now = time.monotonic()
         rate = (step - self._step) / max(now - self._since, 1e-9)
         self._since, self._step = now, step
-        entry = {"step": step, **losses, "steps_per_second": round(rate, 3)}
-        with self._path.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+        entry = {"step": step, **losses, "learning_rate": learning_rate}
+        entry["steps_per_second"] = round(rate, 3)
+        append_text(self._path, json.dumps(entry) + "\n")
 
 
 def _changes(before: TrainConfig, after: TrainConfig) -> dict[str, tuple[object, object]]:
@@ -167,23 +199,48 @@ def _changes(before: TrainConfig, after: TrainConfig) -> dict[str, tuple[object,
     return {name: (old[name], new[name]) for name in new if old[name] != new[name]}
 
 
-def _read_history(path: Path) -> tuple[list[dict[str, Any]], set[int]]:
-    """Return the entries, and all steps whose update they leave out."""
+def _read_config(out: Path) -> tuple[TrainConfig | None, int | None]:
+    """Return the settings of a run and how many lines of its history count, None for all."""
+    path = out / _CONFIG
+    if not path.exists():
+        return None, None
     try:
-        lines = path.read_text().splitlines() if path.exists() else []
-        entries = [json.loads(line) for line in lines]
-        return entries, {int(number) for entry in entries for number in entry["skip"]}
+        values = unsealed(parse_json(path.read_text("utf-8")))
+        lines = values.pop(_LINES, None)
+        return TrainConfig.from_mapping(values), lines
+    except (RepaError, ValueError, TypeError, AttributeError) as error:
+        what = f'holds no settings ({error}); those of a checkpoint are "config" in its state.json'
+        raise CheckpointFormatError(f"{path}: {what}.") from error
+
+
+def _write_config(out: Path, config: TrainConfig, num_lines: int) -> None:
+    record = sealed({**asdict(config), _LINES: num_lines})
+    write_text(out / _CONFIG, json.dumps(record, indent=2) + "\n")
+
+
+def _read_history(out: Path) -> list[dict[str, Any]]:
+    """Return the entries that count; a kill can leave one more, of settings that never held."""
+    path, (_, count) = out / _HISTORY, _read_config(out)
+    try:
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
+        entries = [unsealed(parse_json(line)) for line in lines]
+        if count is not None and len(entries) < count:
+            raise ValueError(f"{len(entries)} of {count} lines are left")
+        numbers = [number for entry in entries for number in entry["skip"]]
+        if not all(type(number) is int for number in numbers):
+            raise ValueError("a step to be left out is no number")
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointFormatError(f"{path}: is damaged ({error}).") from error
+    return entries[:count]
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    return [(int(p.name[5:]), p) for p in folder.glob("step-*") if _CHECKPOINT.fullmatch(p.name)]
+    return [(step_of(p), p) for p in folder.glob("step-*") if _CHECKPOINT.fullmatch(p.name)]
 
 
 def _is_entry_until(line: str, step: int) -> bool:
     """Whether a line is a complete entry of at most this step; a kill can leave half of one."""
     try:
-        return line.endswith("\n") and json.loads(line)["step"] <= step
+        return line.endswith("\n") and parse_json(line)["step"] <= step
     except (ValueError, TypeError, KeyError):
         return False

@@ -104,6 +104,15 @@ class TrainConfig:
         decay = (self.num_steps - step) / self.decay_steps if self.decay_steps else 1.0
         return self.learning_rate * min(1.0, warmup, decay)
 
+    @property
+    def highest_learning_rate(self) -> float:
+        """The largest step size of all steps: less than `learning_rate` if a run is too short."""
+        warmup, decay = self.warmup_steps, self.decay_steps
+        # Where rise and fall cross; without one of them, at the end that the other leads to.
+        crossing = (self.num_steps * warmup - decay) // max(warmup + decay, 1)
+        steps = (min(max(crossing + i, 0), self.num_steps - 1) for i in (0, 1))
+        return max(self.learning_rate_at(step) for step in steps)
+
     def to_json(self) -> str:
         """Return all settings as JSON text."""
         return json.dumps(asdict(self), indent=2) + "\n"
@@ -131,8 +140,9 @@ class TrainConfig:
 class Reporting:
     """What a run writes beside its last weights; none of it changes them.
 
-    `on_step` is told the number and the losses of every step that is taken, `on_note` what else
-    happens; `preview_cfg_scale` is the guidance of the previews.
+    `on_step` is told the number and the losses of every step that is taken, `on_preview` the step
+    of a contact sheet and which share of it is drawn, 0 at first and 1 at its end, `on_note` what
+    else happens; `preview_cfg_scale` is the guidance of the previews.
 
     Raises:
         SettingError: A value is out of its range.
@@ -142,13 +152,18 @@ class Reporting:
     checkpoint_every: int = setting(
         "Steps between checkpoints; the last step has one too.", 1000, low=1
     )
-    preview_every: int = setting("Steps between contact sheets of EMA samples.", 1000, low=1)
+    preview_every: int = setting(
+        "Steps between contact sheets of samples, one at the last step too; 0 for none.",
+        1000,
+        low=0,
+    )
     keep_last: int = setting("Latest checkpoints that are kept; older ones are removed.", 2, low=1)
     keep_every: int = setting(
         "Checkpoints at multiples of this step are kept as well; 0 for none.", 0, low=0
     )
     preview_cfg_scale: float = 2.0
     on_step: Callable[[int, dict[str, float]], None] = field(default=lambda step, losses: None)
+    on_preview: Callable[[int, float], None] = field(default=lambda step, share: None)
     on_note: Callable[[str], None] = field(default=lambda note: None)
 
     __post_init__ = check_settings

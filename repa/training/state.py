@@ -1,8 +1,10 @@
 """State of a training run: network, moving average and optimizer, saved whole or not at all.
 
-A checkpoint is a folder `step-0001000` of safetensors files (`model`, `ema`, `optimizer`) and
-`state.json`. It is written under another name and renamed, so a folder of that name is complete.
-Nothing in it is executed when it is read. It needs no generator's state, see `repa.training.batch`.
+A checkpoint is a folder `step-0001000` of safetensors files (`model`, `ema`, `optimizer`),
+`state.json` and SHA256SUMS, the checksums of the others. It is written under another name and
+renamed, so a folder of that name is complete; whether it is still as it was written, the checksums
+say. Nothing in it is executed when it is read. It needs no generator's state, see
+`repa.training.batch`.
 """
 
 import copy
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -23,13 +25,19 @@ from repa.data import TrainingData
 from repa.errors import (
     CheckpointFormatError,
     CheckpointMismatchError,
+    ChecksumError,
     RepaError,
     SettingError,
     suggestion,
 )
 from repa.models.sit import SIT_SIZES, SiT
-from repa.training.settings import TrainConfig
+from repa.training.settings import CHANGEABLE, TrainConfig
+from repa_base.checksums import SUMS, check_folder, parse_json, seal_folder
 from repa_base.files import replacing
+
+_WEIGHTS = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
+_STATE = "state.json"
+_UNSEALED, _SEALED = 1, 2  # formats of state.json; the first has no checksums beside it
 
 
 @dataclass
@@ -78,6 +86,12 @@ class TrainState:
         average = get_ema_multi_avg_fn(decay)
         average(list(self.ema.parameters()), list(self.model.parameters()), 0)
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of its tensors, which are all but a few thousand of those of a checkpoint."""
+        tensors = [*self.model.state_dict().values(), *self.ema.state_dict().values()]
+        return sum(t.nbytes for t in [*tensors, *self._optimizer_tensors().values()])
+
     def save(self, folder: Path, config: TrainConfig, description: Mapping[str, Any]) -> Path:
         """Write `folder/step-N` at once, with the settings of the run; return its path.
 
@@ -90,31 +104,29 @@ class TrainState:
                 what = {**description, "weights": name, "step": self.step}
                 write_weights(partial / f"{name}.safetensors", model.state_dict(), what)
             save_file(self._optimizer_tensors(), partial / "optimizer.safetensors")
-            state = {"format": 1, "step": self.step, "config": asdict(config)}
-            (partial / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+            state = {"format": _SEALED, "step": self.step, "config": asdict(config)}
+            (partial / _STATE).write_text(json.dumps(state, indent=2) + "\n")
+            seal_folder(partial)
         return target
 
-    def load(self, checkpoint: Path) -> None:
+    def load(self, checkpoint: Path, config: TrainConfig) -> bool:
         """Read a checkpoint folder written by `save` into this state.
 
+        Returns:
+            Whether it has checksums, which those of earlier versions have not.
+
         Raises:
-            CheckpointFormatError: A file is missing or damaged.
+            CheckpointFormatError: See `check_checkpoint`.
             CheckpointMismatchError: The tensors are not those of this model.
         """
-        try:
-            self.step = json.loads((checkpoint / "state.json").read_text())["step"]
-            for name, model in (("model", self.model), ("ema", self.ema)):
-                model.load_state_dict(load_file(checkpoint / f"{name}.safetensors"))
-            tensors = load_file(checkpoint / "optimizer.safetensors")
-            for name, value in self._optimizer_tensors().items():
-                value.copy_(tensors[name])
-        except RuntimeError as error:
-            raise CheckpointMismatchError(f"{checkpoint}: {error}") from error
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
-            raise CheckpointFormatError(
-                f"{checkpoint}: cannot be resumed from ({error}); remove it to resume from the "
-                "checkpoint before it."
-            ) from error
+        has_checksums = check_checkpoint(checkpoint, config)
+        for name, model in (("model", self.model), ("ema", self.ema)):
+            path = checkpoint / f"{name}.safetensors"
+            _copy(load_file(path), model.state_dict(), path)
+        path = checkpoint / "optimizer.safetensors"
+        _copy(load_file(path), self._optimizer_tensors(), path)
+        self.step = step_of(checkpoint)
+        return has_checksums
 
     def _optimizer_tensors(self) -> dict[str, Tensor]:
         return {
@@ -123,6 +135,63 @@ class TrainState:
             if parameter.requires_grad
             for key, value in self.optimizer.state[parameter].items()
         }
+
+
+def check_checkpoint(checkpoint: Path, config: TrainConfig) -> bool:
+    """Find out whether a checkpoint is as it was written, by a run of these settings.
+
+    It costs one read of its files. Checkpoints of earlier versions have no checksums; theirs must
+    be readable, which a flipped byte does not change.
+
+    Returns:
+        Whether it has checksums.
+
+    Raises:
+        CheckpointFormatError: A file is missing or damaged, or of another step or run.
+    """
+    try:
+        has_checksums = check_folder(checkpoint, (*_WEIGHTS, _STATE))
+        _check_state(checkpoint, config, unsealed=not has_checksums)
+        for name in _WEIGHTS:
+            with safe_open(checkpoint / name, "pt"):
+                pass
+    except (ChecksumError, FileNotFoundError, ValueError, SafetensorError) as error:
+        raise CheckpointFormatError(f"{checkpoint} is damaged: {error}") from error
+    return has_checksums
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step in the name of a checkpoint."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _check_state(checkpoint: Path, config: TrainConfig, *, unsealed: bool) -> None:
+    """Raise ValueError if state.json is not that of this step, run and format."""
+    state = parse_json((checkpoint / _STATE).read_text("utf-8"))
+    if not isinstance(state, dict) or not isinstance(stored := state.get("config"), dict):
+        raise ValueError(f"{_STATE} holds no settings")
+    step, now = state.get("step"), asdict(config)
+    if type(step) is not int or step != step_of(checkpoint):
+        raise ValueError(f"{_STATE} is of step {step!r}")
+    if state.get("format") not in (_UNSEALED, _SEALED):
+        raise ValueError(f"{_STATE} has the format {state.get('format')!r}")
+    if unsealed and state["format"] == _SEALED:
+        raise ValueError(f"{SUMS} is missing")
+    others = [n for n in now if n in stored and stored[n] != now[n] and n not in CHANGEABLE]
+    if others:
+        raise ValueError(f"{_STATE} is of a run with other settings ({', '.join(others)})")
+
+
+def _copy(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:
+    """Fill the wanted tensors in place with those found, of the same names and shapes."""
+    for name in (*wanted, *found):
+        shapes = [tuple(t[name].shape) if name in t else None for t in (wanted, found)]
+        if shapes[0] != shapes[1]:
+            reason = f"tensor {name} has the shape {shapes[1]}, not {shapes[0]}"
+            raise CheckpointMismatchError(f"{path}: {reason}: another network's.")
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(found[name])
 
 
 def model_settings(

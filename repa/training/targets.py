@@ -1,12 +1,17 @@
 """Target features of a batch's images: kept in memory or in a file, or made by the encoder at once.
 
-`open_targets` alone decides where they come from.
+`open_targets` alone decides where they come from. Beside a file of them stands
+target_features.json: what they are of, and a CRC-32 of each image's features, which is checked
+whenever they are read. It costs about half a second a gigabyte: of what a step reads if the file is
+mapped, else of the whole file once.
 """
 
-from collections.abc import Callable, Iterator
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,9 +20,10 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from repa.data import Batch, TrainingData
-from repa.encoders import Encoder, load_encoder, parse_encoders
+from repa.encoders import Encoder, EncoderName, load_encoder, parse_encoders
 from repa.errors import CheckpointFormatError
-from repa_base.files import check_room, replacing
+from repa_base.checksums import parse_json, sealed, unsealed
+from repa_base.files import check_room, replacing, write_text
 from repa_base.memory_map import release_pages
 
 Keeping = Literal["memory", "file", "nowhere"]
@@ -25,14 +31,22 @@ Keeping = Literal["memory", "file", "nowhere"]
 into memory, or nowhere: the encoder sees the images of every batch."""
 
 _SAVED, _MAPPED = "target_features.safetensors", "target_features.npy"
+_RECORD = "target_features.json"
+_AGAIN = "remove it and it is made again."
 _CHUNK_IMAGES = 64
 
 
 @dataclass(frozen=True)
 class StoredTargets:
-    """Features of all images, (count, N, D) an encoder, in memory or mapped; none for "none"."""
+    """Features of all images, (count, N, D) an encoder, in memory or mapped; none for "none".
+
+    Those that are mapped from `path` are checked as they are read, if there are `checksums`, one an
+    image.
+    """
 
     features: list[np.ndarray]
+    path: Path | None = None
+    checksums: Sequence[int] | None = None
 
     @property
     def dims(self) -> list[int]:
@@ -40,11 +54,18 @@ class StoredTargets:
         return [features.shape[2] for features in self.features]
 
     def __call__(self, batch: Batch) -> list[Tensor]:
-        """Return the features float32 (B, N, D) of the batch's images, one tensor an encoder."""
-        rows = [torch.from_numpy(features[batch.indices]) for features in self.features]
+        """Return the features float32 (B, N, D) of the batch's images, one tensor an encoder.
+
+        Raises:
+            CheckpointFormatError: Those of an image are not as they were written.
+        """
+        rows = [features[batch.indices] for features in self.features]
         for features in self.features:
             release_pages(features)
-        return rows
+        if self.path is not None and self.checksums is not None:
+            for part in rows:
+                _check(self.path, part, batch.indices.tolist(), self.checksums)
+        return [torch.from_numpy(part) for part in rows]
 
 
 @dataclass(frozen=True)
@@ -106,7 +127,8 @@ def open_targets(
     encoders, see `repa.encoders.names`, each after the first has a folder in that of the run.
 
     Raises:
-        CheckpointFormatError: The folder's features are damaged, or of other images or tokens.
+        CheckpointFormatError: The folder's features are damaged, or of other images, tokens or
+            encoder.
         SettingError: An encoder does not give this grid, or is none of timm's networks.
         RepaError: It is not on this machine.
     """
@@ -114,19 +136,19 @@ def open_targets(
     if not names:
         return StoredTargets([])
     sources = [
-        _open_one(str(name), data, _folder_of(place, folder), grid_size, device)
+        _open_one(name, data, _folder_of(place, folder), grid_size, device)
         for place, name in enumerate(names)
     ]
     return sources[0] if len(sources) == 1 else JoinedTargets(sources)
 
 
 def _open_one(
-    encoder_name: str, data: TrainingData, folder: Path, grid_size: int, device: torch.device | str
+    name: EncoderName, data: TrainingData, folder: Path, grid_size: int, device: torch.device | str
 ) -> StoredTargets | EncoderTargets:
     for path in (folder / _SAVED, folder / _MAPPED):
         if path.exists():
-            return StoredTargets([_read(path, (data.count, grid_size**2))])
-    encoder = load_encoder(encoder_name, device)
+            return _read(path, (data.count, grid_size**2), _what(name.name, data))
+    encoder = load_encoder(str(name), device)
     encoder.check_grid(grid_size, image_size=data.images(np.arange(1)).shape[1])
     return EncoderTargets(encoder, data, grid_size, device)
 
@@ -140,6 +162,8 @@ def keep_targets(
     """
     if not isinstance(source, JoinedTargets):
         return _keep_one(source, folder, keeping, on_note)
+    if keeping == "nowhere":
+        return source
     folders = [_folder_of(place, folder) for place in range(len(source.sources))]
     for each in folders:
         each.mkdir(exist_ok=True)
@@ -160,33 +184,70 @@ def _keep_one(
 ) -> StoredTargets | EncoderTargets:
     if not isinstance(source, EncoderTargets) or keeping == "nowhere":
         return source
-    count = source.data.count
+    count, what = source.data.count, _what(source.encoder.name, source.data)
     on_note(f"computing {source.encoder.name} features of {count} images, once.")
     if keeping == "memory":
         features = np.concatenate(list(source.of_all()))
         with replacing(folder / _SAVED) as partial:
             save_file({"features": features}, partial)
+            _write_record(folder, what, _checksums(features))
         return StoredTargets([features])
     shape = (count, source.grid_size**2, source.encoder.feature_dim)
     check_room(4 * int(np.prod(shape)), folder, what="the target features need")
     with replacing(folder / _MAPPED) as partial:
         file = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-        done = 0
+        checksums: list[int] = []
         for part in source.of_all():
-            file[done : done + len(part)] = part
-            done += len(part)
+            file[len(checksums) : len(checksums) + len(part)] = part
+            checksums += _checksums(part)
         file.flush()
-    return StoredTargets([_read(folder / _MAPPED, shape[:2])])
+        _write_record(folder, what, checksums)
+    return _read(folder / _MAPPED, shape[:2], what)
 
 
-def _read(path: Path, expected: tuple[int, int]) -> np.ndarray:
-    again = "remove it and it is made again."
-    mapped = path.suffix == ".npy"
+def _what(encoder_name: str, data: TrainingData) -> dict[str, Any]:
+    """Return what features are of, as it is recorded beside them."""
+    return {"encoder": encoder_name, "data": data.name, "input_size": data.input_size}
+
+
+def _write_record(folder: Path, what: dict[str, Any], checksums: list[int]) -> None:
+    """Record what features are of; before their file has its name, which is none without it."""
+    write_text(folder / _RECORD, json.dumps(sealed({**what, "checksums": checksums})) + "\n")
+
+
+def _read(path: Path, shape: tuple[int, int], what: dict[str, Any]) -> StoredTargets:
+    """Open the features of `shape[0]` images, `shape[1]` each; old ones have no record."""
+    mapped, record = path.suffix == ".npy", path.with_name(_RECORD)
     try:
         features = np.load(path, mmap_mode="r") if mapped else load_file(path)["features"]
+        written = unsealed(parse_json(record.read_text("utf-8"))) if record.exists() else {}
+        checksums = written.pop("checksums", None)
     except (SafetensorError, KeyError, ValueError, EOFError) as error:
-        raise CheckpointFormatError(f"{path}: damaged ({error}); {again}") from error
-    for found, wanted, what in zip(features.shape, expected, ("images", "features an image")):  # noqa: B905
+        raise CheckpointFormatError(f"{path}: damaged ({error}); {_AGAIN}") from error
+    if features.dtype != np.float32 or features.ndim != 3:
+        found = f"{features.dtype} of shape {features.shape}"
+        raise CheckpointFormatError(f"{path}: damaged (holds {found}); {_AGAIN}")
+    for found, wanted, name in zip(features.shape, shape, ("images", "features an image")):  # noqa: B905
         if found != wanted:
-            raise CheckpointFormatError(f"{path}: holds {found} {what}, not {wanted}; {again}")
-    return features
+            raise CheckpointFormatError(f"{path}: holds {found} {name}, not {wanted}; {_AGAIN}")
+    for name, found in written.items():
+        if found != what.get(name):
+            other = f"is of {name} {found}, not {what.get(name)}"
+            raise CheckpointFormatError(f"{path}: {other}; {_AGAIN}")
+    if mapped or checksums is None:
+        return StoredTargets([features], path, checksums)
+    _check(path, features, range(len(features)), checksums)
+    return StoredTargets([features])
+
+
+def _checksums(features: np.ndarray) -> list[int]:
+    """Return a CRC-32 of each image's features."""
+    return [zlib.crc32(np.ascontiguousarray(image).data) for image in features]
+
+
+def _check(path: Path, found: np.ndarray, images: Sequence[int], checksums: Sequence[int]) -> None:
+    """Raise CheckpointFormatError unless the features of these images are as they were written."""
+    for image, checksum in zip(images, _checksums(found), strict=True):
+        if checksum != checksums[image]:
+            what = f"the features of image {image} are not as they were written"
+            raise CheckpointFormatError(f"{path}: damaged ({what}); {_AGAIN}")

@@ -215,7 +215,8 @@ def test_output_is_checked_before_any_work(tmp_path):
             files.check_output(path, option="--grid")
     files.check_output(tmp_path / "file", overwrite=True)
     files.check_output(tmp_path / "new" / "file")
-    with pytest.raises(OSError, match=r"no file can be made in this folder: '.*/file'"):
+    reason = r"no file can be made in this folder \(it is a file\): '.*/file'"
+    with pytest.raises(OSError, match=reason):
         files.check_output(tmp_path / "file" / "out")
     assert names(tmp_path) == ["file", "new"] and names(tmp_path / "new") == []
 
@@ -247,7 +248,7 @@ def test_room_is_reserved_or_the_file_refused(tmp_path, monkeypatch, error, rese
             files.reserve(file.fileno(), 400_000, tmp_path / "file")
             assert os.fstat(file.fileno()).st_size == 400_000
         else:
-            with pytest.raises(OSError, match=r"No space: the file needs 0\.4 MB") as caught:
+            with pytest.raises(OSError, match=r"No space: the file needs 400\.0 kB") as caught:
                 files.reserve(file.fileno(), 400_000, tmp_path / "file")
             assert caught.value.errno == errno.ENOSPC
 
@@ -258,3 +259,50 @@ def test_all_is_written_at_its_place_in_however_many_calls(tmp_path, monkeypatch
     with (tmp_path / "file").open("w+b") as file:
         files.write_at(file.fileno(), b"0123456789", 2)
     assert (tmp_path / "file").read_bytes() == b"\0\0" + b"0123456789"
+
+
+@pytest.mark.parametrize(
+    ("size", "free", "texts"),
+    [
+        (1_000_001, 1_000_000, ("1.000001 MB", "1.000000 MB")),
+        (50, 3, ("50 bytes", "3 bytes")),
+        (9_830_000_000, 20_000_000, ("9.8 GB", "20.0 MB")),
+        (2048, 1000, ("2.0 kB", "1.0 kB")),
+    ],
+)
+def test_needed_and_free_space_are_told_apart_each_in_its_unit(
+    monkeypatch, tmp_path, size, free, texts
+):
+    usage = shutil.disk_usage(tmp_path)._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=f"needs {texts[0]}, {texts[1]} are free"):
+        files.check_room(size, tmp_path)
+
+
+def test_an_output_that_is_a_dangling_link_is_written_where_it_leads(tmp_path):
+    (tmp_path / "other disk").mkdir()
+    link, target = tmp_path / "link", tmp_path / "other disk" / "file"
+    link.symlink_to(target)
+    files.check_output(link)
+    write_text(link, "content")
+    assert link.is_symlink() and target.read_text() == "content"
+
+
+def test_a_link_into_a_folder_that_does_not_exist_is_refused(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "gone" / "file")
+    with pytest.raises(OSError, match=r"is a link into .*/gone, a folder that is not there"):
+        files.check_output(link)
+    assert names(tmp_path) == ["link"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_outputs_have_the_modes_that_the_umask_gives(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        save = tmp_path / "weights"
+        with replacing(save) as partial:
+            save_file({"a": torch.zeros(2)}, partial)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(save.stat().st_mode) == 0o666 & ~mask

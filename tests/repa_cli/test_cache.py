@@ -99,6 +99,81 @@ def test_cache_lists_what_it_holds_and_clears_it(repa, here):
     assert repa("cache")[1].startswith("0 entries")
 
 
+def damage(here, name):
+    """Flip a bit of the samples' entry."""
+    cache = FeatureCache(here / "cache" / "features")
+    (folder,) = (entry.path for entry in cache.entries() if entry.source == "samples.npz")
+    content = bytearray((folder / name).read_bytes())
+    content[-9] ^= 64
+    (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["pool.npy", "probabilities.npy"])
+def test_a_damaged_entry_is_named_in_one_line_and_moves_no_number(repa, here, name):
+    first = measured(repa, "--kid")
+    damage(here, name)
+    code, out, err = repa(*FID, "--kid")
+    found = json.loads(out)["samples"]
+    assert code == 0
+    (line,) = (line for line in err.splitlines() if "damaged" in line)
+    assert line.startswith("repa: warning: ") and f"{name}: it is not as it was written" in line
+    (warning,) = (w for w in found["warnings"] if w["check"] == "feature-cache")
+    assert line == f"repa: warning: {warning['reason']}: {warning['effect']}."
+    found["warnings"].remove(warning)
+    assert found == first == measured(repa, "--kid")
+
+
+def test_a_reference_file_is_made_of_no_damaged_entry(repa, here):
+    options = ("stats", "samples.npz", "--features", "efficientnet-lite0", "--out")
+    assert repa(*options, "a.npz")[0] == 0
+    damage(here, "statistics.npz")
+    code, _, err = repa(*options, "b.npz")
+    assert code == 0 and err.count("damaged") == 1
+    np.testing.assert_array_equal(np.load("a.npz")["sigma"], np.load("b.npz")["sigma"])
+
+
+@pytest.mark.parametrize(("text", "size"), [("20GB", 20e9), ("1.5 tb", 1.5e12), ("500MB", 5e8)])
+def test_the_limit_is_shown(repa, here, monkeypatch, text, size):
+    assert json.loads(repa("cache", "--json")[1])["limit_bytes"] == 20e9
+    assert "of at most 20.00 GB" in repa("cache")[1]
+    monkeypatch.setenv("REPA_CACHE_LIMIT", text)
+    assert json.loads(repa("cache", "--json")[1])["limit_bytes"] == size
+
+
+@pytest.mark.parametrize("text", ["20", "much", "-1GB", "1e3GB", "9" * 400 + "GB", "GB", "nan GB"])
+def test_a_limit_that_is_no_size_is_one_line(repa, here, monkeypatch, text):
+    monkeypatch.setenv("REPA_CACHE_LIMIT", text)
+    for command in (("cache",), FID, ("stats", "real.npz", "--out", "r.npz")):
+        options = ("--features", "efficientnet-lite0") if command[0] == "stats" else ()
+        code, out, err = repa(*command, *options)
+        assert (code, out) == (2, "")
+        (line,) = (line for line in err.splitlines() if "error" in line)
+        assert "REPA_CACHE_LIMIT" in line and "20GB" in line and "--" not in line
+
+
+def test_a_limit_of_nothing_keeps_nothing(repa, here, monkeypatch):
+    wanted = measured(repa, "--no-cache")
+    monkeypatch.setenv("REPA_CACHE_LIMIT", "0")
+    assert measured(repa) == wanted
+    assert measured(repa, "--bootstrap", 2)["values"] == wanted["values"]
+    assert FeatureCache(here / "cache" / "features").entries() == []
+
+
+def test_the_oldest_features_make_room_and_downloads_do_not(repa, here, monkeypatch):
+    (here / "cache" / "networks").mkdir(parents=True)
+    (here / "cache" / "networks" / "weights.pth").write_bytes(bytes(10**6))
+    measured(repa)
+    for entry in json.loads(repa("cache", "--json")[1])["entries"]:
+        os.utime(Path(entry["path"]) / "entry.json", (0, 0))
+    monkeypatch.setenv("REPA_CACHE_LIMIT", "1KB")
+    np.savez("samples.npz", RANDOM.integers(0, 200, (11, 8, 8, 3), dtype=np.uint8))
+    measured(repa)  # uses the reference, and makes room for the samples
+    found = json.loads(repa("cache", "--json")[1])
+    assert {entry["count"] for entry in found["entries"]} == {11, 12}
+    assert found["num_bytes"] == sum(entry["num_bytes"] for entry in found["entries"]) > 1000
+    assert (here / "cache" / "networks" / "weights.pth").exists()
+
+
 def occupied(here, monkeypatch):
     (here / "cache").write_text("a file")
 

@@ -25,7 +25,13 @@ def test_every_setting_has_an_option_and_its_help(repa, command, monkeypatch):
 
 def test_the_help_shows_the_defaults_of_the_settings(repa):
     text = " ".join(repa("sample", "--help")[1].split())
-    for shown in ("[default: 250]", "[default: 50000]", "[default: 0,0.7]", "[default: sde]"):
+    for shown in (
+        "[default: 250; digits: 25]",
+        "[default: 50000; digits: 500]",
+        "[default: 0,0.7]",
+        "[default: sde; digits: heun]",
+        "[default: truncate]",
+    ):
         assert shown in text
 
 

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from metrics import open_images
 from repa import SIT_SIZES, SiT
 from repa.autoencoders.autoencoder import load_autoencoder
 from repa.autoencoders.latent_space import SD_LATENTS
@@ -18,14 +20,14 @@ from repa.checkpoints import load_model
 from samplers import classifier_free_velocity, initial_noise, sample_ode
 
 
-def save_checkpoint(path, **changes):
+def save_checkpoint(path, dataset="digits", **changes):
     torch.manual_seed(0)
     sizes = {"input_size": 8, "in_channels": 3, "num_classes": 5, "encoder_depth": 1}
     settings = {**SIT_SIZES["SiT-Pico/4"], **sizes, "target_dims": [], **changes}
     model = SiT(**settings)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    description = {"format": 1, "model": settings, "path_type": "linear", "dataset": "digits"}
+    description = {"format": 1, "model": settings, "path_type": "linear", "dataset": dataset}
     save_file(model.state_dict(), path, metadata={"repa": json.dumps(description)})
     return path
 
@@ -40,23 +42,48 @@ def here(tmp_path, monkeypatch):
 
 
 TINY = ("sample", "--model", "tiny.safetensors", "--num", 12, "--steps", 3, "--device", "cpu")
+PLAN = (
+    "repa: tiny.safetensors (data set digits, so the defaults of digits): 12 images, "
+    "heun in 3 steps, guidance 2 for t in [0, 0.7], 8 network rows an image.\n"
+)
+"""Steps start at 1, 2/3 (guided, so four rows) and 1/3 (the last, guided but not corrected)."""
 
 
 def test_command_writes_images_labels_manifest_and_contact_sheet(repa, here):
     code, out, err = repa(*TINY, "--labels", "balanced", "--grid", "sheet.png")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, PLAN)
     assert "samples.npz" in out and "images/s" in out
     with np.load("samples.npz", allow_pickle=False) as file:
         assert sorted(file.files) == ["arr_0", "arr_1", "manifest"]
         assert file["arr_0"].shape == (12, 8, 8, 3) and file["arr_0"].dtype == np.uint8
         assert file["arr_1"].tolist() == [i % 5 for i in range(12)]
         images, manifest = file["arr_0"], json.loads(str(file["manifest"]))
-    assert (manifest["cfg_scale"], manifest["guidance_interval"]) == (1.8, [0, 0.7])
+    assert (manifest["cfg_scale"], manifest["guidance_interval"]) == (2, [0, 0.7])
     with Image.open("sheet.png") as sheet:
         pixels = np.asarray(sheet)
-    # The first cell is the first image of class 0, eight times enlarged, below its caption.
-    assert np.array_equal(pixels[18:82:8, 4:68:8], images[0])
-    assert np.array_equal(pixels[18:82:8, 72:136:8], images[5])
+    # The first cell is the first image of class 0, eight times enlarged, below title and caption.
+    assert np.array_equal(pixels[41:105:8, 4:68:8], images[0])
+    assert np.array_equal(pixels[41:105:8, 72:136:8], images[5])
+    assert (pixels[4:20, 4:300] < 100).any()
+    assert repa("grid", "samples.npz", "--out", "same.png")[0] == 0
+    assert (here / "same.png").read_bytes() == (here / "sheet.png").read_bytes()
+
+
+def test_png_files_are_the_images_of_the_npz_and_are_made_once(repa, here):
+    arguments = (*TINY, "--png", "png")
+    assert repa(*arguments)[0] == 0
+    ours, theirs = open_images(here / "png"), open_images(here / "samples.npz")
+    assert ours.count == 12 and ours.labels.tolist() == theirs.labels.tolist()
+    assert np.array_equal(next(ours.batches(12)), next(theirs.batches(12)))
+    before = {path.name: path.stat().st_mtime_ns for path in (here / "png").glob("*.png")}
+    code, out, _ = repa(*arguments, "--json")
+    assert (code, json.loads(out)["PNG files"]) == (0, "png")
+    assert before == {path.name: path.stat().st_mtime_ns for path in (here / "png").glob("*.png")}
+    code, _, err = repa(*TINY, "--png", "png", "--out", "other.npz")
+    assert code == 1 and err.endswith(
+        "png holds other images; use --overwrite, or another --png.\n"
+    )
+    assert not (here / "other.npz").exists()
 
 
 def test_repeated_command_says_that_it_is_finished_and_changes_nothing(repa, here):
@@ -80,9 +107,46 @@ def test_run_that_only_lacked_its_last_touch_is_not_called_finished_before(repa,
     assert (code, err) == (0, "") and "samples.npz" in out
 
 
+def test_interrupted_run_says_where_it_goes_on(repa, here, monkeypatch):
+    from repa.generation.sample_file import NpzWriter
+
+    def interrupted(self, first, *rows):
+        if first:
+            raise KeyboardInterrupt
+        write(self, first, *rows)
+
+    write = NpzWriter.write
+    with monkeypatch.context() as patch:
+        patch.setattr(NpzWriter, "write", interrupted)
+        code, _, err = repa(*TINY, "--batch-size", 5)
+        assert code == 130 and err.startswith(PLAN)
+    code, _, err = repa(*TINY, "--batch-size", 5)
+    assert (code, err) == (0, f"{PLAN}repa: going on at 5 of 12.\n")
+
+
+def test_after_the_first_block_the_time_it_needs_is_told(repa, here, monkeypatch):
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr("repa_cli.sample.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    code, _, err = repa(*TINY, "--batch-size", 3, "--json")
+    plan, took, *rest = err.splitlines()
+    # Told at the start, before each of 5 evaluations and after the block: 60 s for 3 of 12 images.
+    assert (code, rest) == (0, []) and f"{plan}\n" == PLAN
+    assert took == "repa: 3 images took 1 min; about 3 min left."
+
+
+def test_model_without_defaults_of_its_own_gets_the_published_protocol(repa, here):
+    save_checkpoint(here / "other.safetensors", dataset="flowers")
+    arguments = ("--model", "other.safetensors", "--num", 2, "--steps", 3, "--cfg", 1)
+    code, _, err = repa("sample", *arguments)
+    plan = "2 images, sde in 3 steps, no guidance, 3 network rows an image."
+    assert (code, err) == (0, f"repa: other.safetensors: {plan}\n")
+
+
 def test_steps_that_an_adaptive_solver_ignores_are_noted_when_they_were_asked_for(repa, here):
     code, _, err = repa(*TINY, "--solver", "dopri5")
-    assert (code, err) == (0, "repa: --steps is ignored: dopri5 chooses its own steps.\n")
+    ignored, plan = err.splitlines()
+    assert (code, ignored) == (0, "repa: --steps is ignored: dopri5 chooses its own steps.")
+    assert plan.endswith("12 images, dopri5, guidance 2 for t in [0, 0.7].")
     without = [argument for argument in TINY if argument not in ("--steps", 3)]
     for arguments in ((*without, "--solver", "dopri5"), (*TINY, "--solver", "heun")):
         code, _, err = repa(*arguments, "--overwrite")
@@ -118,7 +182,7 @@ def test_latent_checkpoint_is_decoded_by_the_autoencoder(repa, here):
     code, _, err = repa(
         "sample", "--model", "latent.safetensors", "--num", 3, "--steps", 2, *options
     )
-    assert (code, err) == (0, "")
+    assert (code, err.count("\n")) == (0, 1)
     with np.load("samples.npz") as file:
         images, manifest = file["arr_0"], json.loads(str(file["manifest"]))
     assert (manifest["autoencoder"], manifest["image_size"]) == ("vae", 8)
@@ -149,7 +213,14 @@ def test_published_command_without_network_says_which_file_to_put_where(repa, he
     [
         (["--model", "digit"], ["--model", "file or folder 'digit'; did you mean 'digits'"]),
         (["--solver", "heum"], ["--solver", "unknown solver 'heum'; did you mean 'heun'"]),
-        (["--labels", "balancd"], ["--labels", "did you mean 'balanced'"]),
+        (
+            ["--labels", "balancd"],
+            ["--labels", "did you mean 'balanced'", "list of classes such as"],
+        ),
+        (["--labels", "all"], ["--labels", "random", "or a list of classes such as 0,1,7"]),
+        (["--cfg", "inf"], ["--cfg", "must be a finite number, got inf"]),
+        (["--cfg", "nan"], ["--cfg", "equal to 1"]),
+        (["--model", ""], ["--model", "unknown model, file or folder ''"]),
         (["--labels", "-1"], ["--labels", "one or more classes from 0, got [-1]"]),
         (["--labels", "1,x"], ["--labels", "'1,x' is not a list of classes"]),
         (["--labels", "0,5"], ["--labels", "label 5 is none of the 5 classes"]),
@@ -207,11 +278,11 @@ def test_what_is_found_wrong_is_one_line_and_exit_code_1(repa, here):
 def test_other_settings_ask_for_overwrite_or_another_name(repa, here):
     repa(*TINY)
     before = (here / "samples.npz").read_bytes()
-    code, _, err = repa(*TINY, "--cfg", 2)
+    code, _, err = repa(*TINY, "--cfg", 3)
     assert code == 1
-    assert "cfg_scale 1.8 there, 2.0 here" in err and "use --overwrite" in err and "--out" in err
+    assert "cfg_scale 2.0 there, 3.0 here" in err and "use --overwrite" in err and "--out" in err
     assert (here / "samples.npz").read_bytes() == before
-    assert repa(*TINY, "--cfg", 2, "--overwrite")[0] == 0
+    assert repa(*TINY, "--cfg", 3, "--overwrite")[0] == 0
     assert (here / "samples.npz").read_bytes() != before
 
 

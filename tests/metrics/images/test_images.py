@@ -287,7 +287,7 @@ def test_other_formats_under_a_picture_s_name_are_refused(tmp_path, monkeypatch)
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
     with pytest.raises(InputError, match=r"a\.png is not a readable image"):
         open_images(tmp_path)
-    Image.new("RGB", (2, 2)).save(tmp_path / "a.png", format="TIFF")
+    Image.new("RGB", (2, 2)).save(tmp_path / "a.png", format="TGA")
     with pytest.raises(InputError, match=r"a\.png is not a readable image"):
         open_images(tmp_path)
 

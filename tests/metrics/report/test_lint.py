@@ -1,12 +1,22 @@
-import math
-
 import numpy as np
 import pytest
-from scipy.stats import chi2_contingency
+from PIL import Image
 
-from metrics import ArrayImages, FeatureStatistics, FirstImages, Reference, ReferenceStatistics
-from metrics.images.inspection import ImageFindings, ImageInspector, InspectedImages
-from metrics.report.lint import lint_images, lint_sources
+from metrics import (
+    ArrayImages,
+    FeatureStatistics,
+    FirstImages,
+    Reference,
+    ReferenceStatistics,
+    open_images,
+)
+from metrics.images.inspection import (
+    ImageFindings,
+    ImageInspector,
+    InspectedImages,
+    count_shared,
+)
+from metrics.report.lint import lint_images, lint_reference, lint_sources
 
 rng = np.random.default_rng(0)
 
@@ -17,7 +27,7 @@ def images(count, size=4, labels=None, seed=0):
 
 
 def checks(samples, reference=None, network="inception", **options):
-    options = {"published_count": None, **options}
+    options = {"published_count": 1, "reference_count": None, **options}  # few are enough
     reference = reference or Reference("real", images(8))
     return {w.check: w for w in lint_sources(samples, reference, network, **options)}
 
@@ -45,91 +55,98 @@ def test_fewer_images_than_published_numbers_take(count, warned):
 
 def test_published_numbers_take_fifty_thousand_and_data_without_any_takes_what_it_has():
     real = Reference("real", images(8))
-    (warning,) = lint_sources(images(9), real, "inception")
+    warning = lint_sources(images(9), real, "inception")[0]
     assert warning.reason == "9 images, where published numbers take 50000"
-    assert "few-samples" not in checks(images(9), published_count=None)
+    assert "few-samples" not in checks(images(200, 1), published_count=None)
+    assert "few-samples" in checks(images(199, 1), published_count=None)
 
 
-def test_order_by_class_caps_the_score_at_the_classes_of_a_split():
-    labels = np.repeat(np.arange(20), 10)
-    found = checks(images(200, labels=labels), split_size=50)
-    assert set(found) == {"class-order"}
-    assert "cannot exceed about 5.0" in found["class-order"].effect
+@pytest.mark.parametrize(("count", "warned"), [(9, True), (10, False)])
+def test_a_reference_of_few_images_whatever_it_comes_from(count, warned):
+    part = FeatureStatistics(np.zeros(2), np.eye(2), count)
+    for reference in (
+        Reference("images", images(count)),
+        Reference("file", None, ReferenceStatistics(part, part)),
+        Reference("both", images(20), ReferenceStatistics(part, part)),
+        Reference("shown", images(count), ReferenceStatistics(FeatureStatistics(*_UNCOUNTED))),
+    ):
+        assert ("few-references" in checks(images(9), reference, reference_count=10)) == warned
 
 
-@pytest.mark.parametrize("order", [np.arange(200) % 20, rng.permutation(np.arange(200) % 20)])
-def test_classes_in_turn_or_at_random_are_no_order_by_class(order):
-    assert checks(images(200, labels=order), split_size=50) == {}
+_UNCOUNTED = np.zeros(2), np.eye(2)
 
 
-def test_random_order_of_few_images_of_many_classes_is_not_called_sorted():
-    # 100 of 1000 classes per split at best: the expected number must know of draws from small sets.
-    labels = rng.permutation(np.repeat(np.arange(1000), 5))
-    assert "class-order" not in checks(images(5000, 1, labels), split_size=1250)
+def test_a_reference_has_ten_thousand_images_unless_it_is_as_large_as_it_can_be():
+    few = Reference("real", images(9_999, 1))
+    assert [each.check for each in lint_reference(few)] == ["few-references"]
+    assert lint_reference(Reference("real", images(10_000, 1))) == []
+    assert lint_reference(few, least_count=None) == []
 
 
-def test_expected_classes_of_a_split_are_the_hand_count():
-    from metrics.report.lint import _expected_classes
-
-    # Two of {a, a, b}: the pairs aa, ab, ab hold 1, 2, 2 classes.
-    assert math.isclose(_expected_classes(np.array([2, 1]), 2), 5 / 3)
+def test_a_reference_without_a_known_number_is_not_judged():
+    statistics = ReferenceStatistics(FeatureStatistics(*_UNCOUNTED))
+    assert lint_reference(Reference("adm.npz", None, statistics)) == []
 
 
-def test_order_within_a_single_split_moves_nothing():
-    labels = np.repeat(np.arange(5), 10)
-    assert checks(images(50, labels=labels), split_size=50) == {}
+@pytest.mark.parametrize(("count", "singular"), [(6, True), (7, False)])
+def test_no_more_real_images_than_features_give_a_singular_covariance(count, singular):
+    (warning,) = lint_reference(Reference("real", images(count)), feature_dim=6)
+    assert ("singular" in warning.effect) == singular
+    covariance = np.cov(np.random.default_rng(0).normal(size=(count, 6)), rowvar=False)
+    assert (np.linalg.matrix_rank(covariance) < 6) == singular
 
 
-def test_classes_out_of_proportion_to_the_reference():
-    real = Reference("real", images(300, 1, labels=rng.integers(0, 3, 300)))
-    same, skewed = rng.integers(0, 3, 200), rng.choice(3, 200, p=[0.7, 0.2, 0.1])
-    assert "class-balance" not in checks(images(200, 1, same), real)
-    assert "class-balance" in checks(images(200, 1, skewed), real)
+def test_few_images_beside_statistics_of_many_concern_precision_and_recall():
+    part = FeatureStatistics(np.zeros(2), np.eye(2), 50_000)
+    reference = Reference("ref.npz", images(5), ReferenceStatistics(part, part))
+    (warning,) = lint_reference(reference, feature_dim=6)
+    assert "precision and recall" in warning.effect and "Fréchet" not in warning.effect
 
 
-def test_shares_follow_the_reference_and_not_equality():
-    proportions = [0.7, 0.2, 0.1]
-    real = Reference("real", images(3000, 1, labels=rng.choice(3, 3000, p=proportions)))
-    assert "class-balance" not in checks(images(200, 1, rng.choice(3, 200, p=proportions)), real)
-    assert "class-balance" in checks(images(200, 1, np.arange(200) % 3), real)
+def pictures(path, suffix, count=10, **options):
+    path.mkdir()
+    for number, image in enumerate(images(count).images):
+        Image.fromarray(image).save(path / f"{number}.{suffix}", **options)
+    return open_images(path)
 
 
-def test_without_labels_in_the_reference_equal_shares_are_expected():
-    assert "class-balance" not in checks(images(500, 1, labels=rng.integers(0, 5, 500)))
-    found = checks(images(500, 1, labels=rng.choice(5, 500, p=[0.6, 0.1, 0.1, 0.1, 0.1])))
-    assert "5 classes found (the reference has no labels)" in found["class-balance"].reason
+def test_lossy_files_against_lossless_ones(tmp_path):
+    jpeg, webp = pictures(tmp_path / "j", "jpg"), pictures(tmp_path / "w", "webp")
+    png, exact = pictures(tmp_path / "p", "png"), pictures(tmp_path / "x", "webp", lossless=True)
+    lossless, lossy = (png, exact, images(10)), (jpeg, webp)
+    for samples in (*lossless, *lossy):
+        for real in (*lossless, *lossy):
+            warned = "lossy-files" in checks(samples, Reference("real", real))
+            assert warned == ((samples in lossy) != (real in lossy))
+    found = checks(FirstImages(jpeg, 8), Reference("real", images(9)))["lossy-files"]
+    assert found.reason == "the images come from 8 JPEG files, the reference from an array"
 
 
-def test_classes_that_never_occur_count_where_their_number_is_known():
-    half = images(500, 1, labels=np.arange(500) % 5)
-    assert "class-balance" not in checks(half, num_classes=5)
-    assert "class-balance" not in checks(half)
-    reason = checks(half, num_classes=10)["class-balance"].reason
-    # (50 - 100)^2 / 50 for each of the five that occur, 50 for each that does not
-    assert "of 10 classes, of which 5 occur" in reason and "chi-squared 500; " in reason
-    assert "chance gives 9" in reason
+def test_statistics_of_lossy_files_are_lossy_though_their_images_are_an_array(tmp_path):
+    part = FeatureStatistics(np.zeros(2), np.eye(2), 10)
+    statistics = ReferenceStatistics(part, part, "inception")
+    reference = Reference("ref.npz", images(5), statistics, formats={"JPEG": 10})
+    assert "lossy-files" in checks(images(9), reference)
+    assert "lossy-files" not in checks(pictures(tmp_path / "j", "jpg"), reference)
 
 
-def test_a_few_random_labels_of_many_classes_are_no_imbalance():
-    labels = rng.integers(0, 1000, 100)
-    assert "class-balance" not in checks(images(100, 1, labels=labels), num_classes=1000)
+@pytest.mark.parametrize(("lossy", "warned"), [(1, False), (2, True)])
+def test_a_tenth_of_lossy_files_is_no_difference(lossy, warned):
+    part = FeatureStatistics(np.zeros(2), np.eye(2), 10)
+    formats = {"JPEG": lossy, "PNG": 10 - lossy}
+    reference = Reference("r", None, ReferenceStatistics(part, part, "inception"), formats=formats)
+    assert ("lossy-files" in checks(images(9), reference)) == warned
 
 
-def test_labels_beyond_the_known_classes_are_judged_by_what_occurs():
-    assert "class-balance" not in checks(images(60, 1, np.arange(60) % 3 + 9), num_classes=10)
-
-
-def test_difference_of_shares_is_the_chi_squared_of_a_contingency_table():
-    from metrics.report.lint import _difference_of_shares
-
-    counts, others = np.array([30, 14, 6, 9]), np.array([41, 60, 2, 0])
-    expected = chi2_contingency([counts, others], correction=False).statistic
-    assert math.isclose(_difference_of_shares(counts, others), expected)
-
-
-@pytest.mark.parametrize("labels", [[-3, 2**62, 5] * 20, [7] * 60])
-def test_any_integers_may_be_labels(labels):
-    assert set(checks(images(60, labels=labels), split_size=20)) <= {"class-balance"}
+def test_files_that_were_not_taken_are_told_of_both_sides(tmp_path):
+    ours, theirs = (pictures(tmp_path / name, "png") for name in ("ours", "theirs"))
+    assert "files-not-taken" not in checks(ours, Reference("real", theirs))
+    (tmp_path / "theirs" / "a.heic").write_text("")
+    found = checks(ours, Reference("real", open_images(tmp_path / "theirs")))["files-not-taken"]
+    assert found.reason == f"{tmp_path / 'theirs'}: 1 file was not taken: 1 .heic"
+    (tmp_path / "ours" / "b.txt").write_text("")
+    found = checks(FirstImages(open_images(tmp_path / "ours"), 4), Reference("real", theirs))
+    assert "1 .txt" in found["files-not-taken"].reason
 
 
 def test_another_resolution_than_the_references():
@@ -173,15 +190,6 @@ def test_statistics_made_with_other_weights(theirs, warned):
         images(10), Reference("r.npz", None, statistics), "inception", weights_sha256="a"
     )
     assert ("other weights" in str(found)) == warned
-
-
-@pytest.mark.parametrize(("deviation", "warned"), [(0.05, False), (0.2, True)])
-def test_shares_of_unknown_reference_may_be_as_uneven_as_real_data(deviation, warned):
-    shares = np.where(np.arange(100) % 2, 1 + deviation, 1 - deviation) / 100
-    labels = np.repeat(np.arange(100), np.rint(50_000 * shares).astype(int))
-    source = ArrayImages(np.zeros((len(labels), 1, 1, 3), np.uint8), labels=labels)
-    found = lint_sources(source, Reference("r", images(10)), "inception")
-    assert ("class-balance" in {warning.check for warning in found}) == warned
 
 
 def test_repeated_images_are_counted_and_the_first_is_named():
@@ -273,8 +281,35 @@ def test_findings_survive_json():
     assert ImageFindings.from_dict(json.loads(json.dumps(found.to_dict()))) == found
 
 
+@pytest.mark.parametrize(("shared", "warned"), [(None, False), (0, False), (1, True), (4, True)])
+def test_images_that_are_in_the_reference_too_are_counted(shared, warned):
+    found = {each.check: each for each in lint_images(findings(images(4)), shared)}
+    assert ("shared-images" in found) == warned
+    if warned:
+        assert found["shared-images"].reason.startswith(f"{shared} of 4 images are in the ref")
+
+
+def test_shared_images_are_those_equal_in_every_pixel():
+    ours, theirs = images(9, seed=1).images, images(7, seed=2).images
+    theirs[2], theirs[6] = ours[8], ours[0]
+    theirs[3] = ours[4]
+    theirs[3, 0, 0, 0] ^= 1
+
+    def digests(*parts):
+        inspector = ImageInspector()
+        for start, part in parts:
+            inspector.update(part, start)
+        return inspector.digests()
+
+    assert count_shared(digests((0, ours)), digests((0, theirs))) == 2
+    assert count_shared(digests((5, ours[5:]), (0, ours[:5])), digests((0, ours))) == 9
+    np.testing.assert_array_equal(digests((5, ours[5:]), (0, ours[:5])), digests((0, ours)))
+    flat = ours[:, :2].reshape(9, 4, 2, 3)  # the same bytes in another shape
+    assert count_shared(digests((0, ours[:, :2])), digests((0, flat))) == 0
+
+
 def test_a_warning_is_one_line_with_reason_and_effect():
-    (warning,) = lint_sources(images(9), Reference("real", images(8)), "inception")
+    warning = lint_sources(images(9), Reference("real", images(8)), "inception")[0]
     assert str(warning) == f"{warning.reason}: {warning.effect}."
     assert "\n" not in str(warning)
     assert warning.to_dict() == {

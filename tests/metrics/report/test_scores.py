@@ -27,7 +27,7 @@ from metrics.formulas.bootstrap import (
 )
 from metrics.formulas.kernel_distance import kernel_distance
 from metrics.formulas.precision_recall import precision_recall
-from repa_cli.report_table import value_text
+from repa_cli.showing.report_table import value_text
 
 RANDOM = np.random.default_rng(0)
 SAMPLES = RANDOM.integers(0, 200, (50, 8, 8, 3), dtype=np.uint8)

@@ -1,7 +1,11 @@
 import argparse
+import collections
+import functools
 import hashlib
 import json
 import os
+import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,6 +230,16 @@ def test_file_in_the_place_of_a_registered_checkpoint_must_hold_its_network(tmp_
         _ = checkpoint.model
 
 
+class Call:
+    """A value whose loading calls a function."""
+
+    def __init__(self, *call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call[0], self.call[1:]
+
+
 class Attack:
     def __init__(self, path):
         self.path = path
@@ -238,9 +252,42 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path):
     for zipped in (True, False):
         content = {"ema": tiny_sit().state_dict(), "args": Attack(tmp_path / "attacked")}
         torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
-        with pytest.raises(CheckpointFormatError, match=r"x\.pt: is damaged or no checkpoint"):
+        with pytest.raises(CheckpointFormatError) as caught:
             load_model(tmp_path / "x.pt")
+        assert str(caught.value) == (
+            f"{tmp_path / 'x.pt'}: asks to run code (posix.mkdir) when it is loaded: it is not "
+            "opened. Get the weights as safetensors, or from a source you trust."
+        )
     assert not (tmp_path / "attacked").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (Call(eval, "1"), r"asks to run code \(builtins\.eval\)"),
+        (Call(getattr, 1, "real"), r"asks to run code \(builtins\.getattr\)"),
+        (functools.partial(print), r"asks to run code \(functools\.partial\)"),
+        (np.float64(3), r"holds numpy\.\S+\.scalar, neither .* run code of numpy"),
+        (Path("x"), r"holds pathlib\.\w+, neither .* run code of pathlib"),
+        (collections.defaultdict(list), r"holds collections\.defaultdict, neither"),
+    ],
+)
+def test_what_would_run_code_is_named_and_no_way_to_run_it_is_told(tmp_path, zipped, value, said):
+    content = {"ema": tiny_sit().state_dict(), "args": value}
+    torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointFormatError, match=rf"x\.pt: {said}") as caught:
+        load_model(tmp_path / "x.pt")
+    text = str(caught.value)
+    assert not any(word in text for word in ("weights_only", "safe_globals", "\n", "\033"))
+
+
+def test_damage_within_the_pickle_is_not_told_in_torch_s_words(tmp_path):
+    content = pickle.dumps({"ema": 1}, protocol=2).replace(b"X", b"\xff", 1)
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(CheckpointFormatError, match=r"x\.pt: is damaged") as caught:
+        load_model(tmp_path / "x.pt")
+    assert "weights_only" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

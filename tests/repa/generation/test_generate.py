@@ -5,19 +5,28 @@ import socket
 import subprocess
 import sys
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from repa import SiT
 from repa.checkpoints import Checkpoint, load_model
-from repa.errors import NonFiniteError, OutputExistsError, SettingError
+from repa.errors import (
+    CheckpointMismatchError,
+    ChecksumError,
+    NonFiniteError,
+    OutputExistsError,
+    SettingError,
+)
 from repa.generation import Protocol, images, images_of, job
 from repa.generation.job import generate
-from repa.generation.sample_file import NpzWriter, read_manifest
+from repa.generation.sample_file import NpzWriter
+from repa.generation.sample_run import read_manifest
 from repa.generation.settings import SampleConfig
 
 MODEL = {
@@ -103,9 +112,9 @@ def test_path_and_solver_decide_the_images(settings, tmp_path):
     assert different == [True, True, True, True, False, True]
 
 
-def test_images_do_not_depend_on_the_batch_size(settings, tmp_path):
+def test_images_depend_on_the_batch_size_by_one_grey_level_at_most(settings, tmp_path):
     reference, labels = read(run(settings, batch_size=1))
-    for batch_size in (7, 64):
+    for batch_size in (2, 3, 7, 64):
         path = run(settings, batch_size=batch_size, out=tmp_path / f"{batch_size}.npz")
         images, same_labels = read(path)
         assert np.array_equal(labels, same_labels)
@@ -147,8 +156,10 @@ def test_killed_run_goes_on_and_ends_with_the_bytes_of_an_uninterrupted_one(sett
     assert sorted(path.name for path in tmp_path.iterdir()) == ["samples.npz", "whole.npz"]
 
 
-def test_interrupted_run_may_go_on_with_another_batch_size(settings, tmp_path):
-    whole, labels = read(run(settings, out=tmp_path / "whole.npz"))
+def test_interrupted_run_goes_on_in_its_own_blocks_whatever_batch_size_is_asked_for(
+    settings, tmp_path
+):
+    expected = run(settings, out=tmp_path / "whole.npz").read_bytes()
 
     def interrupt(done, total):
         if done >= 14:
@@ -156,9 +167,12 @@ def test_interrupted_run_may_go_on_with_another_batch_size(settings, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         generate(SampleConfig(**settings), progress=interrupt)
-    images, same_labels = read(run(settings, batch_size=4))
-    assert np.array_equal(labels, same_labels)
-    assert np.abs(images.astype(int) - whole).max() <= 1
+    notes, sizes = [], []
+    config = SampleConfig(**{**settings, "batch_size": 4})
+    generate(config, progress=lambda done, _: sizes.append(done), on_note=notes.append)
+    assert notes == ["going on with the run's blocks of 7 images, not 4."]
+    assert sizes[0] == 14 and settings["out"].read_bytes() == expected
+    assert generate(config).was_finished
 
 
 RANK = """
@@ -226,7 +240,7 @@ def test_finished_run_is_repeated_without_loading_a_network(settings, monkeypatc
 
 @pytest.mark.parametrize(
     "changes",
-    [{"seed": 1}, {"cfg_scale": 1.0}, {"num_steps": 5}, {"num_images": 21}, {"labels": "balanced"}],
+    [{"seed": 1}, {"cfg_scale": 1.0}, {"num_steps": 5}, {"labels": "balanced"}],
 )
 def test_output_of_other_settings_is_replaced_only_on_request(settings, changes):
     before = run(settings).read_bytes()
@@ -249,6 +263,107 @@ def test_output_is_checked_before_the_checkpoint_is_read(settings, tmp_path, mon
         run(settings, out=tmp_path / "precious" / "x.npz")
 
 
+def test_longer_file_is_cut_on_no_account(settings):
+    before = run(settings).read_bytes()
+    with pytest.raises(OutputExistsError, match="holds 20 images of these settings, not 19; use"):
+        run(settings, num_images=19)
+    assert settings["out"].read_bytes() == before
+    assert len(read(run(settings, num_images=19, overwrite=True))[0]) == 19
+
+
+@pytest.mark.parametrize(
+    ("solver", "labels", "longer"),
+    [("sde", "random", 22), ("heun", "balanced", 28), ("dopri5", "random", 30)],
+)
+def test_extended_file_is_that_of_a_run_of_the_whole_length(
+    settings, tmp_path, solver, labels, longer
+):
+    settings |= {"solver": solver, "labels": labels}
+    expected = run(settings, num_images=longer, out=tmp_path / "whole.npz").read_bytes()
+    run(settings)
+    notes, done = [], []
+    generate(
+        SampleConfig(**{**settings, "num_images": longer, "batch_size": 5}),
+        progress=lambda *seen: done.append(seen),
+        on_note=notes.append,
+    )
+    assert settings["out"].read_bytes() == expected
+    assert done[0] == (14, longer)
+    assert notes == [
+        f"extending {settings['out']}: 14 of its images stay.",
+        "going on with the run's blocks of 7 images, not 5.",
+    ]
+
+
+def test_interrupted_run_is_extended_too(settings, tmp_path):
+    expected = run(settings, num_images=30, out=tmp_path / "whole.npz").read_bytes()
+
+    def interrupt(done, total):
+        if done >= NUM_IMAGES:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(SampleConfig(**settings), progress=interrupt)
+    done = []
+    longer = SampleConfig(**{**settings, "num_images": 30})
+    generate(longer, progress=lambda *seen: done.append(seen))
+    assert done[0] == (14, 30)
+    assert settings["out"].read_bytes() == expected
+
+
+def spoiled_while_it_is_filled(monkeypatch, times):
+    """Let the disk lose an image just before the file is completed, so many times."""
+    finish, left = NpzWriter.finish, [None] * times
+
+    def spoil(writer):
+        if left:
+            left.pop()
+            with writer.path.with_name("samples.npz.part").open("r+b") as part:
+                part.seek(writer.run.members[0].data_offset + 8 * 192)  # image 8
+                part.write(bytes(100))
+        return finish(writer)
+
+    monkeypatch.setattr(NpzWriter, "finish", spoil)
+
+
+def test_image_that_the_disk_lost_is_made_again(settings, tmp_path, monkeypatch):
+    expected = run(settings, out=tmp_path / "whole.npz").read_bytes()
+    spoiled_while_it_is_filled(monkeypatch, times=2)
+    notes, done = [], []
+    result = generate(
+        SampleConfig(**settings),
+        progress=lambda made, total: done.append(made),
+        on_note=notes.append,
+    )
+    assert not result.was_finished and settings["out"].read_bytes() == expected
+    assert notes == ["damaged on disk: 1 of 20 images; making them again."] * 2
+    falls = [after for before, after in pairwise(done) if after < before]
+    assert falls == [13, 13] and done[-1] == NUM_IMAGES  # a block of 7 is made again
+
+
+def test_disk_that_keeps_nothing_is_an_error_and_not_an_endless_loop(settings, monkeypatch):
+    spoiled_while_it_is_filled(monkeypatch, times=100)
+    with pytest.raises(ChecksumError, match=r"samples\.npz\.part does not keep what is written"):
+        run(settings)
+    assert not settings["out"].exists()
+
+
+def test_checkpoint_that_does_not_fit_its_network_is_found_before_any_file(
+    settings, tmp_path, monkeypatch
+):
+    whole = load_file(settings["model"])
+    with safe_open(settings["model"], "pt") as file:
+        metadata = file.metadata()
+    whole.pop("final_layer.linear.weight")
+    broken = tmp_path / "broken" / "broken.safetensors"
+    broken.parent.mkdir()
+    save_file(whole, broken, metadata=metadata)
+    monkeypatch.setattr(job, "open_output", pytest.fail)
+    with pytest.raises(CheckpointMismatchError, match=r"missing final_layer\.linear\.weight"):
+        run(settings, model=str(broken), num_images=10**12)
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
+
+
 def test_labels_are_balanced_or_go_round_a_list(settings, tmp_path):
     _, labels = read(run(settings, labels="balanced"))
     assert labels.tolist() == [i % 5 for i in range(NUM_IMAGES)]
@@ -265,11 +380,13 @@ def test_label_that_is_no_class_is_refused_before_anything_is_written(settings, 
 def test_image_that_is_nan_is_named_and_the_batches_before_it_are_kept(settings, tmp_path):
     broken = save_checkpoint(tmp_path / "nan.safetensors", nan_label=3)
     changes = {"model": str(broken), "labels": (0, 1, 2, 3), "batch_size": 2}
-    with pytest.raises(NonFiniteError, match="image 3 has NaN or infinite pixels"):
+    message = r"image 3 has NaN or infinite pixels.*kept in .*samples\.npz\.part"
+    with pytest.raises(NonFiniteError, match=message):
         run(settings, **changes)
     assert not settings["out"].exists()
-    progress = (tmp_path / "samples.npz.progress").read_bytes().partition(b"\n")[2]
-    assert progress == b"\1\1" + bytes(NUM_IMAGES - 2)
+    marks = (tmp_path / "samples.npz.progress").read_bytes().partition(b"\n")[2]
+    assert len(marks) == 8 * NUM_IMAGES and marks[16:] == bytes(8 * (NUM_IMAGES - 2))
+    assert marks[:8] != bytes(8) != marks[8:16]
 
 
 def test_manifest_holds_every_setting_and_no_path_or_time(settings, checkpoint, tmp_path):
@@ -294,7 +411,7 @@ def test_manifest_holds_every_setting_and_no_path_or_time(settings, checkpoint, 
         "autoencoder": None,
         "autoencoder_sha256": None,
         "quantizer": "round",
-        "batch_size": None,
+        "batch_size": 7,
         "dtype": "float32",
         "tf32": False,
     }
@@ -381,7 +498,7 @@ def test_latents_need_an_autoencoder_and_pixels_take_none(settings, tmp_path):
         ({"seed": -1}, r"seed must be from 0 to 2\*\*63 - 1, got -1"),
         ({"cfg_scale": 0.5}, "cfg_scale must be at least 1, got 0.5"),
         ({"cfg_scale": float("nan")}, "cfg_scale must be at least 1, got nan"),
-        ({"cfg_scale": float("inf")}, "cfg_scale must be at least 1, got inf"),
+        ({"cfg_scale": float("inf")}, "cfg_scale must be a finite number, got inf"),
         ({"guidance_interval": (0.7, 0.0)}, "0 <= LOW <= HIGH <= 1, got 0.7,0"),
         ({"guidance_interval": (0.0, 1.1)}, "0 <= LOW <= HIGH <= 1, got 0,1.1"),
         ({"guidance_interval": (float("nan"), 1.0)}, "0 <= LOW <= HIGH <= 1, got nan,1"),

@@ -1,47 +1,22 @@
 import errno
-import json
 import os
-import signal
-import subprocess
-import sys
 import tracemalloc
 import zipfile
 from functools import partial
 
 import numpy as np
 import pytest
+from sample_files import OTHER, SETTINGS, beside, files, finish, made_up, open_writer, savez_bytes
 
-from repa.errors import OutputExistsError
-from repa.generation import npz_layout, sample_file
-from repa.generation.sample_file import NpzWriter, read_manifest
-from repa_base.locks import lock_if_free
-
-SETTINGS = {"seed": 1, "cfg_scale": 1.8, "versions": {"torch": "2"}}
+from repa.errors import InUseError, OutputExistsError
+from repa.generation import npz_layout, progress_file, sample_file
+from repa.generation.opening import attach_output
+from repa.generation.sample_run import read_manifest
 
 
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "samples.npz"
-
-
-def open_writer(path, *, num_images=7, image_size=4, **changes):
-    arguments = {"manifest": SETTINGS, **changes}
-    return NpzWriter(path, num_images=num_images, image_size=image_size, **arguments)
-
-
-def made_up(num_images=7, image_size=4):
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (num_images, image_size, image_size, 3), dtype=np.uint8)
-    return images, random.integers(0, 10, num_images)
-
-
-def savez_bytes(path, images, labels, manifest):
-    np.savez(path, arr_0=images, arr_1=labels, manifest=np.array(json.dumps(manifest)))
-    return path.read_bytes()
-
-
-def files(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 @pytest.mark.parametrize(("num_images", "image_size"), [(1, 1), (7, 4), (300, 8)])
@@ -53,10 +28,12 @@ def test_finished_file_is_byte_for_byte_what_numpy_savez_writes(
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit)
     monkeypatch.setattr(npz_layout, "_ZIP64_LIMIT", limit)
     images, labels = made_up(num_images, image_size)
-    with open_writer(path, num_images=num_images, image_size=image_size) as writer:
+    sizes = {"num_images": num_images, "image_size": image_size}
+    with open_writer(path, **sizes) as writer:
         writer.write(0, images, labels)
-        writer.finish()
-    assert path.read_bytes() == savez_bytes(tmp_path / "numpy.npz", images, labels, SETTINGS)
+        assert writer.finish() == 0
+    expected = savez_bytes(tmp_path / "numpy.npz", images, labels, {**SETTINGS, **sizes})
+    assert path.read_bytes() == expected
 
 
 @pytest.mark.slow
@@ -66,7 +43,7 @@ def test_file_beyond_four_gigabytes_is_read_by_zipfile_and_numpy(path):
     with open_writer(path, num_images=num_images, image_size=image_size) as writer:
         for i in range(num_images):
             writer.write(i, images, np.array([i]))
-        writer.finish()
+        assert writer.finish() == 0
     with zipfile.ZipFile(path) as file:
         assert file.testzip() is None
     with np.load(path) as file:
@@ -75,9 +52,7 @@ def test_file_beyond_four_gigabytes_is_read_by_zipfile_and_numpy(path):
 
 def test_file_is_read_as_the_adm_evaluator_reads_it(path):
     images, labels = made_up()
-    with open_writer(path) as writer:
-        writer.write(0, images, labels)
-        writer.finish()
+    finish(path)
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
         with archive.open("arr_0.npy") as file:
@@ -98,13 +73,13 @@ def test_bytes_do_not_depend_on_order_interruptions_or_the_number_of_writers(pat
     with open_writer(path) as writer:
         writer.write(5, images[5:], labels[5:])
     assert files(tmp_path) == ["samples.npz.part", "samples.npz.progress"]
-    with open_writer(path) as first, open_writer(path, attach=True) as second:
+    with open_writer(path) as first, attach_output(path, first.run) as second:
         assert first.num_done() == 2 and first.is_done(5, 2) and not first.is_done(4, 2)
         second.write(0, images[:1], labels[:1])
         first.write(3, images[3:6], labels[3:6])
         second.write(1, images[1:3], labels[1:3])
         assert first.num_done() == second.num_done() == 7
-        first.finish()
+        assert first.finish() == 0
     assert files(tmp_path) == ["samples.npz"]
     assert path.read_bytes() == savez_bytes(tmp_path / "numpy.npz", images, labels, SETTINGS)
 
@@ -132,271 +107,14 @@ def test_unfinished_file_is_refused_its_name(path):
     assert not path.exists()
 
 
-def test_finished_run_is_recognised_and_left_alone(path, tmp_path):
-    images, labels = made_up()
-    with open_writer(path) as writer:
-        writer.write(0, images, labels)
-        writer.finish()
-    before = path.read_bytes(), path.stat().st_mtime_ns
-    for changes in ({}, {"overwrite": True}, {"attach": True}):
-        with open_writer(path, **changes) as writer:
-            assert writer.finished and writer.num_done() == 7 and writer.is_done(0, 7)
-            writer.finish()
-    assert before == (path.read_bytes(), path.stat().st_mtime_ns)
-    assert files(tmp_path) == ["samples.npz"]
-
-
-OTHER = {**SETTINGS, "cfg_scale": 1.5, "versions": {"torch": "3"}}
-
-
-def test_finished_output_of_other_settings_is_replaced_only_on_request_and_when_complete(path):
-    images, labels = made_up()
-    with open_writer(path) as writer:
-        writer.write(0, images, labels)
-        writer.finish()
-    before = path.read_bytes()
-    with pytest.raises(
-        OutputExistsError, match=r"cfg_scale 1\.8 there, 1\.5 here, versions\.torch"
-    ):
-        open_writer(path, manifest=OTHER)
-    with open_writer(path, manifest=OTHER, overwrite=True) as writer:
-        assert writer.num_done() == 0
-        writer.write(0, images, labels)
-        assert path.read_bytes() == before
-        writer.finish()
-    assert read_manifest(path) == OTHER
-
-
-def test_unfinished_output_of_other_settings_is_replaced_only_on_request(path, tmp_path):
-    images, labels = made_up()
-    with open_writer(path) as writer:
-        writer.write(0, images, labels)
-    before = (tmp_path / "samples.npz.part").read_bytes()
-    with pytest.raises(OutputExistsError, match=r"samples\.npz\.part was made by other settings"):
-        open_writer(path, manifest=OTHER)
-    assert (tmp_path / "samples.npz.part").read_bytes() == before
-    with open_writer(path) as writer:
-        assert writer.num_done() == 7
-    with open_writer(path, manifest=OTHER, overwrite=True) as writer:
-        assert writer.num_done() == 0
-
-
-def test_files_of_others_are_refused(path, tmp_path):
-    path.write_bytes(b"precious")
-    with pytest.raises(OutputExistsError, match="was not made by this command"):
-        open_writer(path)
-    path.unlink()
-    (tmp_path / "samples.npz.part").write_bytes(b"precious")
-    with pytest.raises(OutputExistsError, match="no unfinished run of ours"):
-        open_writer(path)
-    assert files(tmp_path) == ["samples.npz.part"]
-    assert (tmp_path / "samples.npz.part").read_bytes() == b"precious"
-    path.mkdir()
-    with pytest.raises(OutputExistsError, match="is a folder"):
-        open_writer(path, overwrite=True)
-
-
-def test_truncated_output_counts_as_no_output_of_ours(path):
-    images, labels = made_up()
-    with open_writer(path) as writer:
-        writer.write(0, images, labels)
-        writer.finish()
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(OutputExistsError, match="was not made by this command"):
-        open_writer(path)
-
-
-def encrypted(path):
-    mark_every_member(path, offset=8, value=1)
-
-
-def compressed_in_an_unknown_way(path):
-    mark_every_member(path, offset=10, value=97)
-
-
-def mark_every_member(path, offset, value):
-    """Set a byte in every entry of the archive's directory."""
-    content = bytearray(path.read_bytes())
-    start = -1
-    while (start := content.find(b"PK\1\2", start + 1)) >= 0:
-        content[start + offset] = value
-    path.write_bytes(content)
-
-
-def deflated_and_damaged(path):
-    images, labels = made_up()
-    text = json.dumps({**SETTINGS, "note": list(range(1000))})
-    np.savez_compressed(path, arr_0=images, arr_1=labels, manifest=np.array(text))
-    with zipfile.ZipFile(path) as archive:
-        info = archive.getinfo("manifest.npy")
-    content = bytearray(path.read_bytes())
-    middle = info.header_offset + 100 + info.compress_size // 2
-    content[middle : middle + 50] = b"\xff" * 50
-    path.write_bytes(content)
-
-
-def text_of_impossible_characters(path):
-    images, labels = made_up()
-    text = np.frombuffer(b"\xff\xff\xff\x7f" * 9, "<U9").reshape(())
-    np.savez(path, arr_0=images, arr_1=labels, manifest=text)
-
-
-def array_of_objects(path):
-    np.savez(path, arr_0=np.array([{}], object))
-
-
-def no_images(path):
-    np.savez(path, manifest=np.array(json.dumps(SETTINGS)))
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        encrypted,
-        compressed_in_an_unknown_way,
-        deflated_and_damaged,
-        text_of_impossible_characters,
-        array_of_objects,
-        no_images,
-    ],
-)
-def test_output_that_cannot_be_read_counts_as_no_output_of_ours(path, damage):
-    with open_writer(path) as writer:
-        writer.write(0, *made_up())
-        writer.finish()
-    damage(path)
-    before = path.read_bytes()
-    assert read_manifest(path) is None
-    with pytest.raises(OutputExistsError, match="was not made by this command"):
-        open_writer(path)
-    with open_writer(path, overwrite=True) as writer:
-        assert writer.num_done() == 0
-    assert path.read_bytes() == before
-
-
-def test_crash_while_the_files_are_made_is_recovered_from(path, tmp_path):
-    with open_writer(path) as writer:
-        writer.write(0, *made_up())
-    os.truncate(tmp_path / "samples.npz.part", 100)
-    with open_writer(path) as writer:
-        assert writer.num_done() == 0
-        writer.write(0, *made_up())
-        writer.finish()
-    open_writer(tmp_path / "b.npz").close()
-    (tmp_path / "b.npz.part").unlink()
-    with open_writer(tmp_path / "b.npz") as writer:
-        assert writer.num_done() == 0
-    (tmp_path / "c.npz.progress").write_bytes(b"")
-    with open_writer(tmp_path / "c.npz") as writer:
-        assert writer.num_done() == 0
-
-
-KILLED_START = """
-import json, os, signal, sys
-from pathlib import Path
-from repa.generation.sample_file import NpzWriter
-
-allocate = os.posix_fallocate
-
-def kill(*arguments):
-    if sys.argv[2] == "after":
-        allocate(*arguments)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-os.posix_fallocate = kill
-NpzWriter(Path(sys.argv[1]), num_images=7, image_size=4, manifest=json.loads(sys.argv[3]))
-"""
-
-
-@pytest.mark.parametrize("moment", ["before", "after"])
-def test_run_that_was_killed_while_room_was_reserved_is_started_again(path, tmp_path, moment):
-    arguments = [sys.executable, "-c", KILLED_START, str(path), moment, json.dumps(SETTINGS)]
-    assert subprocess.run(arguments, check=False).returncode == -signal.SIGKILL
-    assert files(tmp_path) == ["samples.npz.part", "samples.npz.progress"]
-    with pytest.raises(OutputExistsError, match="was made by other settings"):
-        open_writer(path, manifest=OTHER)
-    images, labels = made_up()
-    with open_writer(path) as writer:
-        assert writer.num_done() == 0
-        writer.write(0, images, labels)
-        writer.finish()
-    assert path.read_bytes() == savez_bytes(tmp_path / "numpy.npz", images, labels, SETTINGS)
-
-
-def test_crash_between_the_two_steps_of_finishing_leaves_a_finished_file(path, tmp_path):
-    with open_writer(path) as writer:
-        writer.write(0, *made_up())
-        progress = (tmp_path / "samples.npz.progress").read_bytes()
-        writer.finish()
-    (tmp_path / "samples.npz.progress").write_bytes(progress)
-    with open_writer(path) as writer:
-        assert writer.finished
-    with open_writer(path, manifest=OTHER, overwrite=True) as writer:
-        assert writer.num_done() == 0
-
-
-def test_second_run_of_the_same_output_is_refused_while_the_first_lasts(path):
-    with open_writer(path), pytest.raises(OutputExistsError, match="being written by another run"):
-        open_writer(path)
-    open_writer(path).close()
-
-
-def test_run_that_another_finishes_before_the_lock_is_had_is_found_finished(path, monkeypatch):
-    other = open_writer(path)
-    other.write(0, *made_up())
-
-    def lock(descriptor, name):
-        other.finish()
-        other.close()
-        return lock_if_free(descriptor, name)
-
-    monkeypatch.setattr(sample_file, "lock_if_free", lock)
-    with open_writer(path) as writer:
-        assert writer.finished
-    assert files(path.parent) == [path.name]
-
-
-def test_output_that_appears_during_the_run_is_not_replaced(path, tmp_path):
+def test_output_that_appears_during_the_run_is_not_replaced(path):
     with open_writer(path) as writer:
         writer.write(0, *made_up())
         path.write_bytes(b"precious")
         with pytest.raises(OutputExistsError, match="appeared during the run"):
             writer.finish()
     assert path.read_bytes() == b"precious"
-    assert (tmp_path / "samples.npz.part").exists()
-
-
-def test_file_that_does_not_fit_on_the_disk_is_refused_before_the_first_image(path, tmp_path):
-    with pytest.raises(OSError, match=r"No space: the file needs 3.* MB") as caught:
-        open_writer(path, num_images=10**9, image_size=1024)
-    assert caught.value.errno == errno.ENOSPC
-    assert files(tmp_path) == []
-
-
-def test_disk_that_fills_up_while_room_is_reserved_leaves_nothing(path, tmp_path, monkeypatch):
-    def fail(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "posix_fallocate", fail)
-    with pytest.raises(OSError, match="No space: the file needs"):
-        open_writer(path)
-    assert files(tmp_path) == []
-
-
-def test_disk_space_is_reserved_before_the_first_image(path, tmp_path):
-    with open_writer(path, num_images=1000, image_size=32):
-        assert 512 * (tmp_path / "samples.npz.part").stat().st_blocks >= 1000 * 32 * 32 * 3
-
-
-def test_folder_that_cannot_be_written_is_an_error(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OSError, match="file"):
-        open_writer(tmp_path / "file" / "samples.npz")
-
-
-def test_missing_folders_are_made(tmp_path):
-    open_writer(tmp_path / "a" / "b" / "samples.npz").close()
-    assert len(files(tmp_path / "a" / "b")) == 2
+    assert beside(path, "part").exists()
 
 
 @pytest.mark.parametrize(
@@ -418,25 +136,23 @@ def test_images_that_do_not_fit_the_file_are_refused(path, change, message):
 
 def test_memory_does_not_grow_with_the_number_of_images(path):
     def peak(num_images):
-        writer = open_writer(
-            path.with_name(f"{num_images}.npz"), num_images=num_images, image_size=8
-        )
+        out = path.with_name(f"{num_images}.npz")
         images, labels = made_up(5000, 8)
         tracemalloc.start()
-        with writer:
+        with open_writer(out, num_images=num_images, image_size=8) as writer:
             for first in range(0, num_images, len(images)):
                 writer.write(first, images, labels)
-            writer.finish()
+            assert writer.finish() == 0
         _, highest = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return highest
 
-    small, large = peak(10_000), peak(100_000)  # 2 and 20 MB of images
-    assert large < small + 200_000, (small, large)
+    small, large = peak(10_000), peak(40_000)  # 2 and 8 MB of images
+    assert large < small + 100_000, (small, large)
 
 
-def test_progress_bytes_are_counted_in_pieces(path, monkeypatch):
-    monkeypatch.setattr(sample_file, "_CHUNK_BYTES", 3)
+def test_marks_are_counted_in_pieces(path, monkeypatch):
+    monkeypatch.setattr(progress_file, "_PIECE", 3)
     images, labels = made_up()
     with open_writer(path) as writer:
         write = partial(writer.write, images=images[:1], labels=labels[:1])
@@ -444,3 +160,135 @@ def test_progress_bytes_are_counted_in_pieces(path, monkeypatch):
             write(i)
         assert writer.num_done() == 4
         assert [i for i in range(7) if writer.is_done(i, 1)] == [0, 2, 3, 6]
+        assert not writer.is_done(2, 3) and writer.is_done(2, 2)
+
+
+def spoil(path, offset, replacement):
+    """Replace bytes of a file in place."""
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(replacement)
+
+
+def flip(path, offset):
+    spoil(path, offset, bytes([path.read_bytes()[offset] ^ 0x10]))
+
+
+def filled(path, **changes):
+    """Leave an unfinished file whose images are all written and marked; return its run."""
+    with open_writer(path, **changes) as writer:
+        writer.write(0, *made_up(writer.run.num_images, writer.run.manifest["image_size"]))
+        return writer.run
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 100, 1 << 20])
+def test_image_or_label_that_the_disk_did_not_keep_is_found_and_only_that(
+    path, tmp_path, monkeypatch, chunk_bytes
+):
+    monkeypatch.setattr(sample_file, "_CHUNK_BYTES", chunk_bytes)
+    expected = finish(tmp_path / "whole.npz")
+    images, labels, _ = filled(path).members
+    part = beside(path, "part")
+    flip(part, images.data_offset + 2 * 48 + 47)
+    flip(part, labels.data_offset + 8 * 4)
+    spoil(part, images.data_offset + 5 * 48 + 40, bytes(10))  # the end of one, the start of another
+    with open_writer(path) as writer:
+        assert writer.finish() == 4 and not path.exists()
+        assert [i for i in range(7) if not writer.is_done(i, 1)] == [2, 4, 5, 6]
+        with pytest.raises(ValueError, match="4 of 7 images are not written"):
+            writer.finish()
+    assert finish(path) == expected
+
+
+def test_images_that_have_changed_places_are_found(path):
+    images = filled(path).members[0]
+    part = beside(path, "part")
+    rows = part.read_bytes()[images.data_offset :][: 2 * 48]
+    spoil(part, images.data_offset, rows[48:] + rows[:48])
+    with open_writer(path) as writer:
+        assert writer.finish() == 2
+
+
+def test_every_byte_of_an_unfinished_file_may_be_damaged(path, tmp_path):
+    small = {"num_images": 3, "image_size": 2}
+    expected = finish(tmp_path / "whole.npz", **small)
+    for offset in range(0, len(expected), 13):
+        filled(path, **small)
+        flip(beside(path, "part"), offset)
+        assert finish(path, **small) == expected, offset
+        path.unlink()
+
+
+def test_file_that_is_longer_or_shorter_than_it_should_be_ends_the_same(path, tmp_path):
+    expected = finish(tmp_path / "whole.npz")
+    for size in (0, 1, 500, len(expected) - 1, len(expected) + 1, 2 * len(expected)):
+        filled(path)
+        os.truncate(beside(path, "part"), size)
+        assert finish(path) == expected
+        path.unlink()
+
+
+def test_marks_of_another_value_than_ours_count_for_nothing(path, tmp_path):
+    expected = finish(tmp_path / "whole.npz")
+    open_writer(path).close()
+    progress = beside(path, "progress")
+    start = len(progress.read_bytes()) - 7 * 8
+    for value in (b"\1", b"\xff", b"\1\0\0\0\1\0\0\0"):
+        spoil(progress, start, (value * 56)[:56])
+        assert finish(path) == expected
+        path.unlink()
+        open_writer(path).close()
+
+
+def test_process_left_over_from_another_run_writes_into_nothing(path, tmp_path):
+    """Two processes, of which the first is killed; the run is repeated with another seed."""
+    expected = finish(tmp_path / "whole.npz", seed=1, **OTHER)
+    first = open_writer(path)
+    left_over = attach_output(path, first.run)
+    first.close()  # as a kill does
+    images, labels = made_up()
+    left_over.write(0, images[:1], labels[:1])
+    second = open_writer(path, overwrite=True, **OTHER)
+    assert second.num_done() == 0
+    with pytest.raises(InUseError, match="being written by another run by now"):
+        left_over.write(1, images[1:3], labels[1:3])
+    # It may have looked just before: its files are no longer those under the names.
+    left_over._check_current = lambda: None
+    left_over.write(0, images, labels)
+    left_over.close()
+    assert second.num_done() == 0
+    second.close()
+    assert finish(path, seed=1, **OTHER) == expected
+
+
+def test_process_left_over_from_the_same_run_stops_when_it_is_continued(path, tmp_path):
+    expected = finish(tmp_path / "whole.npz")
+    first = open_writer(path)
+    left_over = attach_output(path, first.run)
+    first.close()
+    images, labels = made_up()
+    left_over.write(0, images[:2], labels[:2])
+    with open_writer(path) as second:
+        assert second.num_done() == 2
+        with pytest.raises(InUseError):
+            left_over.write(2, images[2:], labels[2:])
+    assert finish(path) == expected
+    with pytest.raises(InUseError):
+        left_over.write(2, np.zeros_like(images[2:]), labels[2:])
+    with pytest.raises(InUseError):
+        left_over.finish()
+    left_over.close()
+    assert path.read_bytes() == expected
+
+
+def test_process_that_comes_too_late_finds_another_run(path, tmp_path):
+    with open_writer(path) as first:
+        run = first.run
+    with pytest.raises(InUseError, match="another run's by now"):
+        attach_output(tmp_path / "nothing.npz", run)
+    late = pytest.raises(InUseError, match="another run's by now")
+    with open_writer(path, overwrite=True, **OTHER), late:
+        attach_output(path, run)
+    finish(path, **OTHER)
+    with pytest.raises(InUseError, match="another run's by now"):
+        attach_output(path, run)

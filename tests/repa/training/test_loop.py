@@ -208,20 +208,25 @@ def test_a_run_of_an_older_version_goes_on(tmp_path):
 
 
 def test_a_run_made_longer_follows_the_fall_of_its_learning_rate_to_the_new_end(tmp_path):
-    config = replace(TINY, num_steps=2, decay_steps=2, learning_rate=0.5)
-    train(config, tmp_path / "run", reporting=QUIET)
+    config = replace(TINY, num_steps=6, decay_steps=2, learning_rate=0.5)
+
+    def stop(step, losses):
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(config, tmp_path / "run", reporting=replace(QUIET, on_step=stop))
     rates = []
 
     def look(step, losses):
         rates.append(state.optimizer.param_groups[0]["lr"])
 
-    longer, state = replace(config, num_steps=5), tiny_state()
+    longer, state = replace(config, num_steps=7), tiny_state()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.TrainState, "create", lambda *arguments: state)
         train(longer, tmp_path / "run", resume=True, reporting=replace(QUIET, on_step=look))
-    assert rates == [0.5, 0.5, 0.25]
+    assert rates == [0.5] * 6 + [0.25]
     changed = json.loads((tmp_path / "run/history.jsonl").read_text())["changed"]
-    assert changed == {"num_steps": [2, 5]}
+    assert changed == {"num_steps": [6, 7]}
 
 
 def test_a_step_left_out_counts_and_changes_nothing_else(tmp_path):

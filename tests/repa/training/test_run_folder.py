@@ -10,13 +10,17 @@ from tiny_run import TINY
 import repa.training.run_folder as run_folder
 from repa.errors import CheckpointFormatError, OutputExistsError, SettingError
 from repa.training.run_folder import (
+    Log,
     check_run_folder,
+    checkpoints_of,
     latest_checkpoint,
     locked,
     read_run_config,
     record_settings,
     remove_old_checkpoints,
+    set_aside,
 )
+from repa_base.checksums import sealed, unsealed
 
 OTHER = {
     "num_steps": 7,
@@ -69,7 +73,7 @@ def begun(out, step=0, **changes):
 
 
 def history(out):
-    return [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+    return [unsealed(json.loads(x)) for x in (out / "history.jsonl").read_text().splitlines()]
 
 
 def test_every_setting_is_known_to_these_tests():
@@ -126,10 +130,22 @@ def test_a_step_that_is_not_to_come_cannot_be_left_out(tmp_path, number):
     assert not (tmp_path / "history.jsonl").exists()
 
 
-@pytest.mark.parametrize("text", ['{"skip": [1]', "[1]\n", "{}", '{"skip": 5}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"skip": [1]',
+        b"[1]\n",
+        b"{}",
+        b'{"skip": 5}',
+        b'{"skip": "12"}',
+        b'{"skip": [1e999]}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+    ],
+)
 def test_a_damaged_history_is_named(tmp_path, text):
     begun(tmp_path)
-    (tmp_path / "history.jsonl").write_text(text)
+    (tmp_path / "history.jsonl").write_bytes(text)
     with pytest.raises(CheckpointFormatError, match=r"history\.jsonl: is damaged"):
         begun(tmp_path, step=1)
 
@@ -270,3 +286,111 @@ def test_a_kill_while_removing_leaves_whole_checkpoints_and_the_next_time_cleans
     assert latest_checkpoint(tmp_path).name == "step-0000003"
     remove_old_checkpoints(tmp_path, keep_last=1, keep_every=0)
     assert [path.name for path in tmp_path.iterdir()] == ["step-0000003"]
+
+
+def flipped(path, old, new):
+    text = path.read_text()
+    assert text.count(old) == 1 and len(old) == len(new)
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('"learning_rate": 0.001', '"learning_rate": 0.003'), ("crc32", "crc33")]
+)
+def test_a_changed_byte_in_the_settings_of_a_run_is_named(tmp_path, old, new):
+    begun(tmp_path)
+    flipped(tmp_path / "config.json", old, new)
+    with pytest.raises(CheckpointFormatError, match=r"config\.json: holds no settings"):
+        read_run_config(tmp_path)
+
+
+def test_settings_nested_too_deeply_are_damage(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointFormatError, match="nested too deeply"):
+        read_run_config(tmp_path)
+
+
+def test_damaged_settings_are_mended_by_those_of_a_checkpoint_as_the_message_says(tmp_path):
+    begun(tmp_path)
+    flipped(tmp_path / "config.json", '"seed": 0', '"seed": 5')
+    with pytest.raises(CheckpointFormatError, match=r'"config" in its state\.json'):
+        read_run_config(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(asdict(TINY)))
+    assert read_run_config(tmp_path) == TINY
+    begun(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()).keys() > {"history_lines", "crc32"}
+
+
+@pytest.mark.parametrize("cut", ["all", "last line", "flip"])
+def test_a_history_that_lost_what_counts_is_named(tmp_path, cut):
+    begun(tmp_path)
+    for numbers in ([4], [5]):
+        record_settings(tmp_path, TINY, before=TINY, step=3, skip=numbers)
+    path = tmp_path / "history.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    if cut == "all":
+        path.unlink()
+    elif cut == "last line":
+        path.write_text(lines[0])
+    else:
+        path.write_text(lines[0].replace('"skip": [4]', '"skip": [6]') + lines[1])
+    with pytest.raises(CheckpointFormatError, match=r"history\.jsonl: is damaged"):
+        begun(tmp_path, step=3)
+
+
+def test_a_change_whose_recording_was_killed_never_held(tmp_path, monkeypatch):
+    def killed(path, text):
+        write_text(path, text)
+        if path.name == "history.jsonl":
+            raise KeyboardInterrupt
+
+    begun(tmp_path)
+    write_text = run_folder.write_text
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "write_text", killed)
+        with pytest.raises(KeyboardInterrupt):
+            record_settings(
+                tmp_path, replace(TINY, learning_rate=5e-4), before=TINY, step=3, skip=[5]
+            )
+    assert len(history(tmp_path)) == 1 and read_run_config(tmp_path) == TINY
+    assert record_settings(tmp_path, TINY, before=TINY, step=3, skip=[6]) == (
+        {6},
+        ["without the update of step 6"],
+    )
+    assert [entry["skip"] for entry in history(tmp_path)] == [[6]]
+
+
+def test_a_history_of_an_earlier_version_counts_whole(tmp_path):
+    entry = {"from_step": 3, "changed": {}, "skip": [4]}
+    (tmp_path / "history.jsonl").write_text(json.dumps(entry) + "\n")
+    (tmp_path / "config.json").write_text(json.dumps(asdict(TINY)))
+    assert begun(tmp_path, step=2) == ({4}, [])
+    record_settings(tmp_path, TINY, before=TINY, step=2, skip=[5])
+    assert history(tmp_path) == [entry, {"from_step": 3, "changed": {}, "skip": [5]}]
+    first = (tmp_path / "history.jsonl").read_text().splitlines()[0]
+    assert json.loads(first) == sealed(entry)
+
+
+@pytest.mark.parametrize(
+    "junk", [b"\xff\xfe\x00\n", b"[" * 100_000 + b"\n", b'{"step": "x"}\n', b"5\n", b"\x85{}\n"]
+)
+def test_what_is_no_entry_of_a_log_is_dropped(tmp_path, junk):
+    path = tmp_path / "log.jsonl"
+    first, second = b'{"step": 1, "loss": 0.5}\n', b'{"step": 2, "loss": 0.25}\n'
+    path.write_bytes(first + junk + second + b'{"step": 3}\n')
+    log = Log(path, 2)
+    assert path.read_bytes() == first + second
+    log.write(3, {"loss": 0.125}, 1e-3)
+    entry = json.loads(path.read_text().splitlines()[-1])
+    assert entry.pop("steps_per_second") > 0
+    assert entry == {"step": 3, "loss": 0.125, "learning_rate": 1e-3}
+
+
+def test_what_is_set_aside_counts_no_more_and_replaces_what_was_set_aside_before(tmp_path):
+    for mark in ("old", "new"):
+        folder = tmp_path / "checkpoints/step-0000002"
+        folder.mkdir(parents=True)
+        (folder / mark).touch()
+        set_aside(tmp_path, [folder])
+    assert not checkpoints_of(tmp_path)
+    assert [p.name for p in (tmp_path / "set-aside/step-0000002").iterdir()] == ["new"]

@@ -16,6 +16,7 @@ from repa.encoders import load_encoder
 from repa.errors import CheckpointFormatError, RepaError
 from repa.training.loop import train
 from repa.training.targets import StoredTargets, keep_targets, open_targets
+from repa_base.checksums import sealed, unsealed
 
 KEEPINGS = ["memory", "file", "nowhere"]
 ALIGNED = replace(TINY, encoder="efficientnet-lite1", projector_dim=16)
@@ -87,7 +88,11 @@ def test_a_run_ends_with_the_same_weights_wherever_its_features_are_kept(
     ]
     assert ends[0] == ends[1] == ends[2]
     files = [sorted(p.name for p in (tmp_path / k).glob("target*")) for k in KEEPINGS]
-    assert files == [["target_features.safetensors"], ["target_features.npy"], []]
+    kept = [
+        [f"target_features.{ending}" for ending in x]
+        for x in (["json", "safetensors"], ["json", "npy"])
+    ]
+    assert files == [*kept, []]
     features = np.load(tmp_path / "file/target_features.npy", mmap_mode="r")
     assert features.shape == (50, 4, 3) and features.dtype == np.float32
 
@@ -230,4 +235,83 @@ def test_features_of_other_images_and_damaged_ones_are_refused(tmp_path, name, s
     else:
         save_file({"features": torch.zeros(shape)}, path)
     with pytest.raises(CheckpointFormatError, match=f"{name}: {message}.* remove it"):
+        open_targets("efficientnet-lite1", numbered_data(), tmp_path, 2, "cpu")
+
+
+FILES = {"memory": "target_features.safetensors", "file": "target_features.npy"}
+
+
+@pytest.mark.parametrize("keeping", FILES)
+def test_a_flipped_byte_of_the_features_is_noticed_where_it_is_read_and_they_are_made_again(
+    keeping, with_stand_in, tmp_path
+):
+    data, path = numbered_data(150), tmp_path / FILES[keeping]
+    (before,) = targets_of(data, tmp_path, keeping)(batch_of(data, 149))
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1  # of the last image
+    path.write_bytes(content)
+    with pytest.raises(CheckpointFormatError, match=r"damaged .*image 149 .*remove it") as caught:
+        targets_of(data, tmp_path, keeping)(batch_of(data, 3, 149))
+    assert str(path) in str(caught.value)
+    path.unlink()
+    (after,) = targets_of(data, tmp_path, keeping)(batch_of(data, 149))
+    assert torch.equal(before, after)
+
+
+def test_an_image_of_mapped_features_is_checked_against_its_own_checksum(with_stand_in, tmp_path):
+    data = numbered_data(150)
+    for _ in range(2):
+        targets = targets_of(data, tmp_path, "file")
+        assert numbers(targets(batch_of(data, 149, 3, 3))[0]) == [149, 3, 3]
+    rows = np.load(tmp_path / FILES["file"], mmap_mode="r+")
+    rows[[3, 149]] = rows[[149, 3]]
+    rows.flush()
+    targets(batch_of(data, 5, 6))
+    with pytest.raises(CheckpointFormatError, match="image 3 "):
+        targets(batch_of(data, 5, 3))
+
+
+@pytest.mark.parametrize("keeping", FILES)
+@pytest.mark.parametrize(
+    ("name", "other"), [("encoder", "dinov2"), ("data", "digits-2"), ("input_size", 64)]
+)
+def test_features_of_another_encoder_or_other_data_are_refused(
+    keeping, name, other, with_stand_in, tmp_path
+):
+    data, record = numbered_data(), tmp_path / "target_features.json"
+    targets_of(data, tmp_path, keeping)
+    values = unsealed(json.loads(record.read_text()))
+    record.write_text(json.dumps(sealed({**values, name: other})))
+    with pytest.raises(CheckpointFormatError, match=f"is of {name} {other}, not .*; remove it"):
+        targets_of(data, tmp_path, keeping)
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"\xff", b"[" * 100_000, b"[]", b'{"crc32": 5}'])
+def test_a_damaged_record_of_features_is_noticed(text, with_stand_in, tmp_path):
+    targets_of(numbered_data(), tmp_path)
+    (tmp_path / "target_features.json").write_bytes(text)
+    with pytest.raises(CheckpointFormatError, match=r"target_features\.safetensors: damaged"):
+        targets_of(numbered_data(), tmp_path)
+
+
+def test_features_have_no_name_before_their_record_has(with_stand_in, tmp_path, monkeypatch):
+    def killed(path, text):
+        raise KeyboardInterrupt
+
+    for keeping in FILES:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "write_text", killed)
+            with pytest.raises(KeyboardInterrupt):
+                targets_of(numbered_data(), tmp_path, keeping)
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", FILES.values())
+@pytest.mark.parametrize("shape", [(40,), (40, 4), (40, 4, 3, 1)])
+def test_features_of_another_form_are_refused(name, shape, tmp_path):
+    if name.endswith(".npy"):
+        np.save(tmp_path / name, np.zeros(shape, np.float32))
+    else:
+        save_file({"features": torch.zeros(shape)}, tmp_path / name)
+    with pytest.raises(CheckpointFormatError, match=r"damaged .* remove it"):
         open_targets("efficientnet-lite1", numbered_data(), tmp_path, 2, "cpu")

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from repa_base.downloads import download
-from repa_cli.downloads import shown_downloads
+from repa_cli.showing.downloads import shown_downloads
 
 
 @pytest.mark.parametrize("terminal", [True, False])

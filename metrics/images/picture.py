@@ -1,0 +1,137 @@
+"""One picture in a file: what it is by its header, and its pixels as uint8 RGB.
+
+Still pictures of the formats that Pillow decodes by itself, without another program. What a file
+is, its content says, not its name.
+"""
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from metrics.errors import InputError
+from metrics.images.source import MAX_SIDE
+from repa_base.errors import first_line
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+SUFFIXES += (".ppm", ".pgm", ".pbm", ".pnm")
+"""Of the files that are taken for pictures, whatever their case."""
+
+LOSSLESS_WEBP = "lossless WEBP"
+"""The format of a WebP file that has lost nothing."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+_TAIL = 64  # bytes that are searched for a picture's end
+# What Pillow raises on damage; its warnings come as errors where warnings are errors.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    EOFError,
+    MemoryError,
+    struct.error,
+    Image.DecompressionBombError,
+    Warning,
+)
+
+
+@dataclass(frozen=True)
+class PictureForm:
+    """What a picture is: height and width in pixels, and its format by Pillow's name."""
+
+    size: tuple[int, int]
+    format: str
+
+
+def read_form(path: Path) -> PictureForm:
+    """Read a picture's header; one that may be cut short, for all that its end tells, is decoded.
+
+    Raises:
+        InputError: The file cannot be read, is damaged, holds several pictures or more than 8 bits
+            a channel, or is too large.
+    """
+    with _opened(path) as picture:
+        form, size = picture.format or "", (picture.height, picture.width)
+        if form == "MPO":  # a JPEG file that carries others, such as a preview, behind the picture
+            form = "JPEG"
+        elif getattr(picture, "is_animated", False):
+            raise InputError(
+                f"{path} holds several pictures; save those that count as one PNG each."
+            )
+    with path.open("rb") as stream:
+        head, length = stream.read(16), stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, length - _TAIL))
+        tail = stream.read()
+    if form == "WEBP" and head.endswith(b"VP8L"):
+        form = LOSSLESS_WEBP
+    if not _has_its_end(head, length, tail):
+        height, width, _ = decode(path).shape
+        size = height, width
+    return PictureForm(size, form)
+
+
+def decode(path: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """Return a picture's pixels: grey, palette and CMYK become RGB, transparency is dropped.
+
+    Raises:
+        InputError: As for `read_form`, but for several pictures, of which the first is returned.
+    """
+    with _opened(path) as picture:
+        # a palette with transparency goes through RGBA, or Pillow warns
+        whole = picture.convert("RGBA") if "transparency" in picture.info else picture
+        return np.array(whole.convert("RGB"))
+
+
+def _has_its_end(head: bytes, length: int, tail: bytes) -> bool:
+    """Whether a picture ends as its format says; False where the format has no such end."""
+    if head.startswith(b"RIFF"):  # WebP
+        return int.from_bytes(head[4:8], "little") + 8 <= length
+    if head.startswith(b"\x89PNG"):
+        return b"IEND" in tail
+    return head.startswith(b"\xff\xd8") and b"\xff\xd9" in tail  # JPEG
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """Open a picture whose header is acceptable; what goes wrong in the block is the file's fault.
+
+    Its pixels are not read yet.
+    """
+    try:
+        # Pillow knows other formats too, and starts another program for some of them.
+        with Image.open(path, formats=_FORMATS) as picture:
+            _check(path, picture)
+            yield picture
+    except InputError:
+        raise
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+        raise InputError(f"{path} is not a readable image: {first_line(error)}.") from error
+
+
+def _check(path: Path, picture: Image.Image) -> None:
+    if max(picture.size) > MAX_SIDE:
+        raise InputError(f"{path} is {picture.size}; a side may have {MAX_SIDE} pixels at most.")
+    # Pillow opens some pictures of 16 bits as of 8; what it gives the decoder tells: "RGB;16B" of
+    # a PNG or TIFF, the greatest value of a PPM. A BMP's "BGR;16" has 16 bits a pixel.
+    given = [tile[3] for tile in getattr(picture, "tile", ())]
+    match picture.format:
+        case "BMP":
+            deep = False
+        case "PPM":
+            deep = any(isinstance(each, tuple) and int(each[1]) > 255 for each in given)
+        case _:
+            deep = any(";16" in str(each) for each in given)
+    if deep or picture.mode.startswith(("I", "F")):
+        raise InputError(f"{path} has more than 8 bits a channel; save it with 8.")

@@ -1,0 +1,29 @@
+"""What images cost before any is made, in rows of a batch that the network computes."""
+
+import torch
+from torch import Tensor
+
+from repa.generation.images import solver_of
+from repa.generation.settings import Protocol
+from samplers import INTERPOLANTS
+from samplers.names import ADAPTIVE_METHODS
+
+
+def network_rows(protocol: Protocol) -> int | None:
+    """Return how many rows the network computes for one image, two a guided evaluation.
+
+    The solver itself is run on a single number and counted, so that the count is exact. It is None
+    where it depends on the network: for adaptive solvers, and for implicit_adams, which iterates.
+    """
+    if protocol.solver in (*ADAPTIVE_METHODS, "implicit_adams"):
+        return None
+    rows = 0
+
+    def counted(x: Tensor, t: Tensor, guided: bool) -> Tensor:
+        nonlocal rows
+        rows += 2 if guided and protocol.cfg_scale != 1 else 1
+        return torch.zeros_like(x)
+
+    noise = torch.zeros(1, 1)
+    solver_of(protocol, INTERPOLANTS["linear"], lambda step: noise)(counted, noise)
+    return rows

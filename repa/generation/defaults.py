@@ -1,0 +1,45 @@
+"""Defaults of sampling by model: where a model departs from the published protocol. No torch.
+
+The departures stand in the registry, under "sampling" of a checkpoint; the published protocol
+itself is the defaults of `repa.generation.settings`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from repa.registry import find_entry, is_registered, load_registry
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """Settings by name that a model has instead of the published ones, and where they are from.
+
+    `registered` names the registered model that they belong to; None is the published protocol.
+    `dataset` is the data set by which a file's model was found to be like that one.
+    """
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    registered: str | None = None
+    dataset: str | None = None
+
+
+def defaults_of(model: str | Path) -> ModelDefaults:
+    """Find the defaults of a registered name, or of a checkpoint's file or run's folder.
+
+    A checkpoint that says on which data set it was trained has those of the first registered model
+    of the same one; any other has the published protocol.
+
+    Raises:
+        RepaError: The file cannot be read, see `repa.checkpoints.read_checkpoint`.
+    """
+    if is_registered("checkpoints", model):
+        return ModelDefaults(find_entry("checkpoints", str(model)).get("sampling", {}), str(model))
+    from repa.checkpoints import read_checkpoint
+
+    dataset = read_checkpoint(model).settings.dataset
+    for name, entry in load_registry()["checkpoints"].items():
+        if dataset == entry["dataset"] and "sampling" in entry:
+            return ModelDefaults(entry["sampling"], name, dataset)
+    return ModelDefaults()

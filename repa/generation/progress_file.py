@@ -1,0 +1,186 @@
+"""The progress file beside an unfinished NPZ: which run it is, and which images are on disk.
+
+One line of JSON holds the identity of the run, a checksum and its manifest; after it stand 8 bytes
+an image: zeros, or a mark with the checksum of identity, index, label and pixels. So a mark of
+another run, of another image or of other bytes never fits.
+
+The file is locked by the process that begins or continues the run. It is replaced as a whole, never
+truncated: what a process left over from an earlier start still holds open is no longer the file.
+"""
+
+import contextlib
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from repa.errors import InUseError, OutputExistsError
+from repa.generation.sample_run import MARK_BYTES, SampleRun
+from repa_base.files import replacing, write_at
+from repa_base.locks import lock_if_free
+
+_BEGINNING = b'{"repa_unfinished_samples": '
+_FORMAT = 2  # the first had no checksums and began with the manifest
+_MAX_HEADER = 1 << 24
+_PIECE = 1 << 17  # marks counted or copied at once
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a progress file tells: a run, or in words why it tells none; if empty, neither."""
+
+    run: SampleRun | None = None
+    trouble: str = ""
+
+
+NOTHING = Found()
+
+
+def find_run(path: Path) -> Found:
+    """Look into a progress file, which need not exist.
+
+    Raises:
+        OutputExistsError: It is a stranger's file.
+    """
+    stranger = OutputExistsError(f"{path} was not made by this command; use another --out.")
+    try:
+        # Opening a pipe would wait for its other end, and a link may lead anywhere.
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise stranger
+        with path.open("rb") as file:
+            line, rest = file.readline(_MAX_HEADER), file.read(_MAX_HEADER)
+    except FileNotFoundError:
+        return NOTHING
+    if line.startswith(_BEGINNING):
+        run = _run_of(line)
+        return Found(run) if run else Found(trouble="is damaged")
+    if _is_of_an_earlier_version(line, rest):
+        return Found(trouble="is of an earlier version, without checksums of the images")
+    if line:
+        raise stranger
+    return NOTHING
+
+
+class ProgressFile:
+    """The progress file of a run, by an open descriptor."""
+
+    def __init__(self, path: Path, run: SampleRun, descriptor: int) -> None:
+        self.path, self.run = path, run
+        self._descriptor = descriptor
+        self._header = _header(run)
+
+    @classmethod
+    def replace(
+        cls, path: Path, run: SampleRun, earlier: "ProgressFile | None" = None, kept: int = 0
+    ) -> "ProgressFile":
+        """Put a new, locked file in the place of one whose lock is held.
+
+        It keeps the marks that an earlier one of the same identity has of the first `kept` images.
+        """
+        with contextlib.ExitStack() as on_failure:
+            with replacing(path) as partial:
+                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+                file = cls(path, run, os.open(partial, flags, 0o666))
+                on_failure.callback(file.close)
+                lock_if_free(file._descriptor, path)
+                os.ftruncate(file._descriptor, len(file._header) + run.num_images * MARK_BYTES)
+                write_at(file._descriptor, file._header, 0)
+                if earlier is not None:
+                    for first in range(0, kept, _PIECE):
+                        file.mark(first, earlier.marks(first, min(_PIECE, kept - first)))
+            on_failure.pop_all()
+        return file
+
+    @classmethod
+    def attach(cls, path: Path, run: SampleRun) -> "ProgressFile":
+        """Open the file of a run that another process has begun or continued.
+
+        Raises:
+            InUseError: It is not, or no longer, that run's.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            file = cls(path, run, os.open(path, os.O_RDWR))
+            if os.pread(file._descriptor, len(file._header), 0) == file._header:
+                return file
+            file.close()
+        raise InUseError(f"{path} is another run's by now.")
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this is still the file under its name."""
+        return _is_at(self._descriptor, self.path)
+
+    def marks(self, first: int, count: int) -> bytes:
+        """Return the marks of images first to first + count - 1."""
+        return os.pread(self._descriptor, count * MARK_BYTES, self._offset(first))
+
+    def mark(self, first: int, marks: bytes) -> None:
+        """Set the marks of images first, first + 1, ..., which are on disk; zeros unmark."""
+        write_at(self._descriptor, marks, self._offset(first))
+
+    def num_marked(self, first: int, count: int) -> int:
+        """Return how many of images first to first + count - 1 are marked."""
+        end = first + count
+        pieces = ((start, min(_PIECE, end - start)) for start in range(first, end, _PIECE))
+        return sum(_num_set(self.marks(*piece)) for piece in pieces)
+
+    def close(self) -> None:
+        """Let go of the file and its lock."""
+        os.close(self._descriptor)
+
+    def _offset(self, index: int) -> int:
+        return len(self._header) + index * MARK_BYTES
+
+
+def lock_progress(path: Path, output: Path) -> int:
+    """Return a descriptor that holds the lock of a progress file, which is made if need be.
+
+    Raises:
+        InUseError: Another run holds it; the message names the output.
+    """
+    while True:
+        with contextlib.ExitStack() as on_failure:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            on_failure.callback(os.close, descriptor)
+            if lock_if_free(descriptor, output) is False:
+                remedy = "wait for it, or use another --out"
+                raise InUseError(f"{output} is being written by another run; {remedy}.")
+            if _is_at(descriptor, path):  # otherwise a run has replaced or removed it meanwhile
+                on_failure.pop_all()
+                return descriptor
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False
+
+
+def _header(run: SampleRun) -> bytes:
+    described = {"run": run.identity, "checksum": run.checksum, "manifest": run.manifest}
+    return _BEGINNING + f"{_FORMAT}, {json.dumps(described)[1:]}\n".encode("ascii")
+
+
+def _run_of(line: bytes) -> SampleRun | None:
+    """Return the run that a first line tells of, or None if a byte of it is damaged."""
+    with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError):
+        described = json.loads(line)
+        run = SampleRun(described["run"], json.dumps(described["manifest"]))
+        if _header(run) == line and min(run.num_images, run.block_size) > 0:
+            return run
+    return None
+
+
+def _is_of_an_earlier_version(line: bytes, rest: bytes) -> bool:
+    """Whether a file is a manifest and one byte an image, 0 or 1."""
+    with contextlib.suppress(ValueError, RecursionError, KeyError, TypeError):
+        return json.loads(line)["num_images"] == len(rest) and not rest.strip(b"\0\1")
+    return False
+
+
+def _num_set(marks: bytes) -> int:
+    whole = len(marks) // MARK_BYTES * MARK_BYTES
+    return int(np.count_nonzero(np.frombuffer(marks[:whole], "<u8") >> 32 == 1))

@@ -1,0 +1,1 @@
+"""How a command runs: its first moments, and several processes of it."""

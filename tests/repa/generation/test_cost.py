@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from repa.autoencoders.latent_space import PIXELS
+from repa.generation.cost import network_rows
+from repa.generation.images import images_of
+from repa.generation.settings import Protocol
+from repa.models.prediction import Prediction
+from samplers.names import ADAPTIVE_METHODS, FIXED_STEP_METHODS
+
+
+class Counting:
+    """A model without motion that counts the rows it is asked for."""
+
+    num_classes = null_label = 5
+    in_channels, input_size = 3, 2
+    path_type, latent_space, prediction = "linear", PIXELS, Prediction()
+
+    def __init__(self):
+        self.model = self.settings = self
+        self.rows = 0
+
+    def parameters(self):
+        return iter([torch.zeros(1)])
+
+    def velocity_model(self, x, t, labels):
+        self.rows += len(x)
+        return torch.zeros_like(x)
+
+
+def test_the_published_protocol_costs_422_rows_an_image():
+    # 250 steps, of which 172 start in [0, 0.7]: 1 - k * 0.96 / 249 <= 0.7 from k = 78 to 249.
+    assert network_rows(Protocol()) == 250 + 172
+    assert network_rows(Protocol(cfg_scale=1)) == 250
+
+
+@pytest.mark.parametrize("solver", ["sde", *FIXED_STEP_METHODS])
+@pytest.mark.parametrize("interval", [(0.0, 0.7), (0.25, 0.75), (0.0, 1.0)])
+def test_rows_are_those_that_the_network_is_asked_for(solver, interval):
+    protocol = Protocol(solver=solver, num_steps=8, cfg_scale=2, guidance_interval=interval)
+    rows = network_rows(protocol)
+    if solver == "implicit_adams":  # iterates until its values stand still
+        assert rows is None
+        return
+    model = Counting()
+    list(images_of(model, range(3), protocol))
+    assert rows == model.rows / 3
+
+
+def test_rows_of_solvers_that_choose_their_steps_are_unknown():
+    for solver in ADAPTIVE_METHODS:
+        assert network_rows(Protocol(solver=solver)) is None

@@ -1,0 +1,82 @@
+import json
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from repa import SIT_SIZES, SiT
+from repa.errors import CheckpointFormatError, SettingError
+from repa.generation import Protocol, SampleConfig, defaults_of
+from repa.registry import load_registry
+
+DIGITS = {"num_images": 500, "solver": "heun", "num_steps": 25, "labels": "balanced"}
+
+
+def save_run(folder, dataset):
+    settings = {"input_size": 8, "in_channels": 3, "num_classes": 5, "encoder_depth": 1}
+    settings |= {**SIT_SIZES["SiT-Pico/4"], "target_dims": []}
+    description = {"format": 1, "model": settings, "path_type": "linear", "dataset": dataset}
+    path = folder / "checkpoints" / "step-0000001" / "ema.safetensors"
+    path.parent.mkdir(parents=True)
+    save_file(SiT(**settings).state_dict(), path, metadata={"repa": json.dumps(description)})
+    return path
+
+
+def test_released_model_has_the_published_protocol_and_digits_its_own():
+    assert SampleConfig.for_model() == SampleConfig.for_model("sit-xl-2-repa-256") == SampleConfig()
+    own = SampleConfig.for_model("digits")
+    assert own == SampleConfig(model="digits", cfg_scale=2.0, **DIGITS)
+    assert own.guidance_interval == (0.0, 0.7)
+
+
+def test_what_is_given_beats_the_model_s_defaults():
+    published = Protocol()
+    given = {name: getattr(published, name) for name in ("solver", "num_steps", "labels")}
+    settings = SampleConfig.for_model("digits", num_images=50_000, cfg_scale=1.8, **given)
+    assert settings == SampleConfig(model="digits")
+
+
+def test_protocol_of_a_model_is_that_of_its_sample_file():
+    protocol, config = Protocol.for_model("digits", seed=3), SampleConfig.for_model("digits")
+    own = {f.name: getattr(config, f.name) for f in fields(Protocol)}
+    assert protocol == replace(Protocol(**own), seed=3)
+
+
+def test_trained_model_has_the_defaults_of_the_registered_one_of_its_data_set(tmp_path):
+    file = save_run(tmp_path / "run", "digits")
+    for model in (tmp_path / "run", str(file)):
+        own = defaults_of(model)
+        assert (own.registered, own.dataset) == ("digits", "digits")
+        assert SampleConfig.for_model(model).num_images == 500
+    save_run(tmp_path / "other", "flowers")
+    assert SampleConfig.for_model(tmp_path / "other") == SampleConfig(model=tmp_path / "other")
+
+
+def test_name_of_a_model_is_no_file_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits").write_text("no checkpoint")
+    assert defaults_of("digits").dataset is None
+    with pytest.raises(CheckpointFormatError, match="no checkpoint"):
+        defaults_of("./digits")
+
+
+def test_setting_out_of_range_is_refused_before_a_file_is_read(tmp_path):
+    (tmp_path / "x.pt").write_text("no checkpoint")
+    with pytest.raises(SettingError, match="num_steps must be at least 1"):
+        SampleConfig.for_model(tmp_path / "x.pt", num_steps=0)
+
+
+def test_registry_lists_departures_alone():
+    published = SampleConfig()
+    for model, entry in load_registry()["checkpoints"].items():
+        for name, value in entry.get("sampling", {}).items():
+            assert value != getattr(published, name), (model, name)
+        SampleConfig.for_model(model)
+
+
+def test_defaults_need_no_file_of_a_registered_model(tmp_path, monkeypatch):
+    monkeypatch.setenv("REPA_CACHE", str(tmp_path))
+    before = torch.get_rng_state()
+    SampleConfig.for_model("sit-xl-2-repa-256")
+    assert not list(tmp_path.iterdir()) and torch.equal(before, torch.get_rng_state())
