@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from repa.data import TrainingData
-from repa.training.losses import sample_times
+from repa.training.losses import sample_times, spatially_normalised
 from repa.training.settings import TrainConfig
 from repa.training.targets import TargetSource
 from samplers import Stream, keyed_generator
@@ -92,6 +92,8 @@ class Batches:
         uniform = torch.rand(len(labels), generator=generator, device=device)
         labels = torch.where(uniform < config.label_dropout, self.data.num_classes, labels)
         targets = [features.to(device) for features in self.targets(batch)]
+        if config.normalise_targets == "spatial":
+            targets = [spatially_normalised(features) for features in targets]
         return NoisyBatch(data, labels, noise, times, targets)
 
     def _keyed(self, index: int, step: int) -> np.random.Generator:

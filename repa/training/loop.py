@@ -7,7 +7,8 @@ killed and resumed ends with the same weights. A run is a folder:
     log.jsonl                    losses and learning rate, one line every `log_every` steps
     checkpoints/step-0001000/    see `repa.training.state`
     previews/step-0001000.png    samples, see `repa.training.previews`
-    target_features.*            the encoder's features of all images, see `repa.training.targets`
+    target_features.*            an encoder's features of all images, see `repa.training.targets`
+    encoder-2/                   those of a second encoder, and so on
     set-aside/step-0001000/      checkpoints after one that the run went back to
 """
 
@@ -73,14 +74,14 @@ def train(
             The folder remembers them.
         device: Where to compute.
         reporting: What to write and how often.
-        keep_features: Where the encoder's features are kept, if the folder holds none.
+        keep_features: Where the encoders' features are kept, if the folder holds none.
 
     Returns:
         The last checkpoint's folder.
 
     Raises:
         OutputExistsError: See `check_run_folder`.
-        SettingError: The settings make no network, the encoder does not give features for this size
+        SettingError: The settings make no network, an encoder does not give features for this size
             of images, the run has taken more steps, a step of `skip` is not to come, there is no
             checkpoint of `from_step`, or `check_longer` refuses the length.
         CheckpointFormatError: A file of the run is damaged; the message says how to go on.
@@ -101,6 +102,8 @@ def train(
         try:
             targets = open_targets(config.encoder, data, out, grid_size, device)
         except SettingError as error:
+            if error.field != "grid_size":
+                raise
             raise SettingError("image_size", str(error)) from error  # what the grid comes of
         settings = model_settings(config, data, targets.dims)
         state = TrainState.create(config, settings, device)

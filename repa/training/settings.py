@@ -5,14 +5,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from repa.encoders.names import encoder_list, parse_encoders
 from repa.errors import RepaError, SettingError, UnknownNameError
+from repa.models.names import ProjectorKind
 from repa_base.settings import check_settings, setting
 from samplers.names import InterpolantName
 
 Weighting = Literal["uniform", "lognormal"]
 Precision = Literal["fp32", "bf16"]
+Normalisation = Literal["none", "spatial"]
 DATASETS = ("digits",)
-ENCODERS = ("efficientnet-lite1", "none")
 
 CHANGEABLE = ("num_steps", "alignment_weight", "label_dropout", "learning_rate", "warmup_steps")
 CHANGEABLE += ("decay_steps", "weight_decay", "max_grad_norm", "ema_decay", "precision")
@@ -36,10 +38,24 @@ class TrainConfig:
     num_steps: int = setting("Optimizer steps.", low=1, flag="--steps")
     image_size: int = setting("Side of the training images in pixels.", 256, low=1)
     encoder: str = setting(
-        "Frozen encoder to align with; none trains plain SiT.", ENCODERS[0], choices=ENCODERS
+        "Frozen encoder to align with, several with commas, or none for plain SiT: "
+        f"{encoder_list()}; timm:NAME for any other of timm; NAME=PATH for weights in a file.",
+        "efficientnet-lite1",
+        value="NAME",
     )
     encoder_depth: int = setting("Block, counted from 1, whose output is aligned.", 8, low=1)
-    projector_dim: int = setting("Hidden width of the projector.", 2048, low=1)
+    projector: ProjectorKind = setting(
+        "Tokens to features: {choices}; mlp has three layers, conv is iREPA's 3 x 3 convolution.",
+        "mlp",
+        choices=ProjectorKind,
+    )
+    projector_dim: int = setting("Hidden width of the mlp projector.", 2048, low=1)
+    normalise_targets: Normalisation = setting(
+        "What is done to the encoder's features: {choices}; spatial is iREPA's: over an image's "
+        "tokens, less 0.6 of the mean and divided by the deviation.",
+        "none",
+        choices=Normalisation,
+    )
     alignment_weight: float = setting(
         "Weight of the alignment loss (the reference's proj_coeff).", 0.5, low=0
     )
@@ -78,7 +94,9 @@ class TrainConfig:
         high=(1 << 63) - 1,
     )
 
-    __post_init__ = check_settings
+    def __post_init__(self) -> None:
+        check_settings(self)
+        parse_encoders(self.encoder)
 
     def learning_rate_at(self, step: int) -> float:
         """Return the step size of the step after `step` steps."""

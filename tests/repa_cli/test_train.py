@@ -185,6 +185,22 @@ def test_images_whose_grid_the_encoder_does_not_give_are_an_error_of_their_size(
     code, out, error = training("--steps", 1, *aligned, "--image-size", size)
     assert code == 2 and not out and error.count("\n") == 1
     assert "--image-size" in error and f"not {size // 4} x {size // 4}" in error
+    assert "images of 16 to 128 pixels would do" in error
+    assert not list(tmp_path.glob("run/*.json"))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "said"),
+    [
+        ("dinov2-vit-x", "did you mean 'dinov2-vit-"),
+        ("efficientnet-lite1,mocov3-vit-b", "timm has no network of MoCo v3"),
+        ("timm:no_such_network", "has no network 'no_such_network'"),
+    ],
+)
+def test_an_encoder_that_there_is_not_is_an_error_of_its_option(training, tmp_path, encoder, said):
+    code, out, error = training("--steps", 1, "--encoder", encoder)
+    assert code == 2 and not out and error.count("\n") == 1
+    assert "--encoder" in error and said in error
     assert not list(tmp_path.glob("run/*.json"))
 
 
