@@ -117,7 +117,8 @@ def train(
             skip=skip,
             instead_of=step_of(later[0]) if later else None,
         )
-        targets = keep_targets(targets, out, keep_features, reporting.on_note)
+        if config.is_aligned(state.step):
+            targets = keep_targets(targets, out, keep_features, reporting.on_note)
         if later:
             set_aside(out, later)
             notes.append(f"later checkpoints are in {out / 'set-aside'}, to be removed at will")

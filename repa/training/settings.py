@@ -18,6 +18,7 @@ DATASETS = ("digits",)
 
 CHANGEABLE = ("num_steps", "alignment_weight", "label_dropout", "learning_rate", "warmup_steps")
 CHANGEABLE += ("decay_steps", "weight_decay", "max_grad_norm", "ema_decay", "precision")
+CHANGEABLE += ("align_until",)
 """Settings that a run may go on with other values of: they say how it steps, or for how long. All
 others decide the network, the data, the features to align with, or the draws of a step."""
 
@@ -59,6 +60,12 @@ class TrainConfig:
     alignment_weight: float = setting(
         "Weight of the alignment loss (the reference's proj_coeff).", 0.5, low=0
     )
+    align_until: int = setting(
+        "Last step with the alignment loss (HASTE's early stop); 0 for all steps.",
+        0,
+        low=0,
+        value="STEP",
+    )
     qk_norm: bool = setting("Normalise queries and keys.", False)
     path_type: InterpolantName = setting(
         "Interpolant: {choices}.", "linear", choices=InterpolantName, flag="--path"
@@ -96,7 +103,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        parse_encoders(self.encoder)
+        if not parse_encoders(self.encoder):
+            _check_plain(self)
+
+    def is_aligned(self, step: int) -> bool:
+        """Whether the step after `step` steps has the alignment loss."""
+        return not self.align_until or step < self.align_until
 
     def learning_rate_at(self, step: int) -> float:
         """Return the step size of the step after `step` steps."""
@@ -134,6 +146,13 @@ class TrainConfig:
             return cls(**values)
         except TypeError as error:
             raise RepaError(f"settings are incomplete: {error}") from error
+
+
+def _check_plain(config: TrainConfig) -> None:
+    """Raise SettingError for what says how to align, in settings that align with nothing."""
+    for name, off in {"projector": "mlp", "normalise_targets": "none", "align_until": 0}.items():
+        if (value := getattr(config, name)) != off:
+            raise SettingError(name, f"{name} {value} needs an encoder to align with: see encoder.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -142,8 +142,9 @@ def test_bfloat16_training_stays_close_to_float32_without_being_it():
 def test_target_features_are_the_encoders_unless_they_are_to_be_normalised():
     data = numbered_data()
     targets = EncoderTargets(stand_in_encoder(), data, 2, "cpu")
+    config = replace(TINY, encoder="efficientnet-lite1")
     ((plain,), (spatial,)) = (
-        Batches(replace(TINY, **setting), data, targets, "cpu")(0).target_features
+        Batches(replace(config, **setting), data, targets, "cpu")(0).target_features
         for setting in ({}, {"normalise_targets": "spatial"})
     )
     indices = Batches(TINY, data, targets, "cpu").order(0)
