@@ -28,7 +28,8 @@ class TrainConfig:
     """Everything that decides the weights a run ends with, unless it goes on with other settings.
 
     Defaults are the reference's (REPA train.py at 67f7145), except that a run says its data, model
-    and length itself.
+    and length itself. `init_sha256` is that of the file that `init` names; a run finds it out, or
+    refuses another file.
 
     Raises:
         SettingError: A value is out of its range, or of its choices.
@@ -37,6 +38,13 @@ class TrainConfig:
     data: str = setting("Data set: {choices}.", choices=DATASETS)
     model: str = setting("Size of the network, e.g. SiT-Ti/4 or SiT-XL/2.", value="NAME")
     num_steps: int = setting("Optimizer steps.", low=1, flag="--steps")
+    init: str | None = setting(
+        "Checkpoint to start from, by name, file or folder of a run: label table, position "
+        "embedding and projectors that do not fit are made anew.",
+        None,
+        value="CHECKPOINT",
+    )
+    init_sha256: str | None = None
     image_size: int = setting("Side of the training images in pixels.", 256, low=1)
     encoder: str = setting(
         "Frozen encoder to align with, several with commas, or none for plain SiT: "
@@ -105,6 +113,10 @@ class TrainConfig:
         check_settings(self)
         if not parse_encoders(self.encoder):
             _check_plain(self)
+        for name in ("init", "init_sha256"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise SettingError(name, f"{name} must be a name, got {value!r}.")
 
     def is_aligned(self, step: int) -> bool:
         """Whether the step after `step` steps has the alignment loss."""

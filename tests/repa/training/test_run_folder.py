@@ -38,6 +38,8 @@ OTHER = {
 }
 FIXED = {
     "model": "SiT-Ti/8",
+    "init": "start.pt",
+    "init_sha256": "0" * 64,
     "image_size": 32,
     "encoder": "none",
     "encoder_depth": 2,
