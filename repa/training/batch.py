@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from repa.data import TrainingData
-from repa.training.losses import sample_times
+from repa.training.losses import sample_times, spatially_normalised
 from repa.training.settings import TrainConfig
 from repa.training.targets import TargetSource
 from samplers import Stream, keyed_generator
@@ -25,7 +25,8 @@ class NoisyBatch:
     """All that one step consumes, on the device.
 
     Clean data and standard normal noise (B, C, H, W), labels int64 (B,), some of them the null
-    label, times (B,), 0 = data, 1 = noise, and features (B, N, D), one tensor an encoder or none.
+    label, times (B,), 0 = data, 1 = noise, and features (B, N, D), one tensor an encoder, or none
+    where the step has no alignment loss.
     """
 
     data: Tensor
@@ -91,7 +92,10 @@ class Batches:
         noise = torch.randn(data.shape, generator=generator, device=device)
         uniform = torch.rand(len(labels), generator=generator, device=device)
         labels = torch.where(uniform < config.label_dropout, self.data.num_classes, labels)
-        targets = [features.to(device) for features in self.targets(batch)]
+        found = self.targets(batch) if config.is_aligned(step) else []
+        targets = [features.to(device) for features in found]
+        if config.normalise_targets == "spatial":
+            targets = [spatially_normalised(features) for features in targets]
         return NoisyBatch(data, labels, noise, times, targets)
 
     def _keyed(self, index: int, step: int) -> np.random.Generator:

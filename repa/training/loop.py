@@ -7,7 +7,8 @@ killed and resumed ends with the same weights. A run is a folder:
     log.jsonl                    losses and learning rate, one line every `log_every` steps
     checkpoints/step-0001000/    see `repa.training.state`
     previews/step-0001000.png    samples, see `repa.training.previews`
-    target_features.*            the encoder's features of all images, see `repa.training.targets`
+    target_features.*            an encoder's features of all images, see `repa.training.targets`
+    encoder-2/                   those of a second encoder, and so on
     set-aside/step-0001000/      checkpoints after one that the run went back to
 """
 
@@ -25,6 +26,7 @@ from repa.checkpoints.settings import CheckpointSettings, describe
 from repa.data import open_training_data
 from repa.errors import NonFiniteError, RepaError, SettingError
 from repa.training.batch import Batches
+from repa.training.initial import start_from_checkpoint, with_recorded_start
 from repa.training.previews import Previews
 from repa.training.resuming import check_longer, command, load_checkpoint
 from repa.training.run_folder import (
@@ -73,16 +75,17 @@ def train(
             The folder remembers them.
         device: Where to compute.
         reporting: What to write and how often.
-        keep_features: Where the encoder's features are kept, if the folder holds none.
+        keep_features: Where the encoders' features are kept, if the folder holds none.
 
     Returns:
         The last checkpoint's folder.
 
     Raises:
         OutputExistsError: See `check_run_folder`.
-        SettingError: The settings make no network, the encoder does not give features for this size
+        SettingError: The settings make no network, an encoder does not give features for this size
             of images, the run has taken more steps, a step of `skip` is not to come, there is no
             checkpoint of `from_step`, or `check_longer` refuses the length.
+        RepaError: The checkpoint to start from does not fit, see `start_from_checkpoint`.
         CheckpointFormatError: A file of the run is damaged; the message says how to go on.
         OSError: A disk is full, say; what was saved stays, and the run can go on.
         Interrupted: SIGINT or SIGTERM came; the step was completed and saved.
@@ -92,6 +95,7 @@ def train(
     reporting = reporting or Reporting()
     if from_step is not None and not resume:
         raise SettingError("from_step", "from_step is for runs that go on: add --resume.")
+    config = with_recorded_start(config, out)
     check_run_folder(config, out, resume=resume)
     sizes = check_model(config)
     with locked(out):
@@ -101,10 +105,18 @@ def train(
         try:
             targets = open_targets(config.encoder, data, out, grid_size, device)
         except SettingError as error:
+            if error.field != "grid_size":
+                raise
             raise SettingError("image_size", str(error)) from error  # what the grid comes of
         settings = model_settings(config, data, targets.dims)
         state = TrainState.create(config, settings, device)
+        space, path_type = data.latent_space, config.path_type
+        what = CheckpointSettings(
+            model=settings, path_type=path_type, dataset=data.name, latent_space=space
+        )
         latest, later = load_checkpoint(state, config, out, from_step, reporting.on_note)
+        if latest is None:
+            config = start_from_checkpoint(state, config, what, reporting.on_note)
         check_longer(before, config, state.step, out)
         skipped, notes = record_settings(
             out,
@@ -114,7 +126,8 @@ def train(
             skip=skip,
             instead_of=step_of(later[0]) if later else None,
         )
-        targets = keep_targets(targets, out, keep_features, reporting.on_note)
+        if config.is_aligned(state.step):
+            targets = keep_targets(targets, out, keep_features, reporting.on_note)
         if later:
             set_aside(out, later)
             notes.append(f"later checkpoints are in {out / 'set-aside'}, to be removed at will")
@@ -124,10 +137,6 @@ def train(
             reporting.on_note(f"from step {state.step + 1} on: {', '.join(notes)}.")
         if state.step < config.num_steps:
             _note_low_rate(config, reporting)
-        space, path_type = data.latent_space, config.path_type
-        what = CheckpointSettings(
-            model=settings, path_type=path_type, dataset=data.name, latent_space=space
-        )
         run = _Run(config, out, Batches(config, data, targets, device), skipped, what, reporting)
         with _signals() as stop, run.naming_the_way_on():
             latest = run.to_the_end(state, stop) or latest

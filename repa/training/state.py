@@ -202,6 +202,8 @@ def model_settings(
     `target_dims` are the widths of the features to align with, one an encoder. Errors are those of
     `check_model`.
     """
+    # Files of the default projector are as earlier versions wrote them.
+    other = {"projector": config.projector} if config.projector != "mlp" else {}
     return {
         "input_size": data.input_size,
         "in_channels": data.in_channels,
@@ -209,6 +211,7 @@ def model_settings(
         **check_model(config),
         "encoder_depth": config.encoder_depth,
         "target_dims": target_dims,
+        **other,
         "projector_dim": config.projector_dim,
         "qk_norm": config.qk_norm,
     }

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from repa.data import Batch, TrainingData
-from repa.encoders import Encoder, load_encoder
+from repa.encoders import Encoder, EncoderName, load_encoder, parse_encoders
 from repa.errors import CheckpointFormatError
 from repa_base.checksums import parse_json, sealed, unsealed
 from repa_base.files import check_room, replacing, write_text
@@ -97,41 +97,91 @@ class EncoderTargets:
         return self.encoder(images, grid_size=self.grid_size)
 
 
-TargetSource = StoredTargets | EncoderTargets
+@dataclass(frozen=True)
+class JoinedTargets:
+    """Features of several encoders, each from a source of its own."""
+
+    sources: list[StoredTargets | EncoderTargets]
+
+    @property
+    def dims(self) -> list[int]:
+        """Widths of the features, one an encoder."""
+        return [dim for source in self.sources for dim in source.dims]
+
+    def __call__(self, batch: Batch) -> list[Tensor]:
+        """Return the features of the batch's images, one tensor an encoder."""
+        return [features for source in self.sources for features in source(batch)]
+
+
+TargetSource = StoredTargets | EncoderTargets | JoinedTargets
 """Called with a batch, it gives the features to align with: float32 (B, N, D), one an encoder."""
 
 
 def open_targets(
-    encoder_name: str, data: TrainingData, folder: Path, grid_size: int, device: torch.device | str
+    encoders: str, data: TrainingData, folder: Path, grid_size: int, device: torch.device | str
 ) -> TargetSource:
     """Find a run's features, or what can make them; writes and computes nothing.
 
     Features that the folder of the run holds are used, unless the encoder to align with is `none`.
-    `grid_size` is the side of the model's grid of tokens, each of which gets a feature.
+    `grid_size` is the side of the model's grid of tokens, each of which gets a feature. Of several
+    encoders, see `repa.encoders.names`, each after the first has a folder in that of the run.
 
     Raises:
         CheckpointFormatError: The folder's features are damaged, or of other images, tokens or
             encoder.
-        SettingError: The encoder does not give this grid.
+        SettingError: An encoder does not give this grid, or is none of timm's networks.
         RepaError: It is not on this machine.
     """
-    if encoder_name == "none":
+    names = parse_encoders(encoders)
+    if not names:
         return StoredTargets([])
+    sources = [
+        _open_one(name, data, _folder_of(place, folder), grid_size, device)
+        for place, name in enumerate(names)
+    ]
+    return sources[0] if len(sources) == 1 else JoinedTargets(sources)
+
+
+def _open_one(
+    name: EncoderName, data: TrainingData, folder: Path, grid_size: int, device: torch.device | str
+) -> StoredTargets | EncoderTargets:
     for path in (folder / _SAVED, folder / _MAPPED):
         if path.exists():
-            return _read(path, (data.count, grid_size**2), _what(encoder_name, data))
-    encoder = load_encoder(encoder_name, device)
-    encoder.check_grid(grid_size)
+            return _read(path, (data.count, grid_size**2), _what(name.name, data))
+    encoder = load_encoder(str(name), device)
+    encoder.check_grid(grid_size, image_size=data.images(np.arange(1)).shape[1])
     return EncoderTargets(encoder, data, grid_size, device)
 
 
 def keep_targets(
     source: TargetSource, folder: Path, keeping: Keeping, on_note: Callable[[str], None]
 ) -> TargetSource:
-    """Let an encoder see all images once, and keep its features in the folder of the run as asked.
+    """Let encoders see all images once, and keep their features in the folder of the run as asked.
 
     What is no encoder's stays as it is. `on_note` is told when the features have to be computed.
     """
+    if not isinstance(source, JoinedTargets):
+        return _keep_one(source, folder, keeping, on_note)
+    if keeping == "nowhere":
+        return source
+    folders = [_folder_of(place, folder) for place in range(len(source.sources))]
+    for each in folders:
+        each.mkdir(exist_ok=True)
+    parts = zip(source.sources, folders, strict=True)
+    return JoinedTargets([_keep_one(part, each, keeping, on_note) for part, each in parts])
+
+
+def _folder_of(place: int, folder: Path) -> Path:
+    """Return where the features of a run's encoders are kept: the first one's in its folder."""
+    return folder / f"encoder-{place + 1}" if place else folder
+
+
+def _keep_one(
+    source: StoredTargets | EncoderTargets,
+    folder: Path,
+    keeping: Keeping,
+    on_note: Callable[[str], None],
+) -> StoredTargets | EncoderTargets:
     if not isinstance(source, EncoderTargets) or keeping == "nowhere":
         return source
     count, what = source.data.count, _what(source.encoder.name, source.data)
