@@ -27,7 +27,11 @@ PATIENCE = timedelta(days=7)
 """How long processes wait for each other: shares of a long sampling run may end hours apart."""
 
 MEETING = timedelta(minutes=5)
-"""How long a process looks for the others at the start: its launcher may have ended before it."""
+"""How long a process looks for the first one at the start."""
+
+CALLING = timedelta(seconds=30)
+"""How long it looks for its launcher, where that is what the processes meet at: it was there before
+them, and may have ended since."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,9 @@ def joined_processes(backend: str = "gloo", patience: timedelta = PATIENCE) -> I
 
 def _connect(backend: str, patience: timedelta, rank: int, size: int) -> None:
     try:
-        store, *_ = next(rendezvous("env://", rank, size, timeout=MEETING))
+        at_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        waiting = CALLING if at_launcher else MEETING
+        store, *_ = next(rendezvous("env://", rank, size, timeout=waiting))
         store.set_timeout(patience)
         distributed.init_process_group(
             backend, store=store, timeout=patience, rank=rank, world_size=size

@@ -94,7 +94,7 @@ def test_worker_whose_launcher_has_ended_before_it_looks_does_not_wait_for_days(
     world = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     for name, value in {**world, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("repa_base.processes.MEETING", timedelta(seconds=1))
+    monkeypatch.setattr("repa_base.processes.CALLING", timedelta(seconds=1))
     with pytest.raises(RepaError, match="cannot connect"):
         joined_processes().__enter__()
 
