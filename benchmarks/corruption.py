@@ -40,8 +40,8 @@ HEAD = 4096
 """Bytes among which digits are sought."""
 SHARES = {"sample": 7, "train": 7, "fid killed": 2, "fid cached": 2, "stats cached": 2}
 """Of the trials, by state."""
-PATIENCE = 60.0
-"""Seconds after which a repetition hangs."""
+PATIENCE, SLOWER = 60.0, 20
+"""A repetition hangs after so many seconds, and so many times those that it takes undamaged."""
 IMAGES = 16
 BAD = ("different", "faults", "hangs")
 COLUMNS = ("trials", "identical", "refused", *BAD)
@@ -57,6 +57,7 @@ class State:
     command: tuple
     wanted: dict
     files: list
+    seconds: float
 
 
 def stopped(folder, command, is_ready):
@@ -72,7 +73,7 @@ def stopped(folder, command, is_ready):
 def completed(folder, command):
     """Run a command to its end; return what it printed on stdout."""
     run = Forked(folder, command)
-    if not run.ends_within(2 * PATIENCE) or run.code:
+    if not run.ends_within(5 * PATIENCE) or run.code:
         raise SystemExit(f"{command[0]} fails undamaged: {run.texts()[1]}")
     return run.texts()[0]
 
@@ -120,10 +121,12 @@ def make_state(name, parent):
     files = [path for path in left if (folder / path).is_file() and not path.startswith("tmp/")]
     copy = folder.with_name(f"{folder.name}-undamaged")
     shutil.copytree(folder, copy)
+    start = time.monotonic()
     out = completed(copy, command)
+    seconds = time.monotonic() - start
     wanted = result_of(command[0], copy, out, log=False)
     shutil.rmtree(copy)
-    return State(name, folder, command, wanted, files)
+    return State(name, folder, command, wanted, files, seconds)
 
 
 def damaged(content, kind, random):
@@ -167,7 +170,7 @@ def try_once(state, file, content, parent):
     shutil.copytree(state.folder, folder, dirs_exist_ok=True)
     (folder / file).write_bytes(content)
     run = Forked(folder, state.command)
-    if not run.ends_within(PATIENCE):
+    if not run.ends_within(PATIENCE + SLOWER * state.seconds):
         run.kill()
         return "hangs", run.texts()[1]
     out, err = run.texts()
@@ -194,7 +197,7 @@ def judge(state, folder, code, out, err):
 def label(path):
     """Return a file's name in the tables, without what is random in it."""
     path = re.sub(r"features/[0-9a-f]{32}/", "features/ENTRY/", path)
-    return re.sub(r"/\.[^/]*[0-9a-f]{16}[^/]*", "/UNFINISHED", path)
+    return re.sub(r"/\.[^/]*(?:[0-9a-f]{16}[^/]*|\.part)/", "/UNFINISHED/", path)
 
 
 def all_trials(options, parent):
