@@ -198,6 +198,13 @@ def test_the_encoder_computes_in_bfloat16_where_asked_and_the_record_says_so(tmp
             open_targets("efficientnet-lite1", data, tmp_path, grid, "cpu")
 
 
+def test_a_run_hands_its_encoders_precision_on(with_stand_in, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "open_training_data", lambda name, size: numbered_data(20))
+    train(replace(ALIGNED, encoder_precision="bf16"), tmp_path / "run", reporting=QUIET)
+    written = unsealed(json.loads((tmp_path / "run/target_features.json").read_text()))
+    assert written["encoder_precision"] == "bf16"
+
+
 def test_features_on_disk_are_mapped_and_not_read_whole(with_stand_in, tmp_path):
     targets = targets_of(numbered_data(), tmp_path, "file")
     assert isinstance(targets, StoredTargets)
