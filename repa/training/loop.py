@@ -103,7 +103,9 @@ def train(
         data = open_training_data(config.data, config.image_size)
         grid_size = data.input_size // sizes["patch_size"]
         try:
-            targets = open_targets(config.encoder, data, out, grid_size, device)
+            targets = open_targets(
+                config.encoder, data, out, grid_size, device, config.encoder_precision
+            )
         except SettingError as error:
             if error.field != "grid_size":
                 raise

@@ -52,6 +52,11 @@ class TrainConfig:
         "efficientnet-lite1",
         value="NAME",
     )
+    encoder_precision: Precision = setting(
+        "Compute dtype of the encoder, which the run's precision leaves as it is: {choices}.",
+        "fp32",
+        choices=Precision,
+    )
     encoder_depth: int = setting("Block, counted from 1, whose output is aligned.", 8, low=1)
     projector: ProjectorKind = setting(
         "Tokens to features: {choices}; mlp has three layers, conv is iREPA's 3 x 3 convolution.",
@@ -162,8 +167,9 @@ class TrainConfig:
 
 def _check_plain(config: TrainConfig) -> None:
     """Raise SettingError for what says how to align, in settings that align with nothing."""
-    for name, off in {"projector": "mlp", "normalise_targets": "none", "align_until": 0}.items():
-        if (value := getattr(config, name)) != off:
+    declared = {f.name: f.default for f in fields(config)}
+    for name in ("encoder_precision", "projector", "normalise_targets", "align_until"):
+        if (value := getattr(config, name)) != declared[name]:
             raise SettingError(name, f"{name} {value} needs an encoder to align with: see encoder.")
 
 

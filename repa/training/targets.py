@@ -9,7 +9,7 @@ mapped, else of the whole file once.
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from repa.data import Batch, TrainingData
 from repa.encoders import Encoder, EncoderName, load_encoder, parse_encoders
 from repa.errors import CheckpointFormatError
+from repa.training.settings import Precision
 from repa_base.checksums import parse_json, sealed, unsealed
 from repa_base.files import check_room, replacing, write_text
 from repa_base.memory_map import release_pages
@@ -118,13 +119,19 @@ TargetSource = StoredTargets | EncoderTargets | JoinedTargets
 
 
 def open_targets(
-    encoders: str, data: TrainingData, folder: Path, grid_size: int, device: torch.device | str
+    encoders: str,
+    data: TrainingData,
+    folder: Path,
+    grid_size: int,
+    device: torch.device | str,
+    precision: Precision = "fp32",
 ) -> TargetSource:
     """Find a run's features, or what can make them; writes and computes nothing.
 
     Features that the folder of the run holds are used, unless the encoder to align with is `none`.
-    `grid_size` is the side of the model's grid of tokens, each of which gets a feature. Of several
-    encoders, see `repa.encoders.names`, each after the first has a folder in that of the run.
+    `grid_size` is the side of the model's grid of tokens, each of which gets a feature; `precision`
+    is what the encoders compute in. Of several encoders, see `repa.encoders.names`, each after the
+    first has a folder in that of the run.
 
     Raises:
         CheckpointFormatError: The folder's features are damaged, or of other images, tokens or
@@ -136,19 +143,25 @@ def open_targets(
     if not names:
         return StoredTargets([])
     sources = [
-        _open_one(name, data, _folder_of(place, folder), grid_size, device)
+        _open_one(name, data, _folder_of(place, folder), grid_size, device, precision)
         for place, name in enumerate(names)
     ]
     return sources[0] if len(sources) == 1 else JoinedTargets(sources)
 
 
 def _open_one(
-    name: EncoderName, data: TrainingData, folder: Path, grid_size: int, device: torch.device | str
+    name: EncoderName,
+    data: TrainingData,
+    folder: Path,
+    grid_size: int,
+    device: torch.device | str,
+    precision: Precision,
 ) -> StoredTargets | EncoderTargets:
     for path in (folder / _SAVED, folder / _MAPPED):
         if path.exists():
-            return _read(path, (data.count, grid_size**2), _what(name.name, data))
-    encoder = load_encoder(str(name), device)
+            what = _what(name.name, data, precision)
+            return _read(path, (data.count, grid_size**2), what)
+    encoder = replace(load_encoder(str(name), device), precision=precision)
     encoder.check_grid(grid_size, image_size=data.images(np.arange(1)).shape[1])
     return EncoderTargets(encoder, data, grid_size, device)
 
@@ -184,15 +197,16 @@ def _keep_one(
 ) -> StoredTargets | EncoderTargets:
     if not isinstance(source, EncoderTargets) or keeping == "nowhere":
         return source
-    count, what = source.data.count, _what(source.encoder.name, source.data)
-    on_note(f"computing {source.encoder.name} features of {count} images, once.")
+    encoder, count = source.encoder, source.data.count
+    what = _what(encoder.name, source.data, encoder.precision)
+    on_note(f"computing {encoder.name} features of {count} images, once.")
     if keeping == "memory":
         features = np.concatenate(list(source.of_all()))
         with replacing(folder / _SAVED) as partial:
             save_file({"features": features}, partial)
             _write_record(folder, what, _checksums(features))
         return StoredTargets([features])
-    shape = (count, source.grid_size**2, source.encoder.feature_dim)
+    shape = (count, source.grid_size**2, encoder.feature_dim)
     check_room(4 * int(np.prod(shape)), folder, what="the target features need")
     with replacing(folder / _MAPPED) as partial:
         file = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
@@ -205,9 +219,10 @@ def _keep_one(
     return _read(folder / _MAPPED, shape[:2], what)
 
 
-def _what(encoder_name: str, data: TrainingData) -> dict[str, Any]:
-    """Return what features are of, as it is recorded beside them."""
-    return {"encoder": encoder_name, "data": data.name, "input_size": data.input_size}
+def _what(encoder_name: str, data: TrainingData, precision: Precision) -> dict[str, Any]:
+    """Return what features are of, as it is recorded beside them; of float32 as ever."""
+    what = {"encoder": encoder_name, "data": data.name, "input_size": data.input_size}
+    return what if precision == "fp32" else {**what, "encoder_precision": precision}
 
 
 def _write_record(folder: Path, what: dict[str, Any], checksums: list[int]) -> None:

@@ -132,7 +132,12 @@ def test_a_run_may_be_told_later_when_to_stop_and_its_history_says_so(shown, tmp
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("align_until", 3), ("projector", "conv"), ("normalise_targets", "spatial")],
+    [
+        ("align_until", 3),
+        ("projector", "conv"),
+        ("normalise_targets", "spatial"),
+        ("encoder_precision", "bf16"),
+    ],
 )
 def test_what_says_how_to_align_is_refused_where_there_is_no_encoder(name, value):
     with pytest.raises(SettingError, match=f"{name} {value} needs an encoder") as refusal:

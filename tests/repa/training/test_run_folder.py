@@ -42,6 +42,7 @@ FIXED = {
     "init_sha256": "0" * 64,
     "image_size": 32,
     "encoder": "none",
+    "encoder_precision": "bf16",
     "encoder_depth": 2,
     "projector": "conv",
     "projector_dim": 16,

@@ -174,6 +174,37 @@ def test_a_run_with_the_default_projector_is_described_as_by_earlier_versions(
     assert "projector" not in model and model["projector_dim"] == 16
 
 
+@pytest.mark.parametrize("keeping", KEEPINGS)
+def test_the_encoder_computes_in_bfloat16_where_asked_and_the_record_says_so(tmp_path, keeping):
+    data, grid = open_training_data("digits", 32), 8
+    data.count = 3
+    sources = [
+        open_targets("efficientnet-lite1", data, tmp_path, grid, "cpu", precision)
+        for precision in ("fp32", "bf16")
+    ]
+    wide, narrow = (source(batch_of(data, 0, 2))[0] for source in sources)
+    assert narrow.dtype == torch.float32
+    # Eight bits at each of some fifty layers: a tenth at the end, where chance would be all of it.
+    assert 0 < (wide - narrow).norm() / wide.norm() < 0.2
+    targets = keep_targets(sources[1], tmp_path, keeping, lambda note: None)
+    kept = targets(batch_of(data, 0, 2))[0]
+    assert (kept - narrow).norm() < (kept - wide).norm()  # of three images at once, not two
+    if keeping != "nowhere":
+        written = unsealed(json.loads((tmp_path / "target_features.json").read_text()))
+        assert written["encoder_precision"] == "bf16"
+        again = open_targets("efficientnet-lite1", data, tmp_path, grid, "cpu", "bf16")
+        assert torch.equal(again(batch_of(data, 2))[0], targets(batch_of(data, 2))[0])
+        with pytest.raises(CheckpointFormatError, match="is of encoder_precision bf16"):
+            open_targets("efficientnet-lite1", data, tmp_path, grid, "cpu")
+
+
+def test_a_run_hands_its_encoders_precision_on(with_stand_in, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "open_training_data", lambda name, size: numbered_data(20))
+    train(replace(ALIGNED, encoder_precision="bf16"), tmp_path / "run", reporting=QUIET)
+    written = unsealed(json.loads((tmp_path / "run/target_features.json").read_text()))
+    assert written["encoder_precision"] == "bf16"
+
+
 def test_features_on_disk_are_mapped_and_not_read_whole(with_stand_in, tmp_path):
     targets = targets_of(numbered_data(), tmp_path, "file")
     assert isinstance(targets, StoredTargets)
