@@ -57,7 +57,7 @@ class State:
     command: tuple
     wanted: dict
     files: list
-    seconds: float
+    seconds: float = 0.0
 
 
 def stopped(folder, command, is_ready):
