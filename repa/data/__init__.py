@@ -3,6 +3,7 @@
 from repa.data.crop import center_crop
 from repa.data.digits import load_digits
 from repa.data.image_set import ImageSet
+from repa.data.prepared_set import PreparedSet, is_prepared, open_prepared
 from repa.data.sources import open_source
 from repa.data.training_data import Batch, PixelData, TrainingData, open_training_data
 
@@ -10,9 +11,12 @@ __all__ = [
     "Batch",
     "ImageSet",
     "PixelData",
+    "PreparedSet",
     "TrainingData",
     "center_crop",
+    "is_prepared",
     "load_digits",
+    "open_prepared",
     "open_source",
     "open_training_data",
 ]

@@ -5,7 +5,7 @@ deflated, with 64-bit sizes where they are needed and the fixed date 1980-01-01.
 and bytes; touches no file.
 
 Source:
-    numpy.lib.format for the array headers; for the rest see `repa_base.stored_zip`.
+    numpy.lib.format for the array headers; for the rest see `repa_base.in_place.stored_zip`.
 """
 
 import io
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from repa_base import stored_zip
+from repa_base.in_place import stored_zip
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from repa.errors import InUseError, OutputExistsError
 from repa.generation import progress_file, sample_file
 from repa.generation.opening import attach_output
 from repa.generation.sample_run import read_manifest
-from repa_base import stored_zip
+from repa_base.in_place import stored_zip
 
 
 @pytest.fixture
