@@ -54,14 +54,15 @@ def held_out_rows(
     classes = np.zeros(len(hashes), np.int64) if labels is None else np.asarray(labels)
     if classes.shape != (len(hashes),):
         raise ValueError(f"There are {len(hashes)} hashes, and labels {classes.shape}.")
-    sizes = dict(sorted(Counter(classes.tolist()).items()))
+    label_of = classes.tolist()
+    sizes = dict(sorted(Counter(label_of).items()))
     room = _divided(_count(amount, sizes), sizes)
     together: dict[str, list[int]] = {}
     for row, content in enumerate(hashes):
         together.setdefault(content.lower(), []).append(row)
     chosen = np.zeros(len(hashes), bool)
     for content in sorted(together):
-        wanted = Counter(classes[together[content]].tolist())
+        wanted = Counter(label_of[row] for row in together[content])
         if all(room[label] >= size for label, size in wanted.items()):
             chosen[together[content]] = True
             for label, size in wanted.items():
