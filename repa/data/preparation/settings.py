@@ -41,11 +41,11 @@ class PrepareConfig:
         flag="--encoder",
         value="NAME[,NAME]",
     )
-    grid_size: int | None = setting(
+    grid_size: int = setting(
         "Side of the grid of tokens that the features belong to: that of the model to be trained.  "
         f"[default: a token for every {_TOKEN_PIXELS} pixels, as in the reference]",
-        None,
-        low=1,
+        0,
+        low=0,
         value="TOKENS",
     )
     flip: bool = setting("Moments and features of the mirrored images too.", False)
@@ -56,11 +56,11 @@ class PrepareConfig:
     )
     skip_broken: bool = setting("Leave out files that cannot be used, and list them.", False)
     batch_size: int = setting("Images that are encoded at once.", 64, low=1, high=1 << 16)
-    num_threads: int | None = setting(
+    num_threads: int = setting(
         "Threads that read, decode and crop.  [default: one a core]",
-        None,
+        0,
         flag="--threads",
-        low=1,
+        low=0,
         high=1024,
     )
     device: str = "auto"
@@ -68,16 +68,12 @@ class PrepareConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        for name in ("grid_size", "num_threads"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise SettingError(name, f"{name} must be at least 1, got {value!r}.")
         if len(set(self.encoders)) < len(self.encoders):
             raise SettingError("encoders", f"encoders has {', '.join(self.encoders)}: one twice.")
         if self.flip and not (self.autoencoder or self.encoders):
             message = "flip is for moments and features: add --autoencoder or --encoder."
             raise SettingError("flip", message)
-        if self.grid_size is not None and not self.encoders:
+        if self.grid_size and not self.encoders:
             raise SettingError("grid_size", "grid_size is for features: add --encoder.")
 
     @property

@@ -207,7 +207,7 @@ def test_what_the_disk_loses_is_found_at_the_end_and_made_again(source, tmp_path
     [
         ({"image_size": 0}, "image_size"),
         ({"batch_size": 0}, "batch_size"),
-        ({"num_threads": 0}, "num_threads"),
+        ({"num_threads": -1}, "num_threads"),
         ({"flip": True}, "flip"),
         ({"grid_size": 4}, "grid_size"),
         ({"encoders": ("a", "a")}, "encoders"),
