@@ -1,0 +1,114 @@
+"""Which images of a data set are held out of training: a fixed rule on the files' contents.
+
+Neither names nor the order of the files count, so that the same files are always divided alike.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from repa.errors import SettingError
+
+_FEWEST = 2  # the covariance of a reference needs two images
+_COUNT, _SHARE = re.compile(r"[0-9]{1,18}"), re.compile(r"0?\.[0-9]{1,18}")
+
+
+def held_out_amount(text: str) -> int | Fraction:
+    """Read what is to be held out: a share between 0 and 1, exactly as it is written, or a count.
+
+    Raises:
+        SettingError: It is neither.
+    """
+    if _COUNT.fullmatch(text) and int(text) >= _FEWEST:
+        return int(text)
+    if _SHARE.fullmatch(text) and Fraction(text) > 0:
+        return Fraction(text)
+    raise _error(f"must be a share between 0 and 1, or a count of at least {_FEWEST}, got {text!r}")
+
+
+def held_out_rows(
+    hashes: Sequence[str], labels: np.ndarray | None, amount: float | Fraction
+) -> np.ndarray:
+    """Choose the images to hold out: in every class its share of them, the smallest hashes first.
+
+    A share is of all images, rounded to the nearest count, half up. A count is divided among the
+    classes by their sizes, with the largest remainders rounded up, those of the first classes where
+    remainders are equal, and no class gives up its last image. Files of one content, in one class
+    or in several, stay together: they are passed over where they do not all fit, so that fewer than
+    the count may be held out.
+
+    Args:
+        hashes: SHA-256 of each file's content, in hexadecimal.
+        labels: Class of each, whole numbers (N,), or None for one class.
+        amount: A share between 0 and 1, or a count of at least 2.
+
+    Returns:
+        Whether each is held out, bool (N,); the same for a file wherever it stands.
+
+    Raises:
+        SettingError: The amount is neither, or comes to too few images, or leaves a class without.
+    """
+    classes = np.zeros(len(hashes), np.int64) if labels is None else np.asarray(labels)
+    if classes.shape != (len(hashes),):
+        raise ValueError(f"There are {len(hashes)} hashes, and labels {classes.shape}.")
+    label_of = classes.tolist()
+    sizes = dict(sorted(Counter(label_of).items()))
+    room = _divided(_count(amount, sizes), sizes)
+    together: dict[str, list[int]] = {}
+    for row, content in enumerate(hashes):
+        together.setdefault(content.lower(), []).append(row)
+    chosen = np.zeros(len(hashes), bool)
+    for content in sorted(together):
+        wanted = Counter(label_of[row] for row in together[content])
+        if all(room[label] >= size for label, size in wanted.items()):
+            chosen[together[content]] = True
+            for label, size in wanted.items():
+                room[label] -= size
+    if (found := int(chosen.sum())) < _FEWEST:
+        reason = f"comes to {found} of {len(hashes)} images, since files of one content stay"
+        raise _error(f"{amount_text(amount)} {reason} together; a reference needs {_FEWEST}")
+    return chosen
+
+
+def amount_text(amount: float | Fraction) -> str:
+    """Return an amount as it is given: `0.1` or `500`."""
+    return f"{amount}" if isinstance(amount, int) else f"{float(amount):g}"
+
+
+def _count(amount: float | Fraction, sizes: Mapping[int, int]) -> int:
+    """Return how many images an amount comes to, or refuse it in words."""
+    total, text = sum(sizes.values()), amount_text(amount)
+    if isinstance(amount, int):
+        count = amount
+    elif 0 < amount < 1:
+        # A float's shortest decimal is what was meant: 0.1, not the next binary number.
+        share = amount if isinstance(amount, Fraction) else Fraction(repr(float(amount)))
+        count = int(share * total + Fraction(1, 2))
+    else:
+        raise _error(f"must be a share between 0 and 1, or a count, got {text}")
+    if count < _FEWEST:
+        reason = f"comes to {count} of {total} images, and a reference needs {_FEWEST}"
+        raise _error(f"{text} {reason}; hold out more")
+    if count > (most := total - len(sizes)):
+        classes = "1 class keeps" if len(sizes) == 1 else f"{len(sizes)} classes keep"
+        reason = f"comes to {count} of {total} images; hold out at most {max(most, 0)}"
+        raise _error(f"{text} {reason}, so that {classes} an image to train on")
+    return count
+
+
+def _divided(count: int, sizes: Mapping[int, int]) -> dict[int, int]:
+    """Divide a count among classes by largest remainders; each keeps one image of its own."""
+    total = sum(sizes.values())
+    shares = {label: count * size // total for label, size in sizes.items()}
+    order = sorted(sizes, key=lambda label: (-(count * sizes[label] % total), label))
+    while left := count - sum(shares.values()):
+        for label in [label for label in order if shares[label] < sizes[label] - 1][:left]:
+            shares[label] += 1
+    return shares
+
+
+def _error(reason: str) -> SettingError:
+    return SettingError("held_out", f"held_out {reason}.")
