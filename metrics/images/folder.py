@@ -9,7 +9,7 @@ import json
 import operator
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -32,7 +32,8 @@ from metrics.images.source import (
 from repa_base.checksums import file_sha256
 from repa_base.progress import Steps
 
-_LABELS = "dataset.json"
+LABELS = "dataset.json"
+"""The file of a prepared data set that tells the classes of its pictures."""
 _NAMED_KINDS = 5  # suffixes that are named, of files that are not taken
 
 
@@ -112,8 +113,8 @@ def open_folder(folder: Path) -> FolderImages:
             picture is cut short, has a damaged header, several frames or more than 8 bits a
             channel; or `dataset.json` is unreadable or leaves one out.
     """
-    labels = folder / _LABELS
-    files = [path for path in _Walk(folder).files() if path != labels]
+    labels = folder / LABELS
+    files = [path for path in files_below(folder) if path != labels]
     pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
     others = (path.suffix.lower() for path in files if path.suffix.lower() not in SUFFIXES)
     not_taken = dict(Counter(others))
@@ -128,7 +129,7 @@ def open_folder(folder: Path) -> FolderImages:
         folder,
         tuple(pictures),
         shape=(*next(iter(sizes)), 3) if len(sizes) == 1 else None,
-        labels=_read_labels(folder, pictures),
+        labels=_labels_beside(folder, pictures),
         largest_bytes=max(height * width * 3 for height, width in sizes),
         formats=tuple(form.format for form in forms),
         not_taken=not_taken,
@@ -161,6 +162,15 @@ def described_not_taken(not_taken: Mapping[str, int]) -> str:
     total = sum(not_taken.values())
     said = "1 file was" if total == 1 else f"{total} files were"
     return f"{said} not taken: {', '.join(parts)}"
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield every file of a folder and its subfolders once, as `open_folder` finds them.
+
+    Raises:
+        InputError: Something cannot be read, or is neither a file nor a folder.
+    """
+    return _Walk(folder).files()
 
 
 class _Walk:
@@ -203,7 +213,7 @@ class _Walk:
         if S_ISDIR(mode) and any(Path(r).is_relative_to(target) for r in (holder, self._top)):
             return  # it would lead here again
         parent, name = os.path.split(target)
-        if parent in self._seen and not _is_hidden(name):
+        if parent in self._seen and not is_hidden(name):
             return  # it has been met without the link
         yield from self._meet(link, target, is_folder=S_ISDIR(mode), is_file=S_ISREG(mode))
         self._seen.add(target)
@@ -224,7 +234,7 @@ def _entries(folder: Path, real: str) -> list[os.DirEntry[str]]:
     """Return what a folder, whose real path is `real`, holds by name, without what is hidden."""
     try:
         with os.scandir(real) as entries:
-            shown = [entry for entry in entries if not _is_hidden(entry.name)]
+            shown = [entry for entry in entries if not is_hidden(entry.name)]
     except OSError as error:
         raise InputError(
             f"{folder} cannot be read: {error.strerror}; make it readable or take it out."
@@ -232,22 +242,34 @@ def _entries(folder: Path, real: str) -> list[os.DirEntry[str]]:
     return sorted(shown, key=lambda entry: entry.name)
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is left out."""
     return name.startswith(".") or name == "__MACOSX"
 
 
-def _read_labels(folder: Path, paths: list[Path]) -> Int64[np.ndarray, " count"] | None:
-    file = folder / _LABELS
+def _labels_beside(folder: Path, paths: list[Path]) -> Int64[np.ndarray, " count"] | None:
+    file = folder / LABELS
     if not file.is_file():
         return None
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return read_labels(file.read_bytes(), str(file), names)
+
+
+def read_labels(
+    content: bytes, file: str, names: Sequence[str]
+) -> Int64[np.ndarray, " count"] | None:
+    """Return the classes of pictures by what a `dataset.json`, called `file`, holds; None if none.
+
+    Raises:
+        InputError: It is unreadable, or leaves a picture out.
+    """
     try:
-        pairs = json.loads(file.read_bytes())["labels"] or ()
+        pairs = json.loads(content)["labels"] or ()
         labels = {str(name): np.int64(operator.index(label)) for name, label in pairs}
     except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
         raise InputError(
             f'{file} must hold {{"labels": [[file, class], ...]}}, but cannot be read: {error!r}.'
         ) from error
-    names = [path.relative_to(folder).as_posix() for path in paths]
     absent = next((name for name in names if name not in labels), None)
     if labels and absent is not None:
         raise InputError(f"{file} names no class for {absent}; complete it or remove it.")

@@ -4,6 +4,7 @@ Still pictures of the formats that Pillow decodes by itself, without another pro
 is, its content says, not its name.
 """
 
+import io
 import os
 import struct
 from collections.abc import Iterator
@@ -45,6 +46,10 @@ _DAMAGE = (
 )
 
 
+_GREYS_AND_INKS = ("1", "L", "LA", "La", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
+_ORIENTATION = 0x0112  # of EXIF
+
+
 @dataclass(frozen=True)
 class PictureForm:
     """What a picture is: height and width in pixels, and its format by Pillow's name."""
@@ -60,14 +65,12 @@ def read_form(path: Path) -> PictureForm:
         InputError: The file cannot be read, is damaged, holds several pictures or more than 8 bits
             a channel, or is too large.
     """
-    with _opened(path) as picture:
+    with _opened(path, path) as picture:
         form, size = picture.format or "", (picture.height, picture.width)
         if form == "MPO":  # a JPEG file that carries others, such as a preview, behind the picture
             form = "JPEG"
         elif getattr(picture, "is_animated", False):
-            raise InputError(
-                f"{path} holds several pictures; save those that count as one PNG each."
-            )
+            raise InputError(_several(path))
     with path.open("rb") as stream:
         head, length = stream.read(16), stream.seek(0, os.SEEK_END)
         stream.seek(max(0, length - _TAIL))
@@ -80,16 +83,60 @@ def read_form(path: Path) -> PictureForm:
     return PictureForm(size, form)
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A decoded picture, and what it was before: what became of it is for the reader to say.
+
+    Attributes:
+        pixels: RGB.
+        format: As of `PictureForm`.
+        was_transparent: Whether it had transparency, which is dropped.
+        was_other_colours: Whether it was grey, of a palette or of inks, which became RGB.
+        is_turned: Whether its EXIF asks to turn or mirror it, which is not done.
+    """
+
+    pixels: UInt8[np.ndarray, "height width 3"]
+    format: str
+    was_transparent: bool = False
+    was_other_colours: bool = False
+    is_turned: bool = False
+
+
+def decode_content(content: bytes, name: str) -> Picture:
+    """Decode the content of a picture's file; refuses what `read_form` refuses.
+
+    Raises:
+        InputError: As `read_form`; the message begins with `name`.
+    """
+    with _opened(io.BytesIO(content), name) as picture:
+        if picture.format != "MPO" and getattr(picture, "is_animated", False):
+            raise InputError(_several(name))
+        mode = picture.mode
+        alpha = mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+        form = "JPEG" if picture.format == "MPO" else picture.format or ""
+        turned = picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
+        pixels = _as_rgb(picture)
+    return Picture(pixels, form, alpha, mode in _GREYS_AND_INKS, turned)
+
+
 def decode(path: Path) -> UInt8[np.ndarray, "height width 3"]:
     """Return a picture's pixels: grey, palette and CMYK become RGB, transparency is dropped.
 
     Raises:
         InputError: As for `read_form`, but for several pictures, of which the first is returned.
     """
-    with _opened(path) as picture:
-        # a palette with transparency goes through RGBA, or Pillow warns
-        whole = picture.convert("RGBA") if "transparency" in picture.info else picture
-        return np.array(whole.convert("RGB"))
+    with _opened(path, path) as picture:
+        return _as_rgb(picture)
+
+
+def _as_rgb(picture: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
+    # a palette with transparency goes through RGBA, or Pillow warns
+    whole = picture.convert("RGBA") if "transparency" in picture.info else picture
+    return np.array(whole.convert("RGB"))
+
+
+def _several(name: object) -> str:
+    return f"{name} holds several pictures; save those that count as one PNG each."
 
 
 def _has_its_end(head: bytes, length: int, tail: bytes) -> bool:
@@ -102,27 +149,27 @@ def _has_its_end(head: bytes, length: int, tail: bytes) -> bool:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(file: Path | io.BytesIO, name: object) -> Iterator[Image.Image]:
     """Open a picture whose header is acceptable; what goes wrong in the block is the file's fault.
 
-    Its pixels are not read yet.
+    Its pixels are not read yet; errors begin with `name`.
     """
     try:
         # Pillow knows other formats too, and starts another program for some of them.
-        with Image.open(path, formats=_FORMATS) as picture:
-            _check(path, picture)
+        with Image.open(file, formats=_FORMATS) as picture:
+            _check(name, picture)
             yield picture
     except InputError:
         raise
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.filename is not None:
-            raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-        raise InputError(f"{path} is not a readable image: {first_line(error)}.") from error
+            raise InputError(f"{name} cannot be read: {error.strerror}.") from error
+        raise InputError(f"{name} is not a readable image: {first_line(error)}.") from error
 
 
-def _check(path: Path, picture: Image.Image) -> None:
+def _check(name: object, picture: Image.Image) -> None:
     if max(picture.size) > MAX_SIDE:
-        raise InputError(f"{path} is {picture.size}; a side may have {MAX_SIDE} pixels at most.")
+        raise InputError(f"{name} is {picture.size}; a side may have {MAX_SIDE} pixels at most.")
     # Pillow opens some pictures of 16 bits as of 8; what it gives the decoder tells: "RGB;16B" of
     # a PNG or TIFF, the greatest value of a PPM. A BMP's "BGR;16" has 16 bits a pixel.
     given = [tile[3] for tile in getattr(picture, "tile", ())]
@@ -134,4 +181,4 @@ def _check(path: Path, picture: Image.Image) -> None:
         case _:
             deep = any(";16" in str(each) for each in given)
     if deep or picture.mode.startswith(("I", "F")):
-        raise InputError(f"{path} has more than 8 bits a channel; save it with 8.")
+        raise InputError(f"{name} has more than 8 bits a channel; save it with 8.")

@@ -5,25 +5,17 @@ deflated, with 64-bit sizes where they are needed and the fixed date 1980-01-01.
 and bytes; touches no file.
 
 Source:
-    PKWARE APPNOTE 6.3.10, sections 4.3.7 (local header), 4.3.12 (directory), 4.3.14 to 4.3.16
-    (ends of directory), 4.5.3 (64-bit sizes); numpy.lib.format for the array headers.
+    numpy.lib.format for the array headers; for the rest see `repa_base.in_place.stored_zip`.
 """
 
 import io
 import math
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-# Python's zipfile turns to 64-bit fields from 2 GiB on, for readers with signed sizes.
-_ZIP64_LIMIT = (1 << 31) - 1
-_VERSION = 45  # the first version of the format with 64-bit sizes
-_DATE = (1 << 5) | 1  # 1980-01-01, so that equal contents are equal files
-_REGULAR_FILE = 0o600 << 16
-_UNIX = 3
-_IN_EXTRA = 0xFFFFFFFF
+from repa_base.in_place import stored_zip
 
 
 @dataclass(frozen=True)
@@ -38,7 +30,8 @@ class Member:
     @property
     def content_offset(self) -> int:
         """Where the .npy content begins: after the local header, the name and the 64-bit sizes."""
-        return self.offset + 30 + len(self.name) + 20
+        before = stored_zip.LOCAL_HEADER_BYTES + len(self.name) + stored_zip.WIDE_BYTES
+        return self.offset + before
 
     @property
     def content_bytes(self) -> int:
@@ -57,21 +50,11 @@ class Member:
 
     def local_header(self, crc: int) -> bytes:
         """Return the bytes from `offset` to `content_offset`, given the content's CRC-32."""
-        fixed = (b"PK\3\4", _VERSION, 0, 0, 0, _DATE, crc, _IN_EXTRA, _IN_EXTRA, len(self.name), 20)
-        sizes = struct.pack("<2H2Q", 1, 16, self.content_bytes, self.content_bytes)
-        return struct.pack("<4s5H3I2H", *fixed) + self.name.encode("ascii") + sizes
+        return stored_zip.local_header(self.name, self.content_bytes, crc)
 
     def directory_entry(self, crc: int) -> bytes:
         """Return the member's entry in the directory, given the content's CRC-32."""
-        large, size, offset = [], self.content_bytes, self.offset
-        if size > _ZIP64_LIMIT:
-            large, size = [size, size], _IN_EXTRA
-        if offset > _ZIP64_LIMIT:
-            large, offset = [*large, offset], _IN_EXTRA
-        extra = struct.pack(f"<2H{len(large)}Q", 1, 8 * len(large), *large) if large else b""
-        fixed = (b"PK\1\2", _VERSION, _UNIX, _VERSION, 0, 0, 0, 0, _DATE, crc, size, size)
-        fixed += (len(self.name), len(extra), 0, 0, 0, _REGULAR_FILE, offset)
-        return struct.pack("<4s4B4H3I5H2I", *fixed) + self.name.encode("ascii") + extra
+        return stored_zip.directory_entry(self.name, self.content_bytes, crc, self.offset)
 
 
 def members_of(num_images: int, image_size: int, manifest: str) -> tuple[Member, Member, Member]:
@@ -84,14 +67,7 @@ def members_of(num_images: int, image_size: int, manifest: str) -> tuple[Member,
 def directory(members: Sequence[Member], crcs: Sequence[int]) -> bytes:
     """Return all that stands after the last member, given the members' CRC-32s."""
     entries = b"".join(map(Member.directory_entry, members, crcs))
-    count, size, offset = len(members), len(entries), members[-1].end
-    ends = b""
-    if offset > _ZIP64_LIMIT:
-        end64 = (b"PK\6\6", 44, _VERSION, _VERSION, 0, 0, count, count, size, offset)
-        ends = struct.pack("<4sQ2H2I4Q", *end64)
-        ends += struct.pack("<4sIQI", b"PK\6\7", 0, offset + size, 1)
-    last = (b"PK\5\6", 0, 0, count, count, size, min(offset, _IN_EXTRA), 0)
-    return entries + ends + struct.pack("<4s4H2IH", *last)
+    return entries + stored_zip.end_of_directory(len(members), len(entries), members[-1].end)
 
 
 def _member(name: str, dtype: str, shape: tuple[int, ...], offset: int) -> Member:

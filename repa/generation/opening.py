@@ -13,7 +13,7 @@ from pathlib import Path
 
 from metrics import InputError
 from repa.errors import InUseError, OutputExistsError
-from repa.generation.progress_file import NOTHING, ProgressFile, find_run, lock_progress
+from repa.generation.progress_file import NOTHING, ProgressFile, find_run
 from repa.generation.sample_file import REMEDY, NpzWriter, part_path
 from repa.generation.sample_run import (
     Manifest,
@@ -25,6 +25,7 @@ from repa.generation.sample_run import (
     same_settings,
 )
 from repa_base.files import check_output, check_room, output_target, reserve, write_at
+from repa_base.in_place.marks_file import lock_marks
 
 _COPIED = 256  # images at once
 
@@ -118,7 +119,7 @@ class _Output:
         if self._is_finished() and not self._is_left_over():
             return None
         self._unfinished_run()  # what is a stranger's is not even locked
-        lock = lock_progress(self.progress, self.path)
+        lock = lock_marks(self.progress, self.path)
         try:
             # Another run may have finished between the first look and the lock.
             if self._is_finished():

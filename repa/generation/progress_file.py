@@ -4,28 +4,26 @@ One line of JSON holds the identity of the run, a checksum and its manifest; aft
 an image: zeros, or a mark with the checksum of identity, index, label and pixels. So a mark of
 another run, of another image or of other bytes never fits.
 
-The file is locked by the process that begins or continues the run. It is replaced as a whole, never
-truncated: what a process left over from an earlier start still holds open is no longer the file.
+How it is locked and replaced: `repa_base.in_place.marks_file`.
 """
 
 import contextlib
 import json
-import os
 import stat
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from repa.errors import InUseError, OutputExistsError
+from repa.errors import OutputExistsError
 from repa.generation.sample_run import MARK_BYTES, SampleRun
-from repa_base.files import replacing, write_at
-from repa_base.locks import lock_if_free
+from repa_base.in_place.marks_file import MarksFile, attach_marks, replace_marks
 
 _BEGINNING = b'{"repa_unfinished_samples": '
 _FORMAT = 2  # the first had no checksums and began with the manifest
 _MAX_HEADER = 1 << 24
-_PIECE = 1 << 17  # marks counted or copied at once
+_PIECE = 1 << 17  # marks counted at once
 
 
 @dataclass(frozen=True)
@@ -64,13 +62,12 @@ def find_run(path: Path) -> Found:
     return NOTHING
 
 
-class ProgressFile:
+class ProgressFile(MarksFile):
     """The progress file of a run, by an open descriptor."""
 
     def __init__(self, path: Path, run: SampleRun, descriptor: int) -> None:
-        self.path, self.run = path, run
-        self._descriptor = descriptor
-        self._header = _header(run)
+        super().__init__(path, descriptor, _header(run), run.num_images, MARK_BYTES)
+        self.run = run
 
     @classmethod
     def replace(
@@ -80,19 +77,7 @@ class ProgressFile:
 
         It keeps the marks that an earlier one of the same identity has of the first `kept` images.
         """
-        with contextlib.ExitStack() as on_failure:
-            with replacing(path) as partial:
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
-                file = cls(path, run, os.open(partial, flags, 0o666))
-                on_failure.callback(file.close)
-                lock_if_free(file._descriptor, path)
-                os.ftruncate(file._descriptor, len(file._header) + run.num_images * MARK_BYTES)
-                write_at(file._descriptor, file._header, 0)
-                if earlier is not None:
-                    for first in range(0, kept, _PIECE):
-                        file.mark(first, earlier.marks(first, min(_PIECE, kept - first)))
-            on_failure.pop_all()
-        return file
+        return replace_marks(path, partial(cls, path, run), earlier, kept)
 
     @classmethod
     def attach(cls, path: Path, run: SampleRun) -> "ProgressFile":
@@ -101,62 +86,13 @@ class ProgressFile:
         Raises:
             InUseError: It is not, or no longer, that run's.
         """
-        with contextlib.suppress(FileNotFoundError):
-            file = cls(path, run, os.open(path, os.O_RDWR))
-            if os.pread(file._descriptor, len(file._header), 0) == file._header:
-                return file
-            file.close()
-        raise InUseError(f"{path} is another run's by now.")
-
-    @property
-    def is_current(self) -> bool:
-        """Whether this is still the file under its name."""
-        return _is_at(self._descriptor, self.path)
-
-    def marks(self, first: int, count: int) -> bytes:
-        """Return the marks of images first to first + count - 1."""
-        return os.pread(self._descriptor, count * MARK_BYTES, self._offset(first))
-
-    def mark(self, first: int, marks: bytes) -> None:
-        """Set the marks of images first, first + 1, ..., which are on disk; zeros unmark."""
-        write_at(self._descriptor, marks, self._offset(first))
+        return attach_marks(path, partial(cls, path, run))
 
     def num_marked(self, first: int, count: int) -> int:
         """Return how many of images first to first + count - 1 are marked."""
         end = first + count
         pieces = ((start, min(_PIECE, end - start)) for start in range(first, end, _PIECE))
         return sum(_num_set(self.marks(*piece)) for piece in pieces)
-
-    def close(self) -> None:
-        """Let go of the file and its lock."""
-        os.close(self._descriptor)
-
-    def _offset(self, index: int) -> int:
-        return len(self._header) + index * MARK_BYTES
-
-
-def lock_progress(path: Path, output: Path) -> int:
-    """Return a descriptor that holds the lock of a progress file, which is made if need be.
-
-    Raises:
-        InUseError: Another run holds it; the message names the output.
-    """
-    while True:
-        with contextlib.ExitStack() as on_failure:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            on_failure.callback(os.close, descriptor)
-            if lock_if_free(descriptor, output) is False:
-                remedy = "wait for it, or use another --out"
-                raise InUseError(f"{output} is being written by another run; {remedy}.")
-            if _is_at(descriptor, path):  # otherwise a run has replaced or removed it meanwhile
-                on_failure.pop_all()
-                return descriptor
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    return False
 
 
 def _header(run: SampleRun) -> bytes:

@@ -23,9 +23,10 @@ from sample_files import (
 )
 
 from repa.errors import InUseError, OutputExistsError
-from repa.generation import opening, progress_file
+from repa.generation import opening
 from repa.generation.opening import unfinished_part
 from repa.generation.sample_run import read_manifest
+from repa_base.in_place import marks_file
 from repa_base.locks import lock_if_free
 
 
@@ -125,7 +126,7 @@ def test_progress_file_of_a_stranger_is_named_and_never_touched(path, tmp_path, 
 
 def test_progress_file_of_a_stranger_is_not_locked(path, monkeypatch):
     text(beside(path, "progress"))
-    monkeypatch.setattr(progress_file, "lock_if_free", pytest.fail)
+    monkeypatch.setattr(marks_file, "lock_if_free", pytest.fail)
     with pytest.raises(OutputExistsError):
         open_writer(path, overwrite=True)
 
@@ -312,7 +313,7 @@ def test_run_that_another_finishes_before_the_lock_is_had_is_found_finished(path
             other.run = None
         return lock_if_free(descriptor, name)
 
-    monkeypatch.setattr(progress_file, "lock_if_free", lock)
+    monkeypatch.setattr(marks_file, "lock_if_free", lock)
     assert open_writer(path) is None
     assert files(path.parent) == [path.name]
 

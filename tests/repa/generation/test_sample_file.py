@@ -9,9 +9,10 @@ import pytest
 from sample_files import OTHER, SETTINGS, beside, files, finish, made_up, open_writer, savez_bytes
 
 from repa.errors import InUseError, OutputExistsError
-from repa.generation import npz_layout, progress_file, sample_file
+from repa.generation import progress_file, sample_file
 from repa.generation.opening import attach_output
 from repa.generation.sample_run import read_manifest
+from repa_base.in_place import stored_zip
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def test_finished_file_is_byte_for_byte_what_numpy_savez_writes(
 ):
     # A small limit makes both writers use 64-bit fields without gigabytes.
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", limit)
-    monkeypatch.setattr(npz_layout, "_ZIP64_LIMIT", limit)
+    monkeypatch.setattr(stored_zip, "_WIDE_FROM", limit)
     images, labels = made_up(num_images, image_size)
     sizes = {"num_images": num_images, "image_size": image_size}
     with open_writer(path, **sizes) as writer:

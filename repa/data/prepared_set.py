@@ -1,0 +1,271 @@
+"""A prepared set on disk, read a row at a time: images, moments and features of any images of it.
+
+What a set holds its manifest says, prepared.json, which is written last: a folder without it is no
+prepared set. Every row is compared with its checksum whenever it is read.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from repa.autoencoders.latent_space import LatentSpace
+from repa.data.row_files import (
+    IMAGES,
+    Layout,
+    features_key,
+    moments_key,
+    read_rows,
+    rows_end,
+)
+from repa.errors import DataError, first_line, suggestion
+from repa_base.checksums import parse_json, unsealed
+
+MANIFEST, CHECKSUMS, PROGRESS = "prepared.json", "checksums.npz", "prepare.progress"
+"""Files of a prepared set, and the one that only an unfinished one has."""
+
+FORMAT = 1
+Indices = Iterable[int] | np.ndarray
+
+
+class Rows(Protocol):
+    """What reads the rows of a set, by the key of their file: `images`, `moments`, ..."""
+
+    def __call__(self, key: str, indices: Indices) -> np.ndarray:
+        """Return rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class PreparedSet:
+    """Images of one size with their labels, and what was computed of them beforehand.
+
+    It may be used by several threads and processes; nothing is held open.
+
+    Attributes:
+        folder: Where it is.
+        manifest: What prepared.json says, as plain values.
+        count: Number of images, N.
+        num_classes: Number of classes; 1 where there are none.
+        image_size: Side of the images in pixels.
+        class_names: By label; empty where classes have numbers alone, or there are none.
+        labels: int64 (N,), zeros where there are no classes.
+        latent_space: Of the moments; None without them.
+        moments_shape: Of an image's moments, (2 C, h, w); None without them.
+        feature_shapes: Number of tokens and width of an image's features, by encoder.
+        flip: Whether moments and features of the mirrored images are there.
+        identity: A hash of all that is in it.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    count: int
+    num_classes: int
+    image_size: int
+    class_names: tuple[str, ...]
+    labels: np.ndarray
+    latent_space: LatentSpace | None
+    moments_shape: tuple[int, int, int] | None
+    feature_shapes: Mapping[str, tuple[int, int]]
+    flip: bool
+    identity: str
+    rows: Rows
+
+    @property
+    def encoders(self) -> tuple[str, ...]:
+        """The encoders whose features are there."""
+        return tuple(self.feature_shapes)
+
+    def images(self, indices: Indices) -> np.ndarray:
+        """Return images uint8 (B, H, W, 3).
+
+        Raises:
+            DataError: An image is not as it was written, here and in the other two.
+        """
+        return self.rows(IMAGES, indices)
+
+    def moments(self, indices: Indices, *, flipped: bool = False) -> np.ndarray:
+        """Return moments float32 (B, 2 C, h, w), mean and then standard deviation, of images.
+
+        Raises:
+            DataError: There are none, or none of the mirrored images.
+        """
+        if self.moments_shape is None:
+            raise DataError(f"{self.folder} holds no latents: prepare it with --autoencoder.")
+        self._check_flip(flipped)
+        return self.rows(moments_key(flipped=flipped), indices)
+
+    def features(self, encoder: str, indices: Indices, *, flipped: bool = False) -> np.ndarray:
+        """Return an encoder's features float16 (B, tokens, D) of images.
+
+        Raises:
+            DataError: There are none of this encoder, or none of the mirrored images.
+        """
+        if encoder not in self.feature_shapes:
+            hint = suggestion(encoder, self.feature_shapes)
+            raise DataError(f"{self.folder} holds no features of {encoder!r}{hint}.")
+        self._check_flip(flipped)
+        return self.rows(features_key(encoder, flipped=flipped), indices)
+
+    def _check_flip(self, flipped: bool) -> None:
+        if flipped and not self.flip:
+            raise DataError(f"{self.folder} holds nothing of mirrored images: prepare with --flip.")
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether a folder is a prepared set by its manifest, finished, whatever else it lacks."""
+    return (folder / MANIFEST).is_file()
+
+
+def open_prepared(folder: Path) -> PreparedSet:
+    """Open a set that `repa prepare` has made, or the reference's own, in place.
+
+    Raises:
+        DataError: It is neither, unfinished, damaged, cut short, or of another version; the message
+            is one line that names the file.
+    """
+    from repa.data.reference_folder import is_reference_folder, open_reference_folder
+
+    if is_prepared(folder):
+        return _open(folder)
+    if (folder / PROGRESS).exists():
+        raise DataError(f"{folder} is not finished: repeat the command that prepares it.")
+    if not is_reference_folder(folder):
+        lack = f"no {MANIFEST} in it" if folder.is_dir() else "no such folder"
+        raise DataError(f"{folder} is no prepared set ({lack}): make one with repa prepare.")
+    return open_reference_folder(folder)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a prepared set.
+
+    Raises:
+        DataError: There is none, it is damaged, or of another version.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = unsealed(parse_json(path.read_text("utf-8")))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise DataError(
+            f"{path} is damaged ({first_line(error)}); prepare the set anew."
+        ) from error
+    if manifest.get("format") != FORMAT:
+        found = manifest.get("format")
+        raise DataError(f"{path} is of format {found!r}; this version reads {FORMAT}.")
+    return manifest
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """The rows of a set that `repa prepare` has made."""
+
+    folder: Path
+    layout: Layout
+    checksums: Mapping[str, np.ndarray]
+
+    def __call__(self, key: str, indices: Indices) -> np.ndarray:
+        """Return rows, checked.
+
+        Raises:
+            DataError: A row is not as it was written.
+            IndexError: There is no such row.
+        """
+        file = self.layout.all_files[key]
+        places = [int(index) for index in indices]
+        if places and not 0 <= min(places) <= max(places) < file.count:
+            raise IndexError(f"rows must be in [0, {file.count}), got {min(places)} or more.")
+        return read_rows(self.folder, file, places, self.checksums[key])
+
+
+def _open(folder: Path) -> PreparedSet:
+    manifest = read_manifest(folder)
+    try:
+        latents, encoders = manifest["autoencoder"], manifest["encoders"]
+        space = latents and LatentSpace(**latents["latent_space"])
+        layout = Layout(
+            image_size=manifest["image_size"],
+            count=manifest["count"],
+            labels=None,
+            held_out=(manifest["held_out"] or {}).get("count", 0),
+            moments_shape=tuple(latents["moments_shape"]) if latents else None,
+            features={each["name"]: (each["tokens"], each["dim"]) for each in encoders},
+            flip=manifest["flip"],
+        )
+        about = manifest["num_classes"], tuple(manifest["class_names"]), manifest["identity"]
+        sizes = {name: file["size"] for name, file in manifest["files"].items()}
+        digest = manifest["labels"]
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{folder / MANIFEST} lacks something: {error!r}.") from error
+    _check_sizes(folder, sizes)
+    checksums = _read_checksums(folder, layout)
+    labels = _read_labels(folder, layout, digest)
+    num_classes, class_names, identity = about
+    return PreparedSet(
+        folder=folder,
+        manifest=manifest,
+        count=layout.count,
+        num_classes=num_classes,
+        image_size=layout.image_size,
+        class_names=class_names,
+        labels=labels,
+        latent_space=space,
+        moments_shape=layout.moments_shape,
+        feature_shapes=dict(layout.features),
+        flip=layout.flip,
+        identity=identity,
+        rows=StoredRows(folder, layout, checksums),
+    )
+
+
+def labels_digest(labels: np.ndarray | None) -> str | None:
+    """Return the hash of labels, None for none."""
+    return None if labels is None else hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()
+
+
+def _check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
+    for name, size in sizes.items():
+        path = folder / name
+        if not path.is_file():
+            raise DataError(f"{path} is missing: prepare the set anew.")
+        if (found := path.stat().st_size) != size:
+            cut = "is cut short" if found < size else "is too long"
+            raise DataError(f"{path} {cut}: {found:,} bytes, not {size:,}; prepare the set anew.")
+
+
+def _read_checksums(folder: Path, layout: Layout) -> dict[str, np.ndarray]:
+    path = folder / CHECKSUMS
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {key: file[key] for key in layout.all_files}
+    except Exception as error:  # a damaged zip fails in many ways
+        raise DataError(f"{path} is damaged ({first_line(error)}).") from error
+    for key, file in layout.all_files.items():
+        if found[key].shape != (file.count,) or found[key].dtype != np.uint32:
+            raise DataError(f"{path} is damaged (those of {key} are not {file.count} numbers).")
+    return found
+
+
+def _read_labels(folder: Path, layout: Layout, digest: str | None) -> np.ndarray:
+    file = layout.files[IMAGES]
+    path = folder / file.name
+    if digest is None:
+        return np.zeros(layout.count, np.int64)
+    try:
+        with path.open("rb") as stream:
+            stream.seek(rows_end(file))
+            header = stream.read(30)
+            name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+            stream.seek(name + extra, 1)
+            text = stream.read(int.from_bytes(header[22:26], "little"))
+        labels = np.array([label for _, label in json.loads(text)["labels"]], np.int64)
+    except (OSError, ValueError, TypeError, LookupError, OverflowError) as error:
+        raise DataError(f"{path}: its labels are damaged; prepare the set anew.") from error
+    if labels.shape != (layout.count,) or labels_digest(labels) != digest:
+        raise DataError(f"{path}: its labels are not those of {MANIFEST}; prepare the set anew.")
+    return labels
