@@ -35,10 +35,10 @@ def stated_reference(samples: ImageSource) -> HeldOutReference | None:
         raise InputError(f"{samples.name}: its manifest is damaged: {error}.") from error
 
 
-def remember_held_out(path: Path, reference: HeldOutReference) -> None:
+def remember_held_out(path: Path, sha256: str) -> None:
     """Remember where a reference lies; a cache folder that cannot be written remembers nothing."""
     with suppress(OSError):
-        write_text(_memory(reference), str(path.absolute()))
+        write_text(_memory(sha256), str(path.absolute()))
 
 
 def find_held_out(reference: HeldOutReference, samples: str) -> Path:
@@ -75,7 +75,7 @@ def find_held_out(reference: HeldOutReference, samples: str) -> Path:
 
 def _places(reference: HeldOutReference, samples: Path) -> Iterator[Path]:
     with suppress(OSError, UnicodeDecodeError, ValueError):
-        with _memory(reference).open("rb") as file:
+        with _memory(reference.sha256).open("rb") as file:
             remembered = Path(file.read(_MAX_PATH_BYTES).decode())
         if remembered.is_file():
             yield remembered
@@ -84,5 +84,5 @@ def _places(reference: HeldOutReference, samples: Path) -> Iterator[Path]:
             yield from sorted(path for path in folder.glob(f"{HELD_OUT}*.npz") if path.is_file())
 
 
-def _memory(reference: HeldOutReference) -> Path:
-    return cache_dir() / HELD_OUT / reference.sha256
+def _memory(sha256: str) -> Path:
+    return cache_dir() / HELD_OUT / sha256

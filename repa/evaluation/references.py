@@ -18,6 +18,7 @@ from repa import registry
 from repa.data import load_digits
 from repa.errors import DataError, UnknownNameError
 from repa.evaluation.held_out import find_held_out, stated_reference
+from repa.evaluation.measuring import DEFAULT_NETWORK
 from repa.registry import Entry
 
 _BUILT_IN = {"digits": load_digits}
@@ -118,7 +119,7 @@ def plan_evaluation(
     if network is None:
         entry = registry.find_entry("references", chosen) if path is None else known or {}
         network = entry.get("network")
-    return EvaluationPlan(chosen, _checked(network), reason, opened)
+    return EvaluationPlan(chosen, checked_network(network), reason, opened)
 
 
 def network_for(images: ImageSource, network: str | None = None) -> NetworkName:
@@ -127,7 +128,7 @@ def network_for(images: ImageSource, network: str | None = None) -> NetworkName:
     Raises:
         UnknownNameError: No such network.
     """
-    return _checked(network or (_dataset_entry(images) or {}).get("network"))
+    return checked_network(network or (_dataset_entry(images) or {}).get("network"))
 
 
 @dataclass(frozen=True)
@@ -232,9 +233,14 @@ def baselines(
     return found | {"noise": NoiseImages(count, shape)}
 
 
-def _checked(network: Any) -> NetworkName:  # noqa: ANN401
-    registry.find_entry("networks", network or "inception")
-    return cast(NetworkName, network or "inception")
+def checked_network(network: Any) -> NetworkName:  # noqa: ANN401
+    """Return the name of a metric network, of the usual one for None.
+
+    Raises:
+        UnknownNameError: No such network.
+    """
+    registry.find_entry("networks", network or DEFAULT_NETWORK)
+    return cast(NetworkName, network or DEFAULT_NETWORK)
 
 
 def _dataset_entry(images: ImageSource) -> Entry | None:

@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import urllib.error
+import urllib.request
+import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 from stand_in import stand_in
 
-from metrics import ArrayImages, InputError, open_images, write_reference
+from metrics import ArrayImages, FeatureStatistics, InputError, open_images, write_reference
 from repa.data.held_out import HeldOutReference
-from repa.errors import DataError
-from repa.evaluation import Measuring, evaluate_file, measuring, plan_evaluation
+from repa.errors import DataError, DownloadError, UnknownNameError
+from repa.evaluation import Measuring, evaluate_file, measuring, plan_evaluation, reference_maker
 from repa.evaluation.held_out import find_held_out, remember_held_out, stated_reference
 
 NETWORK = "efficientnet-lite0"
@@ -51,7 +55,7 @@ def samples(folder, reference, **manifest):
 
 def test_a_remembered_reference_is_found_and_brings_its_network(here, prepared):
     path, reference = prepared
-    remember_held_out(path, reference)
+    remember_held_out(path, reference.sha256)
     plan = plan_evaluation(samples(here / "elsewhere", reference))
     assert (plan.reference, plan.network) == (str(path), NETWORK)
     assert "held out of emoji@12345678" in plan.reason
@@ -73,13 +77,13 @@ def test_of_several_files_the_one_with_the_hash_is_taken(here, prepared):
     (beside / FILE).write_bytes(b"another")
     (beside / "held-out-b.npz").write_bytes(path.read_bytes())
     (beside / "held-out-c.npz").mkdir()
-    remember_held_out(beside / FILE, reference)  # a memory of what has changed since
+    remember_held_out(beside / FILE, reference.sha256)  # a memory of what has changed since
     assert plan_evaluation(images).reference == str(beside / "held-out-b.npz")
 
 
 def test_one_that_is_not_there_is_named_with_its_hash_and_the_option(here, prepared):
     path, reference = prepared
-    remember_held_out(path, reference)
+    remember_held_out(path, reference.sha256)
     path.unlink()
     with pytest.raises(DataError) as caught:
         plan_evaluation(samples(here / "elsewhere", reference))
@@ -90,7 +94,7 @@ def test_one_that_is_not_there_is_named_with_its_hash_and_the_option(here, prepa
 
 def test_one_of_another_hash_is_refused_in_words(here, prepared):
     path, reference = prepared
-    remember_held_out(path, reference)
+    remember_held_out(path, reference.sha256)
     write_reference(path, ArrayImages(IMAGES), stand_in(NETWORK))
     with pytest.raises(DataError, match=r"is another than .* prepared anew.*--ref PATH") as caught:
         plan_evaluation(samples(here / "elsewhere", reference))
@@ -143,14 +147,14 @@ def test_a_memory_that_is_no_path_and_a_cache_that_cannot_be_written_are_no_erro
     memory.unlink()
     memory.parent.rmdir()
     memory.parent.write_text("a file in its place")
-    remember_held_out(path, reference)
+    remember_held_out(path, reference.sha256)
     with pytest.raises(DataError, match="not found"):
         find_held_out(reference, "samples.npz")
 
 
 def test_one_call_judges_them_and_warns_of_nothing_published(here, prepared, monkeypatch):
     path, reference = prepared
-    remember_held_out(path, reference)
+    remember_held_out(path, reference.sha256)
     monkeypatch.setattr(measuring, "load_named_network", lambda *_, **__: stand_in(NETWORK))
     samples(here / "elsewhere", reference)
     found = evaluate_file(here / "elsewhere" / "samples.npz", how=Measuring(cached=False))
@@ -161,3 +165,38 @@ def test_one_call_judges_them_and_warns_of_nothing_published(here, prepared, mon
     assert "200 are the least" in words["few-samples"] and "few-references" not in words
     others = {warning.check: str(warning) for warning in wanted.warnings}
     assert "published numbers take 50000" in others["few-samples"]
+
+
+def test_the_reference_of_held_out_images_is_what_repa_stats_writes(here, monkeypatch):
+    monkeypatch.setattr(measuring, "load_named_network", lambda *_, **__: stand_in(NETWORK))
+    prepared = here / "prepared"
+    prepared.mkdir()
+    labels = [[f"{i:05d}.png", i % 3] for i in range(len(IMAGES))]
+    with zipfile.ZipFile(prepared / "held-out.zip", "w") as archive:
+        for (name, _), image in zip(labels, IMAGES, strict=True):
+            with archive.open(name, "w") as member:
+                Image.fromarray(image).save(member, "PNG")
+        archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    make = reference_maker(Measuring(network=NETWORK))
+    made, path = make(prepared), prepared / FILE
+    assert made["file"] == FILE and made["network"] == NETWORK
+    assert made["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert find_held_out(named(path), "elsewhere/samples.npz") == path
+    wanted = FeatureStatistics.from_features(stand_in(NETWORK)(IMAGES).pool)
+    with np.load(path) as file:
+        assert np.array_equal(file["arr_0"], IMAGES) and file["arr_1"].tolist() == [*range(3)] * 4
+        np.testing.assert_allclose(file["mu"], wanted.mean)
+        np.testing.assert_allclose(file["sigma"], wanted.covariance)
+    assert make(prepared) == made  # with the same bytes, as after a kill
+
+
+def test_weights_that_are_not_there_are_told_before_any_work(here, monkeypatch):
+    def unreachable(*arguments, **options):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    with pytest.raises(DownloadError, match="weights-inception") as caught:
+        reference_maker(Measuring())
+    assert "\n" not in str(caught.value) and str(here / "cache") in str(caught.value)
+    with pytest.raises(UnknownNameError, match="did you mean 'inception'"):
+        reference_maker(Measuring(network="incepton"))
