@@ -32,7 +32,7 @@ def fid(
             metavar="REF",
             help="What to compare with: a name (digits-heldout, adm-imagenet-256, ...), an NPZ in "
             "ADM's form, or images. A file that is spelt like a name is written ./NAME.  [default: "
-            "by the manifest, or by the size of the images]",
+            "by the data that the manifest names]",
         ),
     ] = None,
     features: options.MetricNetworkName = None,
@@ -65,9 +65,10 @@ def fid(
 ) -> None:
     """Measure images: FID, sFID, Inception Score, precision and recall.
 
-    Reference and network follow from the manifest that `repa sample` writes into its NPZ. FID and
-    sFID take their statistics, precision and recall their images from the reference. With several
-    GPUs: --processes N, or on several machines torchrun ... -m -- repa_cli fid ...
+    Reference and network follow from the manifest that `repa sample` writes into its NPZ: of your
+    own data, what was held out of it. Other images need --ref. FID and sFID take their statistics,
+    precision and recall their images from the reference. With several GPUs: --processes N, or on
+    several machines torchrun ... -m -- repa_cli fid ...
     """
     if self_test:
         _refuse_options_without_effect(context)

@@ -1,15 +1,30 @@
 """Members of ZIP archives: where their bytes lie, and whether those are what the directory says.
 
-For what `zipfile` does not do: reading at a position, and checking a member while the whole file is
-read for something else.
+For what `zipfile` does not do: reading at a position, by any number of threads and processes,
+checking a member while the whole file is read for something else, and refusing an archive that is
+made to fill memory or time.
 """
 
+import os
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from pathlib import Path
 
+from metrics.errors import InputError
+from metrics.images.folder import is_hidden
+from repa_base.errors import first_line
+
+MAX_MEMBER_BYTES = 1 << 28
+"""More than the largest picture that is accepted, uncompressed."""
+
+Place = tuple[int, int, int, int, int]
+"""Of a member: where its local header is, compressed and whole size, method, CRC-32."""
+
 _LOCAL_HEADER = struct.Struct("<26xHH")  # the lengths of the name and of the extra field
+_LOCAL_HEADER_BYTES = 30
+_STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 _MAX_INFLATED = 1 << 22  # bytes inflated at once
 
 
@@ -19,6 +34,75 @@ def stored_start(path: Path, info: zipfile.ZipInfo) -> int:
         stream.seek(info.header_offset)
         name_size, extra_size = _LOCAL_HEADER.unpack(stream.read(_LOCAL_HEADER.size))
     return info.header_offset + _LOCAL_HEADER.size + name_size + extra_size
+
+
+def shown_members(path: Path) -> dict[str, zipfile.ZipInfo]:
+    """Return the members of an archive by name, in its order, without what is hidden.
+
+    Raises:
+        InputError: It is no archive, or its members cannot all be read, or overlap.
+        OSError: It cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = [
+                i for i in archive.infolist() if not any(map(is_hidden, i.filename.split("/")))
+            ]
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+        raise InputError(f"{path} is no readable zip: {first_line(error).rstrip('.')}.") from error
+    repeated = [name for name, times in Counter(i.filename for i in infos).items() if times > 1]
+    if repeated:
+        raise InputError(f"{path} holds {repeated[0]} twice.")
+    if sum(info.compress_size for info in infos) > path.stat().st_size:
+        raise InputError(f"{path} is a zip bomb: its members overlap.")
+    for info in infos:
+        if info.flag_bits & 1:
+            raise InputError(f"{path}: {info.filename} is encrypted.")
+        if info.compress_type not in (_STORED, _DEFLATED):
+            reason = "is compressed in a way that only some can read; zip it anew"
+            raise InputError(f"{path}: {info.filename} {reason}.")
+    return {info.filename: info for info in infos}
+
+
+def place_of(info: zipfile.ZipInfo) -> Place:
+    """Return where a member is, for `read_member`."""
+    sizes = info.compress_size, info.file_size
+    return info.header_offset, *sizes, info.compress_type, info.CRC
+
+
+def check_member_size(title: str, size: int, most: int = MAX_MEMBER_BYTES) -> None:
+    """Refuse what is too large to be what it should be.
+
+    Raises:
+        InputError: It is; the message begins with `title`.
+    """
+    if size > most:
+        raise InputError(f"{title} is a zip bomb: it would be {size:,} bytes.")
+
+
+def read_member(path: Path, title: str, place: Place, *, most: int = MAX_MEMBER_BYTES) -> bytes:
+    """Return the content of a member of at most so many bytes.
+
+    Raises:
+        InputError: It is larger, or not what the directory says; the message begins with `title`.
+        OSError: The archive cannot be read.
+    """
+    offset, packed, size, method, crc = place
+    check_member_size(title, max(size, packed), most)
+    with path.open("rb", buffering=0) as file:
+        header = os.pread(file.fileno(), _LOCAL_HEADER_BYTES, offset)
+        start = offset + _LOCAL_HEADER_BYTES
+        if len(header) == _LOCAL_HEADER_BYTES:
+            start += sum(_LOCAL_HEADER.unpack(header))
+        content = os.pread(file.fileno(), packed, start)
+    try:
+        if method == _DEFLATED:
+            content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
+    except zlib.error as error:
+        raise InputError(f"{title} is damaged: {error}.") from error
+    if header[:4] != b"PK\3\4" or len(content) != size or zlib.crc32(content) != crc:
+        raise InputError(f"{title} is damaged: it is not what the zip's directory says.")
+    return content
 
 
 class PassingMember:

@@ -1,4 +1,4 @@
-"""Images to be measured, as batches of uint8: from an NPZ or NPY file, a folder, or memory.
+"""Images to be measured, as batches of uint8: from an NPZ or NPY file, a folder, a zip, or memory.
 
 Every source is read in order and in batches, so memory does not grow with the number of images.
 Arrays must be uint8 RGB as they stand: a conversion would be a choice that moves the numbers, so it
@@ -8,6 +8,7 @@ RGB, CMYK too, and transparency is dropped; more than 8 bits a channel are refus
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +18,19 @@ import numpy as np
 from jaxtyping import Int64
 
 from metrics.errors import InputError
-from metrics.images.folder import open_folder
+from metrics.images.folder import FolderImages, open_folder
 from metrics.images.npz import ArrayEntry, open_npy, open_npz
 from metrics.images.source import (
     MAX_SIDE,
     Batches,
+    FirstImages,
     ImageBatch,
+    ImagesOfSource,
     ImageSource,
     bounded_batch,
     checked_range,
 )
+from metrics.images.zipped import ZipImages, open_zip
 from repa_base.errors import first_line
 from repa_base.progress import Steps
 
@@ -38,11 +42,11 @@ def open_images(source: str | Path | np.ndarray) -> ImageSource:
 
     Args:
         source: An NPZ file whose `arr_0` is uint8 (N, H, W, 3), with labels in `arr_1` and a JSON
-            text in `manifest` where it has them; an NPY file or an array of that form; or a folder,
-            searched with its subfolders for PNG, JPEG, WebP, GIF, BMP, TIFF and PPM files with one
-            picture each, in the order of their paths, with the labels of a prepared data set's
-            `dataset.json`. Links are followed, hidden files and folders are left out, and the
-            other files are counted in its `not_taken`.
+            text in `manifest` where it has them; an NPY file or an array of that form; or a folder
+            or zip, searched with its subfolders for PNG, JPEG, WebP, GIF, BMP, TIFF and PPM files
+            with one picture each, in the order of their paths, with the labels of a prepared data
+            set's `dataset.json`. Links are followed, hidden files and folders are left out, and
+            the other files are counted in its `not_taken`.
 
     Raises:
         InputError: The source is not one of these, is damaged, holds something else than uint8
@@ -57,7 +61,26 @@ def open_images(source: str | Path | np.ndarray) -> ImageSource:
         return open_folder(path)
     if path.suffix.lower() == ".npy":
         return FileImages(_checked_entry(open_npy(path)))
+    if path.suffix.lower() == ".zip":
+        return open_zip(path)
     return _open_npz_images(path)
+
+
+def formats_of(images: ImageSource | None) -> dict[str, int]:
+    """Return how many files of which formats images are read from; empty if from none."""
+    return dict(Counter(_formats(images)).most_common())
+
+
+def _formats(images: ImageSource | None) -> tuple[str, ...]:
+    match images:
+        case FolderImages() | ZipImages():
+            return images.formats
+        case FirstImages():
+            return _formats(images.images)[: images.count]
+        case ImagesOfSource():
+            return _formats(images.images)
+        case _:
+            return ()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from metrics.images.arrays import FileImages
 from metrics.images.folder import FolderImages
 from metrics.images.source import ImagesOfSource, ImageSource
+from metrics.images.zipped import ZipImages
 from repa_base.checksums import parse_json, sealed, unsealed
 from repa_base.files import write_text
 from repa_base.progress import Steps
@@ -62,6 +63,8 @@ def _files(images: ImageSource) -> tuple[Path, ...]:
             return (images.entry.path,)
         case FolderImages():
             return images.paths
+        case ZipImages():
+            return (images.path,)
         case ImagesOfSource():
             return _files(images.images)
         case _:

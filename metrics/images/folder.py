@@ -9,12 +9,13 @@ import json
 import operator
 import os
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64
@@ -23,14 +24,13 @@ from metrics.errors import InputError
 from metrics.images.picture import SUFFIXES, decode, read_form
 from metrics.images.source import (
     Batches,
-    FirstImages,
-    ImagesOfSource,
-    ImageSource,
     bounded_batch,
     checked_range,
 )
 from repa_base.checksums import file_sha256
 from repa_base.progress import Steps
+
+T = TypeVar("T")
 
 LABELS = "dataset.json"
 """The file of a prepared data set that tells the classes of its pictures."""
@@ -81,11 +81,7 @@ class FolderImages:
         """
         stop = checked_range(self.count, batch_size, start, stop)
         batch_size = bounded_batch(batch_size, self.largest_bytes)
-        with ThreadPoolExecutor() as threads:
-            for first in range(start, stop, batch_size):
-                paths = self.paths[first : min(first + batch_size, stop)]
-                for _, images in groupby(threads.map(decode, paths), key=lambda i: i.shape):
-                    yield np.stack(list(images))
+        return batches_of(self.paths[start:stop], decode, batch_size)
 
     def sha256(self, progress: Steps | None = None) -> str:
         """Return the hash of the relative paths and of the files; progress counts files."""
@@ -136,21 +132,15 @@ def open_folder(folder: Path) -> FolderImages:
     )
 
 
-def formats_of(images: ImageSource | None) -> dict[str, int]:
-    """Return how many files of which formats images are read from; empty if from none."""
-    return dict(Counter(_formats(images)).most_common())
-
-
-def _formats(images: ImageSource | None) -> tuple[str, ...]:
-    match images:
-        case FolderImages():
-            return images.formats
-        case FirstImages():
-            return _formats(images.images)[: images.count]
-        case ImagesOfSource():
-            return _formats(images.images)
-        case _:
-            return ()
+def batches_of(
+    pictures: Sequence[T], decode: Callable[[T], np.ndarray], batch_size: int
+) -> Batches:
+    """Yield decoded pictures in batches, by several threads; one ends where the size changes."""
+    with ThreadPoolExecutor() as threads:
+        for first in range(0, len(pictures), batch_size):
+            decoded = threads.map(decode, pictures[first : first + batch_size])
+            for _, images in groupby(decoded, key=lambda i: i.shape):
+                yield np.stack(list(images))
 
 
 def described_not_taken(not_taken: Mapping[str, int]) -> str:

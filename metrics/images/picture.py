@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -65,12 +66,7 @@ def read_form(path: Path) -> PictureForm:
         InputError: The file cannot be read, is damaged, holds several pictures or more than 8 bits
             a channel, or is too large.
     """
-    with _opened(path, path) as picture:
-        form, size = picture.format or "", (picture.height, picture.width)
-        if form == "MPO":  # a JPEG file that carries others, such as a preview, behind the picture
-            form = "JPEG"
-        elif getattr(picture, "is_animated", False):
-            raise InputError(_several(path))
+    form, size = _form_of(path, path)
     with path.open("rb") as stream:
         head, length = stream.read(16), stream.seek(0, os.SEEK_END)
         stream.seek(max(0, length - _TAIL))
@@ -81,6 +77,26 @@ def read_form(path: Path) -> PictureForm:
         height, width, _ = decode(path).shape
         size = height, width
     return PictureForm(size, form)
+
+
+def read_content_form(content: io.BufferedIOBase, name: str) -> PictureForm:
+    """Read the header of a picture in an open file, called `name`; its end is not looked at.
+
+    Raises:
+        InputError: As for `read_form`, but for what is cut short.
+    """
+    form, size = _form_of(content, name)
+    return PictureForm(size, form)
+
+
+def _form_of(file: Path | io.BufferedIOBase, name: object) -> tuple[str, tuple[int, int]]:
+    with _opened(file, name) as picture:
+        form, size = picture.format or "", (picture.height, picture.width)
+        if form == "MPO":  # a JPEG file that carries others, such as a preview, behind the picture
+            form = "JPEG"
+        elif getattr(picture, "is_animated", False):
+            raise InputError(_several(name))
+    return form, size
 
 
 @dataclass(frozen=True)
@@ -149,14 +165,14 @@ def _has_its_end(head: bytes, length: int, tail: bytes) -> bool:
 
 
 @contextmanager
-def _opened(file: Path | io.BytesIO, name: object) -> Iterator[Image.Image]:
+def _opened(file: Path | io.BufferedIOBase, name: object) -> Iterator[Image.Image]:
     """Open a picture whose header is acceptable; what goes wrong in the block is the file's fault.
 
     Its pixels are not read yet; errors begin with `name`.
     """
     try:
         # Pillow knows other formats too, and starts another program for some of them.
-        with Image.open(file, formats=_FORMATS) as picture:
+        with Image.open(cast("Path | IO[bytes]", file), formats=_FORMATS) as picture:
             _check(name, picture)
             yield picture
     except InputError:

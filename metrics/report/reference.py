@@ -17,8 +17,7 @@ from jaxtyping import Bool
 from metrics.errors import InputError
 from metrics.extraction.measurement import Measurement, MeasureOptions, measure
 from metrics.formulas.statistics import ReferenceStatistics
-from metrics.images.arrays import open_images, read_json_object
-from metrics.images.folder import formats_of
+from metrics.images.arrays import formats_of, open_images, read_json_object
 from metrics.images.npz import ArrayEntry, open_npz
 from metrics.images.source import ImageSource
 from metrics.networks.network import MetricNetwork
@@ -61,7 +60,7 @@ def open_reference(source: str | Path | np.ndarray) -> Reference:
         FileNotFoundError: There is no such file or folder.
     """
     path = None if isinstance(source, np.ndarray) else Path(source)
-    if path is None or path.is_dir() or path.suffix.lower() == ".npy":
+    if path is None or path.is_dir() or path.suffix.lower() in (".npy", ".zip"):
         images = open_images(source)
         return Reference(images.name, images)
     entries = open_npz(path)

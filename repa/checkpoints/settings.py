@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from repa.autoencoders.latent_space import PIXELS, SD_LATENTS, LatentSpace
 from repa.checkpoints.contents import Extra, Tensors
+from repa.data.held_out import HeldOutReference
 from repa.errors import suggestion
 from repa.models.prediction import Prediction
 from repa.models.sit import SIT_SIZES
@@ -26,7 +27,8 @@ class CheckpointSettings:
     """What network a checkpoint holds (keyword arguments of `SiT`), and for what.
 
     The interpolant and, if known, the registered name of the data set that it was trained on, what
-    its output means, and where its input and output live. Values may come from a stranger's file.
+    its output means, where its input and output live, and which images were held out of training to
+    judge it by. Values may come from a stranger's file.
     """
 
     model: dict[str, Any]
@@ -34,6 +36,7 @@ class CheckpointSettings:
     dataset: str | None = None
     prediction: Prediction = field(default_factory=Prediction)
     latent_space: LatentSpace = PIXELS
+    reference: HeldOutReference | None = None
 
     def __post_init__(self) -> None:
         if self.path_type not in get_args(InterpolantName):
@@ -59,7 +62,8 @@ def settings_from_description(description: Extra, tensors: Tensors) -> Checkpoin
     """Read the description that our trainer writes, or an entry of the registry.
 
     It has "model" (keyword arguments of `SiT`, perhaps with "size" for a named size), "path_type",
-    "dataset", "prediction", and "latent_space" or "autoencoder"; other keys are of no account here.
+    "dataset", "prediction", "reference", and "latent_space" or "autoencoder"; other keys are of no
+    account here.
     The tensors of the state dict alone say which projectors are there.
 
     Raises:
@@ -75,7 +79,7 @@ def settings_from_description(description: Extra, tensors: Tensors) -> Checkpoin
             raise ValueError(f"unknown size {size!r}{suggestion(str(size), SIT_SIZES)}")
         model = {**SIT_SIZES[size], **model}
     space, autoencoder = description.get("latent_space"), description.get("autoencoder")
-    prediction = description.get("prediction")
+    prediction, reference = description.get("prediction"), description.get("reference")
     if space is not None and autoencoder is not None:
         raise ValueError("the description has both an autoencoder and a latent_space")
     assumed = assumed_latent_space(autoencoder, model.get("in_channels"))
@@ -85,6 +89,7 @@ def settings_from_description(description: Extra, tensors: Tensors) -> Checkpoin
         dataset=description.get("dataset"),
         prediction=Prediction() if prediction is None else Prediction(**prediction),
         latent_space=assumed if space is None else LatentSpace(**space),
+        reference=None if reference is None else HeldOutReference.from_mapping(reference),
     )
 
 
@@ -93,9 +98,11 @@ def describe(settings: CheckpointSettings) -> dict[str, Any]:
 
     Format 1, byte for byte what earlier versions wrote and read, wherever it suffices. They would
     overlook a prediction or a latent space and make wrong images, so that these have format 2,
-    which they refuse.
+    which they refuse. A reference they may overlook.
     """
     described = {key: getattr(settings, key) for key in ("model", "path_type", "dataset")}
+    if settings.reference is not None:
+        described["reference"] = settings.reference.to_dict()
     space, prediction = settings.latent_space, settings.prediction
     assumed = assumed_latent_space(space.autoencoder, settings.model["in_channels"])
     if (space, prediction) == (assumed, Prediction()):

@@ -1,4 +1,4 @@
-"""Which images of a data set are held out of training: a fixed rule on the files' contents.
+"""Images held out of training: which, by a fixed rule on their contents, and what is made of them.
 
 Neither names nor the order of the files count, so that the same files are always divided alike.
 """
@@ -6,14 +6,71 @@ Neither names nor the order of the files count, so that the same files are alway
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
 from repa.errors import SettingError
 
+HELD_OUT = "held-out"
+"""How the files of held-out images begin, in a prepared set."""
+
 _FEWEST = 2  # the covariance of a reference needs two images
 _COUNT, _SHARE = re.compile(r"[0-9]{1,18}"), re.compile(r"0?\.[0-9]{1,18}")
+_SHA256, _LONGEST_NAME = re.compile(r"[0-9a-f]{64}"), 300
+
+
+@dataclass(frozen=True)
+class HeldOutReference:
+    """What images of a model are judged by: statistics of the images that were held out.
+
+    Checkpoints and the manifests of their samples hold it. It says what the file is, not where: the
+    file moves, and they are copied to other machines.
+
+    Attributes:
+        name: The data set's.
+        sha256: Of the file, as `repa stats` writes it.
+        network: Name of the metric network whose features it holds.
+    """
+
+    name: str
+    sha256: str
+    network: str
+
+    def __post_init__(self) -> None:
+        for field, value in asdict(self).items():
+            if not isinstance(value, str) or not 0 < len(value) <= _LONGEST_NAME:
+                raise ValueError(f"the {field} of its reference is no name")
+        if not _SHA256.fullmatch(self.sha256):
+            raise ValueError("the sha256 of its reference is no SHA-256 in hexadecimal")
+
+    @classmethod
+    def from_mapping(cls, values: object) -> "HeldOutReference":
+        """Read what `to_dict` returns, perhaps from a stranger's file.
+
+        Raises:
+            ValueError: A value is missing or wrong.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError("its reference is no mapping")
+        known: dict[str, Any] = {field.name: values.get(field.name) for field in fields(cls)}
+        return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    @property
+    def file(self) -> str:
+        """The name that `repa prepare` gives the file."""
+        return held_out_file(self.network)
+
+
+def held_out_file(network: str) -> str:
+    """Return the name of the reference of held-out images by a metric network."""
+    return f"{HELD_OUT}-{network}.npz"
 
 
 def held_out_amount(text: str) -> int | Fraction:

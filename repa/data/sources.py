@@ -8,8 +8,6 @@ them all is gone into. What is a picture, its name's ending says; other files ar
 import os
 import stat
 import unicodedata
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,17 +16,23 @@ from pathlib import Path
 import numpy as np
 
 from metrics import InputError
+from metrics.images.archive import (
+    MAX_MEMBER_BYTES,
+    Place,
+    check_member_size,
+    place_of,
+    read_member,
+    shown_members,
+)
 from metrics.images.folder import LABELS, described_not_taken, files_below, is_hidden, read_labels
 from metrics.images.picture import SUFFIXES
 from repa.data.image_set import ImageSet
-from repa.errors import DataError, first_line
+from repa.errors import DataError
 
 REFERENCE_IMAGES, REFERENCE_LATENTS = "images", "vae-sd"
 """Folders of a data set that the reference has prepared."""
 
-_MAX_FILE_BYTES = 1 << 28  # more than the largest picture that is accepted, uncompressed
 _MAX_LABELS_BYTES = 1 << 30
-_STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 _MAX_CLASSES = 1 << 20
 
 
@@ -99,7 +103,7 @@ class ZipFiles:
         Raises:
             DataError: It is damaged, or larger than its entry says.
         """
-        return _member(self.path, self.title(index), *self.places[index].tolist())
+        return _member(self.path, self.title(index), tuple(self.places[index].tolist()))
 
     def stamp(self, index: int) -> bytes:
         """Return size and checksum as the zip's directory tells them."""
@@ -147,23 +151,20 @@ def _is_wrapper(files: Sequence[str], has_folders: bool) -> bool:
 
 
 def _open_zip(path: Path) -> ImageSet:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = [i for i in archive.infolist() if not any(map(is_hidden, _parts(i.filename)))]
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is no readable zip: {first_line(error).rstrip('.')}.") from error
-    _check_zip(path, infos)
-    members = {info.filename: info for info in infos}
+    members = shown_members(path)
+    for name, info in members.items():
+        if _is_picture(name):
+            check_member_size(f"{path}: {name}", info.file_size)
     prefix = _wrapping([*members])
     inner = [name.removeprefix(prefix) for name in members if name != prefix]
     files = [name for name in inner if not name.endswith("/")]
     labels = None
     if LABELS in files:
         name = prefix + LABELS
-        labels = _member(path, f"{path}: {name}", *_place(members[name]), most=_MAX_LABELS_BYTES)
+        labels = _member(path, f"{path}: {name}", place_of(members[name]), _MAX_LABELS_BYTES)
     tops = sorted({name.split("/")[0] for name in inner if "/" in name})
     found = _sorted_out(files, tops, labels, str(path))
-    places = np.array([_place(members[prefix + name]) for name in found.names], np.int64)
+    places = np.array([place_of(members[prefix + name]) for name in found.names], np.int64)
     titles = [prefix + name for name in found.names]
     return found.image_set(path.name, ZipFiles(path, titles, places), in_zip=True)
 
@@ -184,68 +185,11 @@ def _wrapping(names: Sequence[str]) -> str:
         prefix = deeper
 
 
-def _check_zip(path: Path, infos: list[zipfile.ZipInfo]) -> None:
-    """Refuse a zip whose members cannot all be read, or that is made to fill memory or time."""
-    repeated = [name for name, times in Counter(i.filename for i in infos).items() if times > 1]
-    if repeated:
-        raise DataError(f"{path} holds {repeated[0]} twice.")
-    if sum(info.compress_size for info in infos) > path.stat().st_size:
-        raise DataError(f"{path} is a zip bomb: its members overlap.")
-    for info in infos:
-        title = f"{path}: {info.filename}"
-        if info.flag_bits & 1:
-            raise DataError(f"{title} is encrypted.")
-        if info.compress_type not in (_STORED, _DEFLATED):
-            raise DataError(f"{title} is compressed in a way that only some can read; zip it anew.")
-        most = _MAX_LABELS_BYTES if info.filename.endswith(LABELS) else _MAX_FILE_BYTES
-        if _is_picture(info.filename) and info.file_size > most:
-            raise DataError(f"{title} is a zip bomb: it would be {info.file_size:,} bytes.")
-
-
-def _place(info: zipfile.ZipInfo) -> tuple[int, int, int, int, int]:
-    sizes = info.compress_size, info.file_size
-    return info.header_offset, *sizes, info.compress_type, info.CRC
-
-
-def _member(
-    path: Path,
-    title: str,
-    offset: int,
-    packed: int,
-    size: int,
-    method: int,
-    crc: int,
-    *,
-    most: int = _MAX_FILE_BYTES,
-) -> bytes:
-    if size > most:
-        raise DataError(f"{title} is a zip bomb: it would be {size:,} bytes.")
-    with path.open("rb", buffering=0) as file:
-        header = os.pread(file.fileno(), 30, offset)
-        start = offset + 30 + sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-        content = os.pread(file.fileno(), packed, start)
+def _member(path: Path, title: str, place: Place, most: int = MAX_MEMBER_BYTES) -> bytes:
     try:
-        if method == _DEFLATED:
-            inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-            content = inflater.decompress(content, size + 1)
-    except zlib.error as error:
-        raise DataError(f"{title} is damaged: {error}.") from error
-    if header[:4] != b"PK\3\4" or len(content) != size or zlib.crc32(content) != crc:
-        raise DataError(f"{title} is damaged: it is not what the zip's directory says.")
-    return content
-
-
-def _only_prefix(names: Sequence[str]) -> str:
-    """Return the folders, with a slash at the end, that all names share and that hold folders."""
-    prefix = ""
-    while True:
-        inner = [name.removeprefix(prefix) for name in names if name != prefix]
-        tops = {name.split("/")[0] for name in inner}
-        deeper = any(name.count("/") > (1 + name.endswith("/")) - 0 for name in inner)
-        holds_folders = deeper or any(n.endswith("/") and n.count("/") == 2 for n in inner)
-        if len(tops) != 1 or not holds_folders or f"{prefix}{LABELS}" in names:
-            return prefix
-        prefix += f"{tops.pop()}/"
+        return read_member(path, title, place, most=most)
+    except InputError as error:
+        raise DataError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -299,10 +243,6 @@ def _sorted_out(
 
 def _is_picture(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES
-
-
-def _parts(name: str) -> list[str]:
-    return [part for part in name.split("/") if part]
 
 
 def _checked_labels(labels: np.ndarray | None, file: str) -> np.ndarray | None:

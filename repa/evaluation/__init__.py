@@ -5,6 +5,7 @@ from repa.evaluation.evaluate import evaluate_file as evaluate_file
 from repa.evaluation.measuring import Measuring as Measuring
 from repa.evaluation.measuring import feature_cache as feature_cache
 from repa.evaluation.measuring import load_named_network as load_named_network
+from repa.evaluation.reference_file import reference_maker as reference_maker
 from repa.evaluation.reference_file import write_reference_file as write_reference_file
 from repa.evaluation.references import EvaluationPlan as EvaluationPlan
 from repa.evaluation.references import Provenance as Provenance

@@ -80,7 +80,7 @@ def evaluate_file(
     Args:
         samples: NPZ or NPY file, folder, or images that are open.
         reference: Name in the registry, or path (a file that is spelt like a name is written
-            "./NAME"); None for that of the manifest's data set, or of the size of the images.
+            "./NAME"); None for that of the data that the manifest names.
         num: Judge only the first so many images.
         settings: What is computed and how.
         baselines: Whether to judge real training images, where they are known, and noise as well.
@@ -157,7 +157,8 @@ def _protocol(
     settings: MetricSettings,
 ) -> tuple[list[LintWarning], PublishedRow | None]:
     """Find what the files and settings tell before any image is read, and the row to compare."""
-    known, registered = references.provenance(plan.reference, real), has_registered_weights(network)
+    known = references.provenance(plan.reference, real, images)
+    registered = has_registered_weights(network)
     row = published.closest_published_row(
         images.manifest,
         num_images=images.count,

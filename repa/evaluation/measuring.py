@@ -30,6 +30,9 @@ from repa_base.progress import Progress
 
 T = TypeVar("T")
 
+DEFAULT_NETWORK: NetworkName = "inception"
+"""Of images that neither a person, their data nor their reference gives another."""
+
 _LIMIT, _USUAL_LIMIT = "REPA_CACHE_LIMIT", "20GB"
 _UNITS = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 

@@ -1,15 +1,20 @@
 """One call for all that `repa stats` does: from images to a reference in ADM's form."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from metrics import Reference, lint_reference, open_images, write_reference
 from metrics.settings import KEPT_IMAGES
+from repa.data.held_out import HELD_OUT, held_out_file
 from repa.errors import OutputExistsError
+from repa.evaluation.held_out import remember_held_out
 from repa.evaluation.measuring import USUAL, Measuring
-from repa.evaluation.references import network_for
+from repa.evaluation.references import checked_network, network_for
+from repa_base.checksums import file_sha256
 from repa_base.files import check_output
-from repa_base.processes import together
+from repa_base.processes import at_first, together
 
 
 def write_reference_file(
@@ -70,3 +75,35 @@ def write_reference_file(
         "seed": seed,
         "warnings": [warning.to_dict() for warning in found],
     }
+
+
+def reference_maker(how: Measuring) -> Callable[[Path], dict[str, str]]:
+    """Return what makes the reference of the images in a prepared set's `held-out.zip`.
+
+    The network and its weights are found now, before any work, by the first process for all.
+
+    Args:
+        how: How they are measured; `how.network` is Inception if it is None.
+
+    Returns:
+        A function that every process calls with the set's folder. It writes the reference as
+        `repa stats` does, remembers where it lies and returns the `file`, its `sha256` and the
+        `network`, for the manifest.
+
+    Raises:
+        RepaError: There is no such network or device, or its weights are not there.
+    """
+    with together(how.processes):
+        name = checked_network(how.network)
+        network = how.load(name).name  # with what a resize adds to it
+
+    def make(folder: Path) -> dict[str, str]:
+        path = folder / held_out_file(network)
+        source = folder / f"{HELD_OUT}.zip"
+        write_reference_file(source, path, overwrite=True, how=replace(how, network=name))
+        sha256 = at_first(how.processes, lambda: file_sha256(path))
+        if how.processes.is_first:
+            remember_held_out(path, sha256)
+        return {"file": path.name, "sha256": sha256, "network": network}
+
+    return make

@@ -1,7 +1,8 @@
 """References: what a name or a path means, which is chosen, and which entry a file's content is.
 
 `repa sample` writes the data set's name into the manifest of its images, and the registry knows the
-reference and the network of a data set.
+reference and the network of a data set. Of data that it does not know, the manifest names what was
+held out, see `repa.evaluation.held_out`. Nothing is guessed by the size of images.
 """
 
 from collections.abc import Callable
@@ -16,11 +17,14 @@ from metrics.settings import KEPT_IMAGES
 from repa import registry
 from repa.data import load_digits
 from repa.errors import DataError, UnknownNameError
+from repa.evaluation.held_out import find_held_out, stated_reference
+from repa.evaluation.measuring import DEFAULT_NETWORK
 from repa.registry import Entry
 
 _BUILT_IN = {"digits": load_digits}
 _LARGEST_BUILT_IN = 256
 """Pixels of a side: built-in data is made in the size of the images to judge, in memory."""
+_LONGEST_NAME = 100
 
 
 def reference_path(name: str) -> Path | None:
@@ -78,7 +82,7 @@ class EvaluationPlan:
 def plan_evaluation(
     samples: ImageSource, reference: str | Path | None = None, network: str | None = None
 ) -> EvaluationPlan:
-    """Choose reference and network: as named, else by the manifest's data set, else by image size.
+    """Choose reference and network: as named, else by the data that the manifest names.
 
     Args:
         samples: The images to judge; nothing is read but their manifest and size.
@@ -87,33 +91,35 @@ def plan_evaluation(
         network: Name of a metric network; None to choose the data set's or the reference's.
 
     Raises:
-        DataError: No reference is known for images of this size.
+        DataError: The manifest names no data of which a reference is known, or what it names is not
+            on this machine; the message says what to name by --ref.
         InputError: The reference is a file that is damaged or no reference.
         UnknownNameError: No such network or reference.
     """
-    known, opened = _dataset_entry(samples), None
+    known, held_out, opened = _dataset_entry(samples), stated_reference(samples), None
     if reference is not None:
         # A Path is never a name, which its text without the "./" could be.
         chosen, reason = str(reference), "as asked"
         if isinstance(reference, Path) and registry.is_registered("references", chosen):
             chosen = f"./{chosen}"
-        path = reference_path(chosen)
-        opened = None if path is None else open_reference(path)
-        statistics = None if opened is None else opened.statistics
-        if network is None and statistics is not None and statistics.network is not None:
-            network = statistics.network.removesuffix("-clean")
-            reason = "as asked; the network is that of the reference's statistics"
+    elif held_out is not None:
+        chosen = str(find_held_out(held_out, samples.name))
+        reason = f"the images that were held out of {held_out.name}, as the manifest says"
     elif known is not None:
         chosen = known["reference"]
         reason = f"the manifest's data set is {(samples.manifest or {})['dataset']}"
     else:
-        chosen = _adm_batch(samples)
-        reason = f"{samples.name} names no known data set; ADM's ImageNet batch of its size"
+        raise DataError(_unknown_data(samples))
+    path = reference_path(chosen)
+    opened = None if path is None else open_reference(path)
+    statistics = None if opened is None else opened.statistics
+    if network is None and statistics is not None and statistics.network is not None:
+        network = statistics.network.removesuffix("-clean")
+        reason += "; the network is that of the reference's statistics"
     if network is None:
-        named = registry.is_registered("references", chosen)
-        entry = registry.find_entry("references", chosen) if named else known or {}
+        entry = registry.find_entry("references", chosen) if path is None else known or {}
         network = entry.get("network")
-    return EvaluationPlan(chosen, _checked(network), reason, opened)
+    return EvaluationPlan(chosen, checked_network(network), reason, opened)
 
 
 def network_for(images: ImageSource, network: str | None = None) -> NetworkName:
@@ -122,7 +128,7 @@ def network_for(images: ImageSource, network: str | None = None) -> NetworkName:
     Raises:
         UnknownNameError: No such network.
     """
-    return _checked(network or (_dataset_entry(images) or {}).get("network"))
+    return checked_network(network or (_dataset_entry(images) or {}).get("network"))
 
 
 @dataclass(frozen=True)
@@ -135,21 +141,23 @@ class Provenance:
         verified: False where no hash of the entry's file is known, so that the same form (or,
             where no number of images is known either, the name it was asked for by) is all there
             is.
+        own: Whether it is of a user's own data, about which nothing is published.
     """
 
     name: str
     entry: Entry = field(default_factory=dict)
     verified: bool = True
+    own: bool = False
 
     @property
     def published_count(self) -> int | None:
-        """How many images published numbers take; None for built-in data, which has none."""
-        return None if "builtin" in self.entry else PUBLISHED_COUNT
+        """How many images published numbers take; None for data about which there are none."""
+        return None if self.own or "builtin" in self.entry else PUBLISHED_COUNT
 
     @property
     def reference_count(self) -> int | None:
-        """How many images a reference should have; None for built-in data, which is as it is."""
-        return None if "builtin" in self.entry else KEPT_IMAGES
+        """How many images a reference should have; None for such data, which is as it is."""
+        return None if self.own or "builtin" in self.entry else KEPT_IMAGES
 
     def lint(self, reference: Reference) -> list[LintWarning]:
         """Warn that no hash says what a reference is."""
@@ -167,7 +175,7 @@ class Provenance:
         return [LintWarning("reference-unverified", reason, effect)]
 
 
-def provenance(name: str, reference: Reference) -> Provenance:
+def provenance(name: str, reference: Reference, samples: ImageSource | None = None) -> Provenance:
     """Say which entry of the registry a reference is: by hash or, where none is known, by form.
 
     The name of a file plays no part, and the name of an entry only where its form is unknown too.
@@ -175,6 +183,8 @@ def provenance(name: str, reference: Reference) -> Provenance:
     Args:
         name: As for `open_named_reference`, which opened it.
         reference: The opened reference.
+        samples: What is compared with it. What is none of the registry is taken for a user's own
+            data where their manifest names such data.
     """
     entries: dict[str, Entry] = registry.load_registry()["references"]
     asked = {name: entries[name]} if registry.is_registered("references", name) else {}
@@ -190,7 +200,9 @@ def provenance(name: str, reference: Reference) -> Provenance:
         form_unknown = known in asked and entry.get("num_images") is None
         if entry["sha256"] is None and (form_unknown or _same_form(entry, reference)):
             return Provenance(known, entry, verified=False)
-    return Provenance(str(path) if asked else name)
+    dataset = None if samples is None else (samples.manifest or {}).get("dataset")
+    own = isinstance(dataset, str) and dataset not in registry.entry_names("datasets")
+    return Provenance(str(path) if asked else name, own=own)
 
 
 def baselines(
@@ -221,9 +233,14 @@ def baselines(
     return found | {"noise": NoiseImages(count, shape)}
 
 
-def _checked(network: Any) -> NetworkName:  # noqa: ANN401
-    registry.find_entry("networks", network or "inception")
-    return cast(NetworkName, network or "inception")
+def checked_network(network: Any) -> NetworkName:  # noqa: ANN401
+    """Return the name of a metric network, of the usual one for None.
+
+    Raises:
+        UnknownNameError: No such network.
+    """
+    registry.find_entry("networks", network or DEFAULT_NETWORK)
+    return cast(NetworkName, network or DEFAULT_NETWORK)
 
 
 def _dataset_entry(images: ImageSource) -> Entry | None:
@@ -232,16 +249,21 @@ def _dataset_entry(images: ImageSource) -> Entry | None:
     return registry.find_entry("datasets", dataset) if known else None
 
 
-def _adm_batch(samples: ImageSource) -> str:
-    shape = samples.shape
-    name = f"adm-imagenet-{shape[0]}" if shape and shape[0] == shape[1] else ""
-    if name not in registry.entry_names("references"):
-        size = f"{shape[0]} x {shape[1]}" if shape else "several sizes"
-        raise DataError(
-            f"{samples.name} names no known data set, and no reference is known for images of "
-            f"{size}; name one by --ref."
+def _unknown_data(samples: ImageSource) -> str:
+    """Say that no reference follows from a file, and which it could be."""
+    dataset, shape = (samples.manifest or {}).get("dataset"), samples.shape
+    if samples.manifest is None:
+        reason = "has no manifest that says which data its model was trained on"
+    elif not isinstance(dataset, str):
+        reason = "does not say which data its model was trained on"
+    else:
+        reason = (
+            f"is of a model of {dataset[:_LONGEST_NAME]}, of which no held-out images are known"
         )
-    return name
+    adms = f"adm-imagenet-{shape[0]}" if shape and shape[0] == shape[1] else ""
+    hint = f" (ADM's batch of ImageNet in this size is called {adms})"
+    hint = hint if adms in registry.entry_names("references") else ""
+    return f"{samples.name} {reason}: name what to compare with by --ref{hint}."
 
 
 def _same_content(entry: Entry, path: Path) -> bool:

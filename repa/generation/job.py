@@ -140,12 +140,14 @@ class Job:
         Made once, so that a checkpoint that is replaced during the run does not disturb it.
         """
         config, checkpoint, autoencoder = self.config, self.checkpoint, self.autoencoder
+        reference = checkpoint.settings.reference
         return {
             "format": 1,
             "toolkit": toolkit_version(),
             "model": checkpoint.name,
             "checkpoint_sha256": checkpoint.sha256,
             "dataset": checkpoint.settings.dataset,
+            **({} if reference is None else {"reference": reference.to_dict()}),
             "path_type": checkpoint.settings.path_type,
             "solver": config.solver,
             "num_steps": None if config.adaptive else config.num_steps,

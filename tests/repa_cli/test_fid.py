@@ -133,11 +133,22 @@ def test_a_folder_and_a_file_of_the_same_images_are_equal(repa, here):
     assert values[0] == values[1]
 
 
-def test_without_manifest_and_reference_adms_batch_is_named_and_cannot_be_had(repa, here):
-    save("samples.npz", np.zeros((8, 64, 64, 3), np.uint8))
+@pytest.mark.parametrize("dataset", [None, "mine", 3])
+def test_images_of_unknown_data_ask_for_a_reference_and_never_take_adms(repa, here, dataset):
+    made = {} if dataset is None else {"manifest": manifest(dataset=dataset)}
+    save("samples.npz", np.zeros((8, 64, 64, 3), np.uint8), **made)
     code, out, err = repa("samples.npz")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "name what to compare with by --ref" in err
+    assert "ADM's batch of ImageNet in this size is called adm-imagenet-64" in err
+    assert ("mine" in err) == (dataset == "mine")
+
+
+def test_adms_batch_is_judged_against_by_its_name_and_cannot_be_had(repa, here):
+    save("samples.npz", np.zeros((8, 64, 64, 3), np.uint8))
+    code, out, err = repa("samples.npz", "--ref", "adm-imagenet-64")
     assert (code, out) == (1, "")
-    assert "reference adm-imagenet-64, network inception" in err
+    assert "reference adm-imagenet-64, network inception: as asked" in err
     assert "VIRTUAL_imagenet64_labeled.npz" in err
     assert err.count("repa: error:") == 1
 
@@ -150,11 +161,23 @@ def test_inception_without_network_says_where_to_put_its_weights(repa, here):
     assert str(here / "cache") in err
 
 
-def test_images_of_an_unknown_size_need_a_reference(repa, here):
+def test_images_of_a_size_that_adm_has_not_get_no_name_of_its_batch(repa, here):
     save("samples.npz", digits(6))
     code, _, err = repa("samples.npz")
     assert code == 1
-    assert "16 x 16" in err and "--ref" in err
+    assert "--ref" in err and "adm" not in err.lower()
+
+
+def test_images_of_imagenet_are_still_judged_by_adms_batch(repa, here):
+    save(
+        "samples.npz",
+        np.zeros((8, 256, 256, 3), np.uint8),
+        manifest=manifest(dataset="imagenet-256"),
+    )
+    code, _, err = repa("samples.npz")
+    assert code == 1
+    assert "reference adm-imagenet-256, network inception: the manifest's data set is" in err
+    assert "VIRTUAL_imagenet256_labeled.npz" in err
 
 
 def _cut(path):

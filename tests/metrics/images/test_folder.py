@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from metrics import FirstImages, InputError, open_images, open_reference
-from metrics.images.folder import described_not_taken, formats_of
+from metrics.images.arrays import formats_of
+from metrics.images.folder import described_not_taken
 
 
 def draw(path, value, **options):

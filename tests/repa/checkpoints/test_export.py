@@ -13,7 +13,8 @@ from repa.autoencoders.latent_space import PIXELS, SD_LATENTS, LatentSpace
 from repa.checkpoints import load_model
 from repa.checkpoints.export import export_weights, write_weights
 from repa.checkpoints.settings import CheckpointSettings, describe, settings_from_description
-from repa.errors import NonFiniteError, OutputExistsError, SettingError
+from repa.data.held_out import HeldOutReference
+from repa.errors import CheckpointFormatError, NonFiniteError, OutputExistsError, SettingError
 from repa.models.prediction import Prediction
 from repa.training.loop import train
 
@@ -210,3 +211,19 @@ def test_what_a_run_and_an_export_write_has_the_permissions_that_the_user_set(
     for path in written:
         allowed = 0o777 if path.is_dir() else 0o666
         assert path.stat().st_mode & 0o777 == allowed & ~umask, path
+
+
+def test_an_export_keeps_what_was_held_out_and_other_files_are_as_ever(tmp_path):
+    reference = HeldOutReference("emoji@12345678", "0f" * 32, "inception")
+    plain = CheckpointSettings(model=MODEL, dataset=reference.name, latent_space=SD_LATENTS)
+    settings = replace(plain, reference=reference)
+    stated = describe(settings)
+    assert stated.pop("reference") == reference.to_dict()
+    assert stated == describe(plain) and stated["format"] == 1
+    source = tmp_path / "source.safetensors"
+    write_weights(source, SiT(**MODEL).state_dict(), describe(settings))
+    out = export_weights(source, tmp_path / "out.safetensors")
+    assert load_model(out).settings == settings
+    write_weights(source, SiT(**MODEL).state_dict(), {**stated, "reference": {"name": "emoji"}})
+    with pytest.raises(CheckpointFormatError, match="the sha256 of its reference"):
+        load_model(source)

@@ -42,7 +42,7 @@ MODEL = {
 NUM_IMAGES = 20
 
 
-def save_checkpoint(path, *, nan_label=None, path_type="linear", **changes):
+def save_checkpoint(path, *, nan_label=None, path_type="linear", reference=None, **changes):
     torch.manual_seed(0)
     settings = {**MODEL, **changes}
     model = SiT(**settings)
@@ -51,6 +51,8 @@ def save_checkpoint(path, *, nan_label=None, path_type="linear", **changes):
     if nan_label is not None:
         model.y_embedder.embedding_table.weight.data[nan_label] = torch.nan
     description = {"format": 1, "model": settings, "path_type": path_type, "dataset": "digits"}
+    if reference is not None:
+        description["reference"] = reference
     save_file(model.state_dict(), path, metadata={"repa": json.dumps(description)})
     return path
 
@@ -463,6 +465,12 @@ def test_manifest_holds_every_setting_and_no_path_or_time(settings, checkpoint, 
     assert str(tmp_path).encode() not in first
     assert run(settings, guidance_interval=(0.1, 0.6), quantizer="round", labels=(1, 2),
                out=tmp_path / "again.npz").read_bytes() == first  # fmt: skip
+
+
+def test_manifest_names_what_was_held_out_of_the_checkpoints_data(settings, tmp_path):
+    reference = {"name": "emoji@12345678", "sha256": "0f" * 32, "network": "inception"}
+    path = save_checkpoint(tmp_path / "own.safetensors", reference=reference)
+    assert read_manifest(run(settings, model=path))["reference"] == reference
 
 
 def test_manifest_of_an_adaptive_solver_holds_the_batch_size_and_no_steps(settings):
