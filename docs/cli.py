@@ -4,7 +4,9 @@ import os
 import subprocess
 import sys
 
-COMMANDS = ("sample", "fid", "stats", "grid", "cache", "train", "export")
+from typer.main import get_group
+
+from repa_cli.app import app
 
 
 def help_text(*arguments: str) -> str:
@@ -24,7 +26,7 @@ def page() -> str:
     """Return the whole page."""
     parts = ["# The repa command", "Made by `python docs/cli.py > docs/cli.md`."]
     parts += ["```\n" + help_text() + "\n```"]
-    for command in COMMANDS:
+    for command in get_group(app).commands:
         parts += [f"## repa {command}", "```\n" + help_text(command) + "\n```"]
     return "\n\n".join(parts) + "\n"
 

@@ -35,7 +35,7 @@ def test_prepare_prints_a_table_or_json_and_says_when_it_was_finished(repa, sour
         (("--flip",), 2, "--flip"),
         (("--grid-size", 4), 2, "--grid-size"),
         (("--encoder", "a,,b"), 2, "--encoder"),
-        (("--encoder", "efficientnet-lite2"), 2, "efficientnet-lite1"),
+        (("--encoder", "efficientnet-lite9"), 2, "efficientnet-lite0"),
         (("--encoder", "efficientnet-lite1"), 2, "--grid-size"),
         (("--autoencoder", "sd-vae"), 2, "sd-vae-ft-mse"),
         (("--threads", -1), 2, "--threads"),
