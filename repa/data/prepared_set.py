@@ -189,15 +189,19 @@ def _open(folder: Path) -> PreparedSet:
         latents, encoders = manifest["autoencoder"], manifest["encoders"]
         space = latents and LatentSpace(**latents["latent_space"])
         layout = Layout(
-            image_size=manifest["image_size"],
-            count=manifest["count"],
+            image_size=_whole(manifest, "image_size"),
+            count=_whole(manifest, "count"),
             labels=None,
             held_out=(manifest["held_out"] or {}).get("count", 0),
             moments_shape=tuple(latents["moments_shape"]) if latents else None,
             features={each["name"]: (each["tokens"], each["dim"]) for each in encoders},
             flip=manifest["flip"],
         )
-        about = manifest["num_classes"], tuple(manifest["class_names"]), manifest["identity"]
+        about = (
+            _whole(manifest, "num_classes"),
+            tuple(manifest["class_names"]),
+            manifest["identity"],
+        )
         sizes = {name: file["size"] for name, file in manifest["files"].items()}
         digest = manifest["labels"]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -221,6 +225,12 @@ def _open(folder: Path) -> PreparedSet:
         identity=identity,
         rows=StoredRows(folder, layout, checksums),
     )
+
+
+def _whole(manifest: Mapping[str, Any], name: str) -> int:
+    if type(value := manifest[name]) is not int or value < 1:
+        raise ValueError(f"{name} is {value!r}")
+    return value
 
 
 def labels_digest(labels: np.ndarray | None) -> str | None:
