@@ -251,7 +251,8 @@ def _check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
 def _read_checksums(folder: Path, layout: Layout) -> dict[str, np.ndarray]:
     path = folder / CHECKSUMS
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy leaves a file that it cannot read open, if it has opened it
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             found = {key: file[key] for key in layout.all_files}
     except Exception as error:  # a damaged zip fails in many ways
         raise DataError(f"{path} is damaged ({first_line(error)}).") from error

@@ -43,6 +43,7 @@ from repa_base.files import check_room, is_full, replacing, size_text, write_tex
 from repa_base.in_place.marks_file import lock_marks
 from repa_base.processes import Processes, all_values, at_first, attempt, together
 from repa_base.progress import Progress, Steps
+from repa_base.workplace import remove_leftovers
 
 MakeReference = Callable[[Path], Mapping[str, Any]]
 """Makes the reference of the held-out images in the folder of a set; returns what the manifest says
@@ -356,6 +357,7 @@ def _locked(out: Path, processes: Processes) -> Iterator[None]:
     finally:
         for descriptor in held:
             if is_prepared(out):
+                remove_leftovers(out)  # of kills
                 for name in (PROGRESS, INSPECTION, _LOCK):
                     (out / name).unlink(missing_ok=True)
             os.close(descriptor)
