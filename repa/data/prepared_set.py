@@ -189,15 +189,19 @@ def _open(folder: Path) -> PreparedSet:
         latents, encoders = manifest["autoencoder"], manifest["encoders"]
         space = latents and LatentSpace(**latents["latent_space"])
         layout = Layout(
-            image_size=manifest["image_size"],
-            count=manifest["count"],
+            image_size=_whole(manifest, "image_size"),
+            count=_whole(manifest, "count"),
             labels=None,
             held_out=(manifest["held_out"] or {}).get("count", 0),
             moments_shape=tuple(latents["moments_shape"]) if latents else None,
             features={each["name"]: (each["tokens"], each["dim"]) for each in encoders},
             flip=manifest["flip"],
         )
-        about = manifest["num_classes"], tuple(manifest["class_names"]), manifest["identity"]
+        about = (
+            _whole(manifest, "num_classes"),
+            tuple(manifest["class_names"]),
+            manifest["identity"],
+        )
         sizes = {name: file["size"] for name, file in manifest["files"].items()}
         digest = manifest["labels"]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -223,6 +227,12 @@ def _open(folder: Path) -> PreparedSet:
     )
 
 
+def _whole(manifest: Mapping[str, Any], name: str) -> int:
+    if type(value := manifest[name]) is not int or value < 1:
+        raise ValueError(f"{name} is {value!r}")
+    return value
+
+
 def labels_digest(labels: np.ndarray | None) -> str | None:
     """Return the hash of labels, None for none."""
     return None if labels is None else hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()
@@ -241,7 +251,8 @@ def _check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
 def _read_checksums(folder: Path, layout: Layout) -> dict[str, np.ndarray]:
     path = folder / CHECKSUMS
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # numpy leaves a file that it cannot read open, if it has opened it
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             found = {key: file[key] for key in layout.all_files}
     except Exception as error:  # a damaged zip fails in many ways
         raise DataError(f"{path} is damaged ({first_line(error)}).") from error

@@ -23,7 +23,7 @@ import numpy as np
 from repa.data.image_set import ImageSet
 from repa.data.preparation.encoding import Networks
 from repa.data.preparation.inspection import INSPECTION, broken_error, inspect
-from repa.data.preparation.pipeline import fill
+from repa.data.preparation.pipeline import StageTimes, fill
 from repa.data.preparation.plan import (
     Plan,
     described,
@@ -43,6 +43,7 @@ from repa_base.files import check_room, is_full, replacing, size_text, write_tex
 from repa_base.in_place.marks_file import lock_marks
 from repa_base.processes import Processes, all_values, at_first, attempt, together
 from repa_base.progress import Progress, Steps
+from repa_base.workplace import remove_leftovers
 
 MakeReference = Callable[[Path], Mapping[str, Any]]
 """Makes the reference of the held-out images in the folder of a set; returns what the manifest says
@@ -64,7 +65,7 @@ class Prepared:
         folder: The set.
         manifest: What it says of itself.
         was_finished: Whether it was complete before, with the same settings.
-        num_made: Images that this process has made.
+        num_made: Images that were made, by all processes.
         seconds: Time that it took for them.
         busy: Share of that time in which each stage of this process was at work.
     """
@@ -151,9 +152,9 @@ class _Making:
         for _ in range(_ATTEMPTS):
             start = time.monotonic()
             times = self._fill()
-            if times.num_rows >= made:
-                made, seconds, busy = times.num_rows, time.monotonic() - start, times.busy()
-            self.processes.barrier()
+            rows = self.processes.share(sum(self.processes.gather(times.num_rows)))
+            if rows > made:
+                made, seconds, busy = rows, time.monotonic() - start, times.busy()
             files, damaged = self._complete()
             if not damaged:
                 manifest = self._finish(files, make_reference)
@@ -162,7 +163,7 @@ class _Making:
         reason = f"does not keep what is written, after {_ATTEMPTS} attempts"
         raise ChecksumError(f"{self.config.out} {reason}: use another disk (--out).")
 
-    def _fill(self):  # noqa: ANN202
+    def _fill(self) -> StageTimes:
         blocks = self.plan.blocks()[self.processes.rank :: self.processes.size]
         steps = _scaled(self.report, "preparing", self.plan.num_rows)
         threads = _num_threads(self.config, self.processes)
@@ -356,6 +357,7 @@ def _locked(out: Path, processes: Processes) -> Iterator[None]:
     finally:
         for descriptor in held:
             if is_prepared(out):
+                remove_leftovers(out)  # of kills
                 for name in (PROGRESS, INSPECTION, _LOCK):
                     (out / name).unlink(missing_ok=True)
             os.close(descriptor)

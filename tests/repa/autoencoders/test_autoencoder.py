@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_autoencoder import save_tiny_autoencoder
 
 from repa.autoencoders.autoencoder import (
     find_autoencoder,
@@ -24,21 +25,33 @@ SHIFTS = torch.tensor([0.0, 1.0, 2.0, -1.0]).reshape(1, 4, 1, 1)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny randomly initialised AutoencoderKL on disk: 3 levels, so a factor of 4."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    return save_tiny_autoencoder(tmp_path_factory.mktemp("autoencoder") / "tiny-vae")
 
-    torch.manual_seed(0)
-    network = AutoencoderKL(
-        block_out_channels=(4, 4, 8),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        layers_per_block=1,
-        latent_channels=4,
-        norm_num_groups=2,
+
+def test_moments_are_mean_and_standard_deviation_of_pixels_from_minus_one_to_one(folder):
+    autoencoder = load_autoencoder(str(folder))
+    images = torch.randint(0, 256, (5, 16, 16, 3), dtype=torch.uint8)
+    moments = autoencoder.encode(images, chunk_images=2)
+    assert moments.shape == (5, 8, 4, 4) and moments.dtype == torch.float32
+    assert not moments.requires_grad
+    pixels = (images.double() / 255 * 2 - 1).permute(0, 3, 1, 2).float()
+    mean, log_variance = autoencoder.network.quant_conv(autoencoder.network.encoder(pixels)).chunk(
+        2, dim=1
     )
-    folder = tmp_path_factory.mktemp("autoencoder") / "tiny-vae"
-    network.save_pretrained(folder)
-    return folder
+    expected = torch.cat([mean, (log_variance / 2).exp()], dim=1)
+    torch.testing.assert_close(moments, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_latent_space_has_the_scale_of_the_files(tmp_path):
+    scaled = load_autoencoder(str(save_tiny_autoencoder(tmp_path / "a", scaling_factor=0.5)))
+    assert scaled.latent_space == LatentSpace(str(tmp_path / "a"), scale=2.0)
+    shifted = save_tiny_autoencoder(tmp_path / "b", scaling_factor=0.25, shift_factor=0.125)
+    space = load_autoencoder(str(shifted)).latent_space
+    assert (space.scale, space.bias) == (4.0, 0.125)
+    x = torch.randn(1, 4, 2, 2)
+    torch.testing.assert_close(space.from_autoencoder(x), (x - 0.125) * 0.25)
+    usual = load_autoencoder(str(save_tiny_autoencoder(tmp_path / "c")))
+    assert usual.latent_space.scale == SD_LATENTS.scale
 
 
 @pytest.mark.parametrize(

@@ -137,6 +137,13 @@ def test_file_that_changes_while_it_is_prepared_is_an_error(source, tmp_path, mo
         prepare(config(tmp_path))
     with pytest.raises(DataError, match="is not finished"):
         open_prepared(tmp_path / "out")
+    monkeypatch.undo()
+    with pytest.raises(OutputExistsError, match="is unfinished and is of other images"):
+        prepare(config(tmp_path))
+    prepare(config(tmp_path, overwrite=True))
+    assert np.array_equal(
+        open_prepared(tmp_path / "out").images([7])[0], center_crop(noise(77), 16)
+    )
 
 
 def test_broken_files_stop_it_by_name_or_are_left_out_and_listed(source, tmp_path):
