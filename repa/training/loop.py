@@ -15,8 +15,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,10 +24,12 @@ from repa.checkpoints.settings import CheckpointSettings, describe
 from repa.data import open_training_data
 from repa.errors import NonFiniteError, RepaError, SettingError
 from repa.training.batch import Batches
-from repa.training.previews import Previews
+from repa.training.previews import Previews, decoder_of
+from repa.training.reading_ahead import reading_ahead, suitable_workers
 from repa.training.resuming import check_longer, command, load_checkpoint
 from repa.training.run_folder import (
     Log,
+    check_data,
     check_run_folder,
     locked,
     record_settings,
@@ -59,7 +60,8 @@ def train(
     skip: Iterable[int] = (),
     device: torch.device | str = "cpu",
     reporting: Reporting | None = None,
-    keep_features: Keeping = "memory",
+    keep_features: Keeping | None = None,
+    workers: int | None = 0,
 ) -> Path:
     """Train a SiT in the folder `out`, up to `config.num_steps` steps.
 
@@ -73,13 +75,17 @@ def train(
             The folder remembers them.
         device: Where to compute.
         reporting: What to write and how often.
-        keep_features: Where the encoder's features are kept, if the folder holds none.
+        keep_features: Where the encoder's features are kept, if neither the data nor the folder
+            hold them; None for what suits their size.
+        workers: Processes that read the data ahead, 0 to read in this one, None for as many as suit
+            the data. A script that starts some must not start the run anew when it is imported.
 
     Returns:
         The last checkpoint's folder.
 
     Raises:
-        OutputExistsError: See `check_run_folder`.
+        OutputExistsError: See `check_run_folder`; or the data are other than they were.
+        DataError: They are not there, or what is read of them is damaged.
         SettingError: The settings make no network, the encoder does not give features for this size
             of images, the run has taken more steps, a step of `skip` is not to come, there is no
             checkpoint of `from_step`, or `check_longer` refuses the length.
@@ -97,10 +103,15 @@ def train(
     with locked(out):
         before = check_run_folder(config, out, resume=resume)  # it may have changed unlocked
         data = open_training_data(config.data, config.image_size)
+        data = data.flipping() if config.flip else data
+        record = data.record(reporting.on_note)
+        check_data(out, record, config.data)
         grid_size = data.input_size // sizes["patch_size"]
         try:
             targets = open_targets(config.encoder, data, out, grid_size, device)
         except SettingError as error:
+            if error.field != "grid_size":
+                raise
             raise SettingError("image_size", str(error)) from error  # what the grid comes of
         settings = model_settings(config, data, targets.dims)
         state = TrainState.create(config, settings, device)
@@ -113,6 +124,7 @@ def train(
             step=state.step,
             skip=skip,
             instead_of=step_of(later[0]) if later else None,
+            data=record,
         )
         targets = keep_targets(targets, out, keep_features, reporting.on_note)
         if later:
@@ -128,9 +140,16 @@ def train(
         what = CheckpointSettings(
             model=settings, path_type=path_type, dataset=data.name, latent_space=space
         )
-        run = _Run(config, out, Batches(config, data, targets, device), skipped, what, reporting)
-        with _signals() as stop, run.naming_the_way_on():
-            latest = run.to_the_end(state, stop) or latest
+        batches = Batches(config, data, targets, device)
+        previews = Previews(config, out, what, reporting, decoder_of(space, device, reporting))
+        steps = (s for s in range(state.step, config.num_steps) if s + 1 not in skipped)
+        many = suitable_workers(data) if workers is None else workers
+        many = many if state.step < config.num_steps else 0
+        with _signals() as stop, reading_ahead(batches.reader, steps, many) as read:
+            batches = replace(batches, read=read)
+            run = _Run(config, out, batches, skipped, previews, what, reporting)
+            with run.naming_the_way_on():
+                latest = run.to_the_end(state, stop) or latest
     if latest is None:
         raise RepaError(f"{out}: no step was trained.")
     return latest
@@ -142,6 +161,7 @@ class _Run:
     out: Path
     batches: Batches
     skipped: frozenset[int]
+    previews: Previews
     what: CheckpointSettings
     reporting: Reporting
 
@@ -206,11 +226,6 @@ class _Run:
         saved = state.save(folder, self.config, describe(self.what))
         remove_old_checkpoints(folder, keep_last=kept.keep_last, keep_every=kept.keep_every)
         return saved
-
-    @cached_property
-    def previews(self) -> Previews:
-        """The contact sheets of the run."""
-        return Previews(self.config, self.out, self.what, self.reporting)
 
     def _stopped(self, step: int) -> str:
         if step == 0:

@@ -37,6 +37,7 @@ OTHER = {
 FIXED = {
     "model": "SiT-Ti/8",
     "image_size": 32,
+    "flip": True,
     "encoder": "efficientnet-lite1",
     "encoder_depth": 2,
     "projector_dim": 16,
