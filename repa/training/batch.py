@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from repa.data import Batch, TrainingData
-from repa.training.losses import sample_times
+from repa.training.losses import sample_times, spatially_normalised
 from repa.training.settings import TrainConfig
 from repa.training.targets import Needs, TargetSource
 from samplers import Stream, keyed_generator
@@ -26,7 +26,8 @@ class NoisyBatch:
     """All that one step consumes, on the device.
 
     Clean data and standard normal noise (B, C, H, W), labels int64 (B,), some of them the null
-    label, times (B,), 0 = data, 1 = noise, and features (B, N, D), one tensor an encoder or none.
+    label, times (B,), 0 = data, 1 = noise, and features (B, N, D), one tensor an encoder, or none
+    where the step has no alignment loss.
     """
 
     data: Tensor
@@ -67,18 +68,22 @@ class EpochOrder:
 class StepReader:
     """What a step reads: its images' samples, with their own draws, and what targets need of them.
 
-    It can be handed to another process, and gives the same there.
+    It can be handed to another process, and gives the same there. Steps from `aligned_until` on
+    have no targets.
     """
 
     seed: int
     order: EpochOrder
     data: TrainingData
     needs: Needs
+    aligned_until: int | None = None
 
     def __call__(self, step: int) -> Batch:
         """Return what the step after `step` steps reads, on the CPU."""
         indices = self.order(step)
         batch = self.data.batch(indices, lambda row: _keyed(self.seed, _ROWS + row, step))
+        if self.aligned_until is not None and step >= self.aligned_until:
+            return batch
         if self.needs.images and batch.images is None:
             batch = replace(batch, images=self.data.images(indices, batch.mirrored))
         if self.needs.features:
@@ -110,7 +115,8 @@ class Batches:
     @cached_property
     def reader(self) -> StepReader:
         """What reads the samples of a step."""
-        return StepReader(self.config.seed, self.order, self.data, self.targets.needs)
+        needs, until = self.targets.needs, self.config.align_until or None
+        return StepReader(self.config.seed, self.order, self.data, needs, until)
 
     def __call__(self, step: int) -> NoisyBatch:
         """Return images, labels and draws of the step after `step` steps."""
@@ -123,7 +129,10 @@ class Batches:
         noise = torch.randn(data.shape, generator=generator, device=device)
         uniform = torch.rand(len(labels), generator=generator, device=device)
         labels = torch.where(uniform < config.label_dropout, self.data.num_classes, labels)
-        targets = [features.to(device).float() for features in self.targets(batch)]
+        found = self.targets(batch) if config.is_aligned(step) else []
+        targets = [features.to(device).float() for features in found]
+        if config.normalise_targets == "spatial":
+            targets = [spatially_normalised(features) for features in targets]
         return NoisyBatch(data, labels, noise, times, targets)
 
 

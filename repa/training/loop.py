@@ -7,7 +7,8 @@ killed and resumed ends with the same weights. A run is a folder:
     log.jsonl                    losses and learning rate, one line every `log_every` steps
     checkpoints/step-0001000/    see `repa.training.state`
     previews/step-0001000.png    samples, see `repa.training.previews`
-    target_features.*            the encoder's features of all images, see `repa.training.targets`
+    target_features.*            an encoder's features of all images, see `repa.training.targets`
+    encoder-2/                   those of a second encoder, and so on
     set-aside/step-0001000/      checkpoints after one that the run went back to
 """
 
@@ -24,6 +25,7 @@ from repa.checkpoints.settings import CheckpointSettings, describe
 from repa.data import open_training_data
 from repa.errors import NonFiniteError, RepaError, SettingError
 from repa.training.batch import Batches
+from repa.training.initial import start_from_checkpoint, with_recorded_start
 from repa.training.previews import Previews, decoder_of
 from repa.training.reading_ahead import reading_ahead, suitable_workers
 from repa.training.resuming import check_longer, command, load_checkpoint
@@ -75,7 +77,7 @@ def train(
             The folder remembers them.
         device: Where to compute.
         reporting: What to write and how often.
-        keep_features: Where the encoder's features are kept, if neither the data nor the folder
+        keep_features: Where the encoders' features are kept, if neither the data nor the folder
             hold them; None for what suits their size.
         workers: Processes that read the data ahead, 0 to read in this one, None for as many as suit
             the data. A script that starts some must not start the run anew when it is imported.
@@ -86,9 +88,10 @@ def train(
     Raises:
         OutputExistsError: See `check_run_folder`; or the data are other than they were.
         DataError: They are not there, or what is read of them is damaged.
-        SettingError: The settings make no network, the encoder does not give features for this size
+        SettingError: The settings make no network, an encoder does not give features for this size
             of images, the run has taken more steps, a step of `skip` is not to come, there is no
             checkpoint of `from_step`, or `check_longer` refuses the length.
+        RepaError: The checkpoint to start from does not fit, see `start_from_checkpoint`.
         CheckpointFormatError: A file of the run is damaged; the message says how to go on.
         OSError: A disk is full, say; what was saved stays, and the run can go on.
         Interrupted: SIGINT or SIGTERM came; the step was completed and saved.
@@ -98,6 +101,7 @@ def train(
     reporting = reporting or Reporting()
     if from_step is not None and not resume:
         raise SettingError("from_step", "from_step is for runs that go on: add --resume.")
+    config = with_recorded_start(config, out)
     check_run_folder(config, out, resume=resume)
     sizes = check_model(config)
     with locked(out):
@@ -115,7 +119,13 @@ def train(
             raise SettingError("image_size", str(error)) from error  # what the grid comes of
         settings = model_settings(config, data, targets.dims)
         state = TrainState.create(config, settings, device)
+        space, path_type = data.latent_space, config.path_type
+        what = CheckpointSettings(
+            model=settings, path_type=path_type, dataset=data.name, latent_space=space
+        )
         latest, later = load_checkpoint(state, config, out, from_step, reporting.on_note)
+        if latest is None:
+            config = start_from_checkpoint(state, config, what, reporting.on_note)
         check_longer(before, config, state.step, out)
         skipped, notes = record_settings(
             out,
@@ -126,7 +136,8 @@ def train(
             instead_of=step_of(later[0]) if later else None,
             data=record,
         )
-        targets = keep_targets(targets, out, keep_features, reporting.on_note)
+        if config.is_aligned(state.step):
+            targets = keep_targets(targets, out, keep_features, reporting.on_note)
         if later:
             set_aside(out, later)
             notes.append(f"later checkpoints are in {out / 'set-aside'}, to be removed at will")
@@ -136,12 +147,9 @@ def train(
             reporting.on_note(f"from step {state.step + 1} on: {', '.join(notes)}.")
         if state.step < config.num_steps:
             _note_low_rate(config, reporting)
-        space, path_type = data.latent_space, config.path_type
-        what = CheckpointSettings(
-            model=settings, path_type=path_type, dataset=data.name, latent_space=space
-        )
         batches = Batches(config, data, targets, device)
-        previews = Previews(config, out, what, reporting, decoder_of(space, device, reporting))
+        decoder = decoder_of(data.latent_space, device, reporting)
+        previews = Previews(config, out, what, reporting, decoder)
         steps = (s for s in range(state.step, config.num_steps) if s + 1 not in skipped)
         many = suitable_workers(data) if workers is None else workers
         many = many if state.step < config.num_steps else 0

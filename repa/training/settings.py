@@ -7,20 +7,23 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from repa.encoders.names import encoder_list, parse_encoders
 from repa.errors import RepaError, SettingError, UnknownNameError, suggestion
+from repa.models.names import ProjectorKind
 from repa_base.settings import check_settings, setting
 from samplers.names import InterpolantName
 
 Weighting = Literal["uniform", "lognormal"]
 Precision = Literal["fp32", "bf16"]
+Normalisation = Literal["none", "spatial"]
 DATASETS = ("digits",)
 """Those that come with a package; all others are folders and files of the user's."""
-ENCODERS = ("efficientnet-lite1", "none")
 _IMAGE_SIZE, _PUBLISHED_STEPS, _PUBLISHED_DEPTH = 256, 400_000, 8
 _TOKENS_A_SIDE = 16  # as latents of 256 pixels have with a patch of 2
 
 CHANGEABLE = ("num_steps", "alignment_weight", "label_dropout", "learning_rate", "warmup_steps")
-CHANGEABLE += ("decay_steps", "weight_decay", "max_grad_norm", "ema_decay", "precision", "data")
+CHANGEABLE += ("decay_steps", "weight_decay", "max_grad_norm", "ema_decay", "precision")
+CHANGEABLE += ("align_until", "data")
 """Settings that a run may go on with other values of: they say how it steps, or for how long, or
 where its data are by now, whose content is checked by itself. All others decide the network, the
 data, the features to align with, or the draws of a step."""
@@ -31,7 +34,8 @@ class TrainConfig:
     """Everything that decides the weights a run ends with, unless it goes on with other settings.
 
     Defaults are the reference's (REPA train.py at 67f7145), except that a run says its data, model
-    and length itself.
+    and length itself. `init_sha256` is that of the file that `init` names; a run finds it out, or
+    refuses another file.
 
     Raises:
         SettingError: A value is out of its range, or of its choices.
@@ -44,6 +48,13 @@ class TrainConfig:
     )
     model: str = setting("Size of the network, e.g. SiT-Ti/4 or SiT-XL/2.", value="NAME")
     num_steps: int = setting("Optimizer steps.", low=1, flag="--steps")
+    init: str | None = setting(
+        "Checkpoint to start from, by name, file or folder of a run: label table, position "
+        "embedding and projectors that do not fit are made anew.",
+        None,
+        value="CHECKPOINT",
+    )
+    init_sha256: str | None = None
     image_size: int = setting("Side of the training images in pixels.", _IMAGE_SIZE, low=1)
     flip: bool = setting(
         "Mirror every second sample, by a draw of its own; prepared latents and features must have "
@@ -51,14 +62,34 @@ class TrainConfig:
         False,
     )
     encoder: str = setting(
-        "Frozen encoder to align with; none trains plain SiT.", ENCODERS[0], choices=ENCODERS
+        "Frozen encoder to align with, several with commas, or none for plain SiT: "
+        f"{encoder_list()}; timm:NAME for any other of timm; NAME=PATH for weights in a file.",
+        "efficientnet-lite1",
+        value="NAME",
     )
     encoder_depth: int = setting(
         "Block, counted from 1, whose output is aligned.", _PUBLISHED_DEPTH, low=1
     )
-    projector_dim: int = setting("Hidden width of the projector.", 2048, low=1)
+    projector: ProjectorKind = setting(
+        "Tokens to features: {choices}; mlp has three layers, conv is iREPA's 3 x 3 convolution.",
+        "mlp",
+        choices=ProjectorKind,
+    )
+    projector_dim: int = setting("Hidden width of the mlp projector.", 2048, low=1)
+    normalise_targets: Normalisation = setting(
+        "What is done to the encoder's features: {choices}; spatial is iREPA's: over an image's "
+        "tokens, less 0.6 of the mean and divided by the deviation.",
+        "none",
+        choices=Normalisation,
+    )
     alignment_weight: float = setting(
         "Weight of the alignment loss (the reference's proj_coeff).", 0.5, low=0
+    )
+    align_until: int = setting(
+        "Last step with the alignment loss (HASTE's early stop); 0 for all steps.",
+        0,
+        low=0,
+        value="STEP",
     )
     qk_norm: bool = setting("Normalise queries and keys.", False)
     path_type: InterpolantName = setting(
@@ -99,6 +130,16 @@ class TrainConfig:
         check_settings(self)
         if self.data not in DATASETS:
             object.__setattr__(self, "data", _whole_path(self.data))
+        if not parse_encoders(self.encoder):
+            _check_plain(self)
+        for name in ("init", "init_sha256"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise SettingError(name, f"{name} must be a name, got {value!r}.")
+
+    def is_aligned(self, step: int) -> bool:
+        """Whether the step after `step` steps has the alignment loss."""
+        return not self.align_until or step < self.align_until
 
     def learning_rate_at(self, step: int) -> float:
         """Return the step size of the step after `step` steps."""
@@ -136,6 +177,13 @@ class TrainConfig:
             return cls(**values)
         except TypeError as error:
             raise RepaError(f"settings are incomplete: {error}") from error
+
+
+def _check_plain(config: TrainConfig) -> None:
+    """Raise SettingError for what says how to align, in settings that align with nothing."""
+    for name, off in {"projector": "mlp", "normalise_targets": "none", "align_until": 0}.items():
+        if (value := getattr(config, name)) != off:
+            raise SettingError(name, f"{name} {value} needs an encoder to align with: see encoder.")
 
 
 def settings_for(data: str, base: TrainConfig | None = None, **given: Any) -> TrainConfig:  # noqa: ANN401

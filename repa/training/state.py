@@ -210,6 +210,8 @@ def model_settings(
     if side % sizes["patch_size"]:
         rule = f"has patches of {sizes['patch_size']}, which do not divide {side} x {side} inputs"
         raise SettingError("model", f"model {config.model} {rule} of {data.name}.")
+    # Files of the default projector are as earlier versions wrote them.
+    other = {"projector": config.projector} if config.projector != "mlp" else {}
     return {
         "input_size": data.input_size,
         "in_channels": data.in_channels,
@@ -217,6 +219,7 @@ def model_settings(
         **sizes,
         "encoder_depth": config.encoder_depth,
         "target_dims": target_dims,
+        **other,
         "projector_dim": config.projector_dim,
         "qk_norm": config.qk_norm,
     }
