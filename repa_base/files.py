@@ -156,6 +156,11 @@ def _told_apart(*sizes: int) -> list[str]:
     return [_in_unit(size, digits) for size in sizes]
 
 
+def size_text(size: int) -> str:
+    """Return a size in words: 504.0 GB."""
+    return _in_unit(size, 1)
+
+
 def _in_unit(size: int, digits: int) -> str:
     for unit, name in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if size >= unit:

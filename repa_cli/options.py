@@ -135,7 +135,7 @@ def _beginnings(known: Iterable[str]) -> Callable[[str], list[str]]:
 def _help(default: object, rule: Rule, others: Mapping[str, Any] | None) -> str:
     if rule.above is not None:
         return f"{rule.help}  [x>{rule.above:g}]"
-    unsaid = default is False or default in (MISSING, None, "") or "[default" in rule.help
+    unsaid = default is False or default in (MISSING, None, "", ()) or "[default" in rule.help
     if others is None or unsaid:
         return rule.help
     shown = [_default(default), *(f"{case}: {_default(value)}" for case, value in others.items())]

@@ -64,6 +64,45 @@ class Autoencoder:
         chunks = map(latent_space.to_autoencoder, x.float().split(chunk_images))
         return torch.cat([self.network.decode(latents).sample for latents in chunks])
 
+    @torch.no_grad()
+    def encode(self, images: Tensor, *, chunk_images: int = 8) -> Tensor:
+        """Turn images uint8 (B, H, W, 3) into moments float32 (B, 2 C, h, w): mean, deviation.
+
+        The deviation is the standard deviation, not its logarithm. The input of the network is in
+        [-1, 1]. Images are encoded in chunks, which bounds the memory.
+
+        Source:
+            REPA preprocessing/encoders.py, StabilityVAEEncoder.
+        """
+        chunks = []
+        for chunk in images.split(chunk_images):
+            pixels = chunk.to(self.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+            distribution = self.network.encode(pixels).latent_dist
+            chunks.append(torch.cat([distribution.mean, distribution.std], dim=1))
+        return torch.cat(chunks)
+
+    @property
+    def latent_space(self) -> LatentSpace:
+        """The space of a model of this autoencoder's latents, by the scale that its files tell.
+
+        Raises:
+            CheckpointFormatError: The scale is no number, or the folder holds no AutoencoderKL.
+        """
+        config = self.network.config
+        try:
+            return LatentSpace(
+                self.reference, 1 / config["scaling_factor"], config.get("shift_factor") or 0.0
+            )
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise CheckpointFormatError(
+                f"{self.folder / _CONFIG}: has no scale: {error}"
+            ) from error
+
+    @property
+    def reference(self) -> str:
+        """What finds it again: its registered name, or else its folder."""
+        return self.name if is_registered("autoencoders", self.name) else str(self.folder)
+
     @cached_property
     def network(self) -> Any:  # noqa: ANN401
         """Diffusers' AutoencoderKL on `device`, in evaluation mode.

@@ -35,11 +35,7 @@ def center_crop(picture: np.ndarray | Image.Image, image_size: int) -> np.ndarra
     if image.mode != "RGB":
         raise ValueError(f"picture must be RGB, got {image.mode}.")
     width, height = image.size
-    if max(width, height) > _LONGEST * min(width, height):
-        raise DataError(
-            f"is {width} x {height}: a side of more than {_LONGEST} times the other cannot be "
-            "cropped to a square of any use"
-        )
+    check_sides(width, height)
     while min(width, height) >= 2 * image_size:
         width, height = width // 2, height // 2
         image = image.resize((width, height), Image.Resampling.BOX)
@@ -48,3 +44,16 @@ def center_crop(picture: np.ndarray | Image.Image, image_size: int) -> np.ndarra
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     top, left = (height - image_size) // 2, (width - image_size) // 2
     return np.ascontiguousarray(pixels[top : top + image_size, left : left + image_size])
+
+
+def check_sides(width: int, height: int) -> None:
+    """Refuse a picture of which a square would show next to nothing, at any cost of memory.
+
+    Raises:
+        DataError: One side is more than 64 times the other.
+    """
+    if max(width, height) > _LONGEST * min(width, height):
+        raise DataError(
+            f"is {width} x {height}: a side of more than {_LONGEST} times the other leaves no "
+            "square of any use"
+        )

@@ -8,6 +8,7 @@ import numpy as np
 
 from metrics import InputError
 from metrics.images.picture import Picture, decode_content
+from repa.data import crop
 from repa.data.crop import center_crop
 from repa.errors import DataError
 
@@ -126,7 +127,18 @@ def cropped(picture: Picture, image_size: int, title: str) -> np.ndarray:
     Raises:
         DataError: As for `center_crop`.
     """
+    check_sides(picture.pixels, title)
+    return center_crop(picture.pixels, image_size)
+
+
+def check_sides(pixels: np.ndarray, title: str) -> None:
+    """Refuse a picture (H, W, 3), called `title`, that `center_crop` would refuse.
+
+    Raises:
+        DataError: One side is too long for the other.
+    """
+    height, width = pixels.shape[:2]
     try:
-        return center_crop(picture.pixels, image_size)
+        crop.check_sides(width, height)
     except DataError as error:
         raise DataError(f"{title} {error}.") from error

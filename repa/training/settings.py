@@ -206,7 +206,7 @@ def settings_for(data: str, base: TrainConfig | None = None, **given: Any) -> Tr
     from repa.data import open_if_prepared  # it needs torch
     from repa.models.sit import SIT_SIZES
 
-    prepared = open_if_prepared(Path(data))
+    prepared = open_if_prepared(Path(_whole_path(data)))
     chosen: dict[str, Any] = {} if base is None else asdict(base)
     chosen |= {"data": data, **given}
     if prepared is not None:

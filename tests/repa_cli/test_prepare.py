@@ -1,0 +1,83 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import class_folders, content
+
+from repa.data import open_prepared
+
+
+@pytest.fixture
+def source(tmp_path):
+    return class_folders(tmp_path / "src")
+
+
+def test_prepare_prints_a_table_or_json_and_says_when_it_was_finished(repa, source, tmp_path):
+    arguments = ("prepare", source, "--out", tmp_path / "out", "--image-size", 16)
+    code, out, err = repa(*arguments, "--held-out", "0.2", "--threads", 2)
+    assert code == 0 and "prepared set" in out and "image size" in out
+    assert "15 pictures in 3 classes to 16 x 16 pixels make" in err and "are free" in err
+    code, out, err = repa(*arguments, "--held-out", "0.2", "--json")
+    assert code == 0 and "finished before" in err
+    told = json.loads(out)
+    assert (told["images"], told["held out"], told["classes"]) == (12, 3, 3)
+    assert "images/s" not in told
+    assert open_prepared(tmp_path / "out").count == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--image-size", 0), 2, "--image-size"),
+        (("--held-out", "1.5"), 2, "--held-out"),
+        (("--held-out", "14"), 2, "--held-out"),
+        (("--flip",), 2, "--flip"),
+        (("--grid-size", 4), 2, "--grid-size"),
+        (("--encoder", "a,,b"), 2, "--encoder"),
+        (("--encoder", "efficientnet-lite2"), 2, "efficientnet-lite1"),
+        (("--encoder", "efficientnet-lite1"), 2, "--grid-size"),
+        (("--autoencoder", "sd-vae"), 2, "sd-vae-ft-mse"),
+        (("--threads", -1), 2, "--threads"),
+    ],
+)
+def test_what_was_mistyped_is_one_line_and_code_2(repa, source, tmp_path, options, code, words):
+    found, out, err = repa(
+        "prepare", source, "--out", tmp_path / "out", "--image-size", 16, *options
+    )
+    lines = [line for line in err.splitlines() if line.startswith("repa: error:")]
+    assert found == code and len(lines) == 1 and words in lines[0], err
+    assert not out and not (tmp_path / "out" / "prepared.json").exists()
+
+
+def test_what_was_found_is_one_line_and_code_1(repa, source, tmp_path):
+    (source / "cat" / "poor.png").write_bytes(b"")
+    code, _, err = repa("prepare", source, "--out", tmp_path / "out", "--image-size", 16)
+    assert code == 1 and "1 file to mend or remove" in err and "poor.png" in err
+    code, _, err = repa("prepare", tmp_path / "absent", "--out", tmp_path / "out2")
+    assert code == 1 and "absent: No such file or directory." in err
+    (tmp_path / "empty").mkdir()
+    code, _, err = repa("prepare", tmp_path / "empty", "--out", tmp_path / "out2")
+    assert code == 1 and "holds no images" in err and not Path(tmp_path / "out2").exists()
+
+
+def test_features_of_an_encoder_are_those_that_it_gives(repa, tmp_path):
+    from repa.encoders import load_encoder
+
+    source = class_folders(tmp_path / "src", ("a", "b"), each=2)
+    arguments = ("--image-size", 64, "--encoder", "efficientnet-lite1", "--flip", "--batch-size", 4)
+    code, _, err = repa("prepare", source, "--out", tmp_path / "out", *arguments, "--grid-size", 4)
+    assert code == 0, err
+    prepared = open_prepared(tmp_path / "out")
+    import torch
+
+    images = torch.from_numpy(prepared.images(range(4)))
+    encoder = load_encoder("efficientnet-lite1")
+    for flipped, seen in ((False, images), (True, images.flip(2))):
+        expected = encoder(seen, grid_size=4).half().numpy()
+        found = prepared.features("efficientnet-lite1", [3, 1], flipped=flipped)
+        assert found.dtype == np.float16 and np.array_equal(found, expected[[3, 1]])
+    assert set(content(tmp_path / "out")) == {
+        *("checksums.npz", "images.zip", "prepared.json"),
+        *(f"features{f}/efficientnet-lite1.npy" for f in ("", "-flipped")),
+    }
