@@ -201,7 +201,7 @@ def test_an_error_in_a_worker_is_the_error_of_the_step_that_asked():
 
 def test_the_end_of_a_worker_is_told_in_one_line():
     with (
-        pytest.raises(RepaError, match="a process that reads the data has ended.*--workers") as e,
+        pytest.raises(RepaError, match=r"a process that reads the data has ended.*--workers") as e,
         reading_ahead(Failing("dies"), range(5), 1) as read,
     ):
         for step in range(5):
