@@ -1,12 +1,14 @@
 """Settings of a training run, validated, and the named presets. Does not import torch."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 from repa.encoders.names import encoder_list, parse_encoders
-from repa.errors import RepaError, SettingError, UnknownNameError
+from repa.errors import RepaError, SettingError, UnknownNameError, suggestion
 from repa.models.names import ProjectorKind
 from repa_base.settings import check_settings, setting
 from samplers.names import InterpolantName
@@ -15,12 +17,16 @@ Weighting = Literal["uniform", "lognormal"]
 Precision = Literal["fp32", "bf16"]
 Normalisation = Literal["none", "spatial"]
 DATASETS = ("digits",)
+"""Those that come with a package; all others are folders and files of the user's."""
+_IMAGE_SIZE, _PUBLISHED_STEPS, _PUBLISHED_DEPTH = 256, 400_000, 8
+_TOKENS_A_SIDE = 16  # as latents of 256 pixels have with a patch of 2
 
 CHANGEABLE = ("num_steps", "alignment_weight", "label_dropout", "learning_rate", "warmup_steps")
 CHANGEABLE += ("decay_steps", "weight_decay", "max_grad_norm", "ema_decay", "precision")
-CHANGEABLE += ("align_until",)
-"""Settings that a run may go on with other values of: they say how it steps, or for how long. All
-others decide the network, the data, the features to align with, or the draws of a step."""
+CHANGEABLE += ("align_until", "data")
+"""Settings that a run may go on with other values of: they say how it steps, or for how long, or
+where its data are by now, whose content is checked by itself. All others decide the network, the
+data, the features to align with, or the draws of a step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +41,11 @@ class TrainConfig:
         SettingError: A value is out of its range, or of its choices.
     """
 
-    data: str = setting("Data set: {choices}.", choices=DATASETS)
+    data: str = setting(
+        f"Data set: {', '.join(DATASETS)}, or the path of a prepared set, a folder or a zip of "
+        "images.",
+        value="NAME|PATH",
+    )
     model: str = setting("Size of the network, e.g. SiT-Ti/4 or SiT-XL/2.", value="NAME")
     num_steps: int = setting("Optimizer steps.", low=1, flag="--steps")
     init: str | None = setting(
@@ -45,7 +55,12 @@ class TrainConfig:
         value="CHECKPOINT",
     )
     init_sha256: str | None = None
-    image_size: int = setting("Side of the training images in pixels.", 256, low=1)
+    image_size: int = setting("Side of the training images in pixels.", _IMAGE_SIZE, low=1)
+    flip: bool = setting(
+        "Mirror every second sample, by a draw of its own; prepared latents and features must have "
+        "been prepared with --flip.",
+        False,
+    )
     encoder: str = setting(
         "Frozen encoder to align with, several with commas, or none for plain SiT: "
         f"{encoder_list()}; timm:NAME for any other of timm; NAME=PATH for weights in a file.",
@@ -57,7 +72,9 @@ class TrainConfig:
         "fp32",
         choices=Precision,
     )
-    encoder_depth: int = setting("Block, counted from 1, whose output is aligned.", 8, low=1)
+    encoder_depth: int = setting(
+        "Block, counted from 1, whose output is aligned.", _PUBLISHED_DEPTH, low=1
+    )
     projector: ProjectorKind = setting(
         "Tokens to features: {choices}; mlp has three layers, conv is iREPA's 3 x 3 convolution.",
         "mlp",
@@ -116,6 +133,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        if self.data not in DATASETS:
+            object.__setattr__(self, "data", _whole_path(self.data))
         if not parse_encoders(self.encoder):
             _check_plain(self)
         for name in ("init", "init_sha256"):
@@ -173,6 +192,44 @@ def _check_plain(config: TrainConfig) -> None:
             raise SettingError(name, f"{name} {value} needs an encoder to align with: see encoder.")
 
 
+def settings_for(data: str, base: TrainConfig | None = None, **given: Any) -> TrainConfig:  # noqa: ANN401
+    """Return the settings of a run on a user's own data: what is given, else what suits the data.
+
+    The size of the images and the encoders are those of a prepared set. Without `base`, the rest is
+    the published recipe: `TrainConfig`'s defaults, XL, 400,000 steps, features aligned after a
+    third of the blocks and after 8 at most; the patch is 2 on latents, and on pixels the smallest
+    of 2, 4 and 8 that makes no more than 16 x 16 tokens, or else 8.
+
+    Args:
+        data: Path of a prepared set, a folder or a zip of images.
+        base: Settings to start from, such as a preset's.
+        given: Other settings of `TrainConfig`.
+
+    Raises:
+        SettingError: A setting is out of its range.
+        DataError: The data are not there, or are damaged.
+    """
+    from repa.data import open_if_prepared  # it needs torch
+    from repa.models.sit import SIT_SIZES
+
+    prepared = open_if_prepared(Path(_whole_path(data)))
+    chosen: dict[str, Any] = {} if base is None else asdict(base)
+    chosen |= {"data": data, **given}
+    if prepared is not None:
+        encoders = {"encoder": ",".join(prepared.encoders)} if prepared.encoders else {}
+        chosen |= {"image_size": prepared.image_size, **encoders, **given}
+    if base is None:
+        side, most = chosen.get("image_size", _IMAGE_SIZE), _TOKENS_A_SIDE
+        if prepared is not None and not prepared.latent_space.is_pixels:
+            side, most = prepared.input_size, prepared.input_size // 2
+        patch = next((patch for patch in (2, 4) if side <= most * patch), 8)
+        chosen = {"model": f"SiT-XL/{patch}", "num_steps": _PUBLISHED_STEPS, **chosen}
+        if chosen["model"] in SIT_SIZES:
+            depth = min(SIT_SIZES[chosen["model"]]["depth"] // 3, _PUBLISHED_DEPTH)
+            chosen = {"encoder_depth": depth, **chosen}
+    return TrainConfig(**chosen)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reporting:
     """What a run writes beside its last weights; none of it changes them.
@@ -204,6 +261,16 @@ class Reporting:
     on_note: Callable[[str], None] = field(default=lambda note: None)
 
     __post_init__ = check_settings
+
+
+def _whole_path(data: object) -> str:
+    """Return the whole path of a user's data, so that a run goes on from wherever it is called."""
+    if not isinstance(data, str):
+        raise SettingError("data", f"data must be a name or a path, got {data!r}.")
+    if os.sep not in data and not os.path.lexists(data):
+        hint = suggestion(data, DATASETS)
+        raise SettingError("data", f"no data set, folder or zip is called {data!r}{hint}")
+    return str(Path(data).absolute())
 
 
 PRESETS: dict[str, TrainConfig] = {

@@ -41,6 +41,7 @@ FIXED = {
     "init": "start.pt",
     "init_sha256": "0" * 64,
     "image_size": 32,
+    "flip": True,
     "encoder": "none",
     "encoder_precision": "bf16",
     "encoder_depth": 2,
