@@ -1,4 +1,4 @@
-"""Checksums: of a file, remembered until it changes, and seals of folders, records and JSON texts.
+"""Checksums: of a file, remembered until it changes, and seals of folders and of JSON records.
 
 Seals tell whether things are as they were written. They find accidents (a flipped byte, a file cut
 short), not forgery: whoever changes a file can change its seal.
@@ -107,21 +107,27 @@ def sealed(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, _CRC: _crc(record)}
 
 
-def unsealed(record: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return a record without its checksum; one without a checksum is returned as it is.
+def unsealed(record: Any, *, required: bool = False) -> dict[str, Any]:  # noqa: ANN401
+    """Return a record without its checksum.
+
+    Args:
+        record: What `sealed` gave, written as JSON and read again.
+        required: Whether to refuse a record that has no checksum, which is else returned as it is.
 
     Raises:
-        ValueError: It is no record, or not as it was written.
+        ValueError: It is no record, has no checksum, or is not as it was written.
     """
     if not isinstance(record, dict):
         raise ValueError("it is no JSON object")
     content = {name: value for name, value in record.items() if name != _CRC}
+    if required and _CRC not in record:
+        raise ValueError("it has no checksum")
     if _CRC in record and record[_CRC] != _crc(content):
         raise ValueError("it is not as it was written")
     return content
 
 
-def parse_json(text: str) -> Any:  # noqa: ANN401
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401
     """Return what a JSON text holds.
 
     Raises:
@@ -135,28 +141,3 @@ def parse_json(text: str) -> Any:  # noqa: ANN401
 
 def _crc(record: Mapping[str, Any]) -> str:
     return f"{zlib.crc32(json.dumps(record, sort_keys=True).encode()):08x}"
-
-
-def sealed_text(value: Any) -> str:  # noqa: ANN401
-    """Return a JSON text of a value that JSON can hold, for `unsealed_text`."""
-    return json.dumps({"sha256": _digest(value), "value": value})
-
-
-def unsealed_text(text: bytes) -> Any:  # noqa: ANN401
-    """Return the value that was sealed.
-
-    Raises:
-        ValueError: The text is not JSON, was not sealed, or has another value now.
-    """
-    try:
-        content = json.loads(text)
-        intact = content["sha256"] == _digest(content["value"])
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError("the text was not sealed, or is damaged") from error
-    if not intact:
-        raise ValueError("the text is not as it was sealed")
-    return content["value"]
-
-
-def _digest(value: Any) -> str:  # noqa: ANN401
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import distributed
+from torch.distributed.rendezvous import rendezvous
 
 from repa_base.device import resolve_device
 from repa_base.errors import OtherProcessError, RepaError, first_line
@@ -24,6 +25,13 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(days=7)
 """How long processes wait for each other: shares of a long sampling run may end hours apart."""
+
+MEETING = timedelta(minutes=5)
+"""How long a process looks for the first one at the start."""
+
+CALLING = timedelta(seconds=30)
+"""How long it looks for its launcher, where that is what the processes meet at: it was there before
+them, and may have ended since."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,13 @@ def joined_processes(backend: str = "gloo", patience: timedelta = PATIENCE) -> I
 
 def _connect(backend: str, patience: timedelta, rank: int, size: int) -> None:
     try:
-        distributed.init_process_group(backend, timeout=patience, rank=rank, world_size=size)
+        at_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        waiting = CALLING if at_launcher else MEETING
+        store, *_ = next(rendezvous("env://", rank, size, timeout=waiting))
+        store.set_timeout(patience)
+        distributed.init_process_group(
+            backend, store=store, timeout=patience, rank=rank, world_size=size
+        )
     except (RuntimeError, ValueError) as error:
         raise RepaError(
             f"cannot connect to the other processes ({first_line(error)}); torchrun "

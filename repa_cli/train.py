@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repa.training.settings import PRESETS, Reporting, TrainConfig
+from repa.training.settings import DATASETS, PRESETS, Reporting, TrainConfig, settings_for
 from repa_base.settings import rules
 from repa_cli.options import Device, Json, choice, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar, progress_bars
@@ -25,15 +25,18 @@ def train(
     preset: Annotated[
         str | None,
         typer.Option(
-            help=f"Settings to start from: {', '.join(PRESETS)}.  [default: {_DEFAULT}; with "
-            "--resume, the run's own]",
+            help=f"Settings to start from: {', '.join(PRESETS)}.  [default: {_DEFAULT}; with a "
+            "path as --data, the published recipe; with --resume, the run's own]",
             parser=choice("preset", PRESETS),
             show_default=False,
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the run.  [default: runs/PRESET]", show_default=False),
+        typer.Option(
+            help="Folder of the run.  [default: runs/PRESET, or runs/NAME of the data]",
+            show_default=False,
+        ),
     ] = None,
     resume: Annotated[
         bool,
@@ -59,12 +62,24 @@ def train(
             show_default=False,
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=1024,
+            metavar="N",
+            help="Processes that read the data ahead; 0 reads them in the run's own. The weights "
+            "are the same.  [default: 0 for data in memory, else up to 4]",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
     **settings: Any,  # noqa: ANN401
 ) -> None:
     """Train a SiT with representation alignment.
 
+    On the digits, or with --data on a set that `repa prepare` made, a folder or a zip of images.
     What is not given is the preset's, or with --resume the run's own. Writes a folder with
     config.json, log.jsonl, checkpoints/ and previews/. Ctrl-C ends the run after the step in hand,
     saved; --resume goes on from there and ends with the same weights. Settings that change neither
@@ -77,15 +92,20 @@ def train(
         from repa.training.run_folder import read_run_config
         from repa_base.device import resolve_device
 
-    folder = out or Path("runs") / (preset or _DEFAULT)
+    own = settings.get("data", DATASETS[0]) not in DATASETS
+    name = Path(settings["data"]).absolute().name if own and not preset else preset or _DEFAULT
+    folder = out or Path("runs") / name
     stored = read_run_config(folder) if resume else None
     if stored and preset:
         print_note(f"--preset only starts a run; {folder} goes on with its own settings.")
-    if resume and preset is None and stored is None:
-        remedy = "see --out, or name a --preset to start one"
+    if resume and preset is None and stored is None and not own:
+        remedy = "see --out, or name a --preset or --data to start one"
         raise OutputExistsError(f"{folder} holds no run to go on with; {remedy}.")
     reported = {name: settings.pop(name) for name in rules(Reporting) if name in settings}
-    config = replace(stored or PRESETS[preset or _DEFAULT], **settings)
+    if own and stored is None:
+        config = settings_for(base=PRESETS[preset] if preset else None, **settings)
+    else:
+        config = replace(stored or PRESETS[preset or _DEFAULT], **settings)
 
     with progress_bar(config.num_steps, "steps", "training", bar_format=_BAR) as bar:
 
@@ -112,6 +132,7 @@ def train(
                 skip=skip or (),
                 device=where,
                 reporting=reporting,
+                workers=workers,
             )
         except Interrupted as stop:
             bar.close()

@@ -4,6 +4,7 @@
 is written last and removed first, so that a folder without it is no entry.
 """
 
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,7 @@ from metrics.extraction.feature_files import KINDS, FeatureFiles
 from metrics.formulas.statistics import ReferenceStatistics
 from metrics.images.inspection import ImageFindings
 from metrics.images.npz import open_npz
-from repa_base.checksums import file_sha256, sealed_text, unsealed_text
+from repa_base.checksums import file_sha256, parse_json, sealed, unsealed
 from repa_base.errors import first_line
 from repa_base.files import to_disk
 
@@ -104,7 +105,7 @@ def write_entry(
         "findings": findings.to_dict(),
         "sha256": {name: file_sha256(folder / name) for name in names},
     }
-    (folder / _ENTRY).write_text(sealed_text(entry), encoding="utf-8")
+    (folder / _ENTRY).write_text(json.dumps(sealed(entry)), encoding="utf-8")
     to_disk(folder / _ENTRY)
 
 
@@ -188,7 +189,7 @@ def remove_entry(folder: Path, *, keep_folder: bool = False) -> None:
 def _read_entry(folder: Path, key: FeatureKey | None = None) -> dict[str, Any]:
     with _naming(folder / _ENTRY):
         _check_kind(folder / _ENTRY)
-        entry = unsealed_text((folder / _ENTRY).read_bytes())
+        entry = unsealed(parse_json((folder / _ENTRY).read_bytes()), required=True)
         if entry["format"] != FORMAT or (key is not None and entry["key"] != asdict(key)):
             raise ValueError("it is another entry's, or another version's")
     return entry

@@ -5,6 +5,7 @@ modification time and inode: a file changed without a trace in any of them is ta
 """
 
 import hashlib
+import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from metrics.images.arrays import FileImages
 from metrics.images.folder import FolderImages
 from metrics.images.source import ImagesOfSource, ImageSource
 from metrics.images.zipped import ZipImages
-from repa_base.checksums import sealed_text, unsealed_text
+from repa_base.checksums import parse_json, sealed, unsealed
 from repa_base.files import write_text
 from repa_base.progress import Steps
 
@@ -38,7 +39,8 @@ def content_sha256(images: ImageSource, memory: Path, progress: Steps | None = N
     if mark not in known:
         known = {mark: images.sha256(progress), **_read(memory)}
         with suppress(OSError):  # a full disk costs no more than hashing again
-            write_text(memory, sealed_text(dict(list(known.items())[:_MAX_REMEMBERED])))
+            latest = dict(list(known.items())[:_MAX_REMEMBERED])
+            write_text(memory, json.dumps(sealed(latest)))
     return known[mark]
 
 
@@ -71,6 +73,6 @@ def _files(images: ImageSource) -> tuple[Path, ...]:
 
 def _read(memory: Path) -> dict[str, str]:
     try:
-        return unsealed_text(memory.read_bytes())
+        return unsealed(parse_json(memory.read_bytes()), required=True)
     except (OSError, ValueError):
         return {}

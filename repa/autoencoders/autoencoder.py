@@ -158,12 +158,15 @@ def load_autoencoder(name_or_path: str, device: torch.device | str = "cpu") -> A
     return autoencoder
 
 
-def find_autoencoder(name_or_path: str | Path, device: torch.device | str = "cpu") -> Autoencoder:
+def find_autoencoder(
+    name_or_path: str | Path, device: torch.device | str = "cpu", *, download: bool = True
+) -> Autoencoder:
     """Find an AutoencoderKL by its name in the registry or by a folder that diffusers wrote.
 
     A registered name is looked for in the cache folder (where it can be put by hand), in Hugging
     Face's cache, and on the network, at the registry's revision or the newest one when that is
     null. What is found is not verified: no hash is recorded. The network will go to `device`.
+    Without `download` nothing is looked for on the network.
 
     Raises:
         UnknownNameError: Neither a name nor a folder.
@@ -173,7 +176,8 @@ def find_autoencoder(name_or_path: str | Path, device: torch.device | str = "cpu
     name, folder = str(name_or_path), Path(name_or_path)
     if is_registered("autoencoders", name_or_path):
         entry = find_entry("autoencoders", name)
-        return Autoencoder(name, _fetch(name, entry["hugging_face"], entry["revision"]), device)
+        source = entry["hugging_face"], entry["revision"]
+        return Autoencoder(name, _fetch(name, *source, download=download), device)
     if not folder.is_dir():
         raise UnknownNameError("autoencoder", str(folder), entry_names("autoencoders"))
     if not (folder / _WEIGHTS).exists():
@@ -181,7 +185,7 @@ def find_autoencoder(name_or_path: str | Path, device: torch.device | str = "cpu
     return Autoencoder(folder.resolve().name, folder, device)
 
 
-def _fetch(name: str, identifier: str, revision: str | None) -> Path:
+def _fetch(name: str, identifier: str, revision: str | None, *, download: bool) -> Path:
     by_hand = cache_dir() / "autoencoders" / name
     files = [_CONFIG, _WEIGHTS]
     if all((by_hand / file).exists() for file in files):
@@ -189,7 +193,9 @@ def _fetch(name: str, identifier: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(identifier, revision=revision, allow_patterns=files))
+        options: dict[str, Any] = {} if download else {"local_files_only": True}
+        found = snapshot_download(identifier, revision=revision, allow_patterns=files, **options)
+        return Path(found)
     except Exception as error:  # the hub's client and its transport have errors of their own
         raise DownloadError(
             f"cannot download the autoencoder {name} ({first_line(error).rstrip('.')}); download "

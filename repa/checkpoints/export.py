@@ -55,7 +55,10 @@ def export_weights(
         for name, tensor in checkpoint.tensors.items()
         if projectors or not name.startswith("projectors.")
     }
-    model = settings.model if projectors else {**settings.model, "target_dims": []}
+    model = dict(settings.model)
+    if not projectors:
+        model["target_dims"] = []
+        model.pop("projector", None)
     description = describe(replace(settings, model=model))
     with replacing(out) as partial:
         write_weights(partial, tensors, description)

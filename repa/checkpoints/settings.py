@@ -122,12 +122,15 @@ def assumed_latent_space(autoencoder: str | None, in_channels: object) -> Latent
 
 
 def projectors_of(tensors: Tensors) -> dict[str, Any]:
-    """Return target_dims and projector_dim of the projectors that are there, maybe none."""
-    outputs = [n for n in tensors if n.startswith("projectors.") and n.endswith(".4.weight")]
+    """Return the arguments of the projectors that are there, maybe none."""
+    last = (".4.weight", ".conv.weight")
+    outputs = [n for n in tensors if n.startswith("projectors.") and n.endswith(last)]
     outputs.sort(key=lambda name: int(name.split(".")[1]))
     arguments: dict[str, Any] = {"target_dims": [width_of(name, tensors) for name in outputs]}
     if (hidden := "projectors.0.0.weight") in tensors:
         arguments["projector_dim"] = width_of(hidden, tensors)
+    if "projectors.0.conv.weight" in tensors:
+        arguments["projector"] = "conv"
     return arguments
 
 

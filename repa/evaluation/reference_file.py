@@ -7,9 +7,8 @@ from typing import Any
 
 from metrics import Reference, lint_reference, open_images, write_reference
 from metrics.settings import KEPT_IMAGES
-from repa.data.held_out import HELD_OUT, held_out_file
+from repa.data.held_out import HELD_OUT, held_out_file, remember_held_out
 from repa.errors import DownloadError, OutputExistsError
-from repa.evaluation.held_out import remember_held_out
 from repa.evaluation.measuring import USUAL, Measuring
 from repa.evaluation.references import checked_network, network_for
 from repa_base.checksums import file_sha256

@@ -1,5 +1,8 @@
-"""Networks: SiT and its parts, which know no losses, paths or samplers; and what outputs mean."""
+"""Networks: SiT and its parts, which know no losses, paths or samplers; and what outputs mean.
 
-from repa.models.sit import SIT_SIZES, SiT
+The public names are listed in `__init__.pyi` and loaded on first use: `names` needs no torch.
+"""
 
-__all__ = ["SIT_SIZES", "SiT"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

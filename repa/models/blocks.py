@@ -133,6 +133,24 @@ def projector(hidden_size: int, projector_dim: int, target_dim: int) -> nn.Seque
     )
 
 
+class ConvProjector(nn.Module):
+    """Tokens to a target encoder's width by one convolution of 3 x 3 tokens, zeros around them.
+
+    Source:
+        iREPA ldm/models/sit.py, ProjectionLayer, at 99ad4ac.
+    """
+
+    def __init__(self, hidden_size: int, target_dim: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(hidden_size, target_dim, 3, padding=1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Project tokens (B, N, hidden_size), a square grid row by row."""
+        side = math.isqrt(tokens.shape[1])
+        grid = tokens.transpose(1, 2).unflatten(2, (side, side))
+        return self.conv(grid).flatten(2).transpose(1, 2)
+
+
 def position_embedding(hidden_size: int, grid_size: int) -> Tensor:
     """Return fixed sinusoids (1, grid_size**2, hidden_size), float32: column first, then row.
 

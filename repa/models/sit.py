@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from repa.models import blocks
+from repa.models.names import ProjectorKind
 
 _WIDTHS = {
     "XL": {"hidden_size": 1152, "depth": 28, "num_heads": 16},
@@ -46,7 +47,8 @@ class SiT(nn.Module):
             row always exists.
         encoder_depth: Features to align are taken after this many blocks, from 1 to `depth`.
         target_dims: Widths of the target features, one projector each; may be empty.
-        projector_dim: Hidden width of the projectors.
+        projector: Kind of the projectors: the reference's MLP, or iREPA's convolution.
+        projector_dim: Hidden width of MLP projectors.
         qk_norm: Whether queries and keys are normalised (LayerNorm with affine, eps 1e-5).
         label_dropout: Probability, in training mode alone, that a label becomes the null label.
 
@@ -73,6 +75,7 @@ class SiT(nn.Module):
         num_classes: int,
         encoder_depth: int,
         target_dims: list[int] | tuple[int, ...],
+        projector: ProjectorKind = "mlp",
         projector_dim: int = 2048,
         qk_norm: bool = False,
         label_dropout: float = 0.1,
@@ -100,7 +103,10 @@ class SiT(nn.Module):
             blocks.Block(hidden_size, num_heads, mlp_ratio, qk_norm) for _ in range(depth)
         )
         self.projectors = nn.ModuleList(
-            blocks.projector(hidden_size, projector_dim, width) for width in target_dims
+            blocks.ConvProjector(hidden_size, width)
+            if projector == "conv"
+            else blocks.projector(hidden_size, projector_dim, width)
+            for width in target_dims
         )
         self.final_layer = blocks.FinalLayer(hidden_size, patch_size, in_channels)
         self._initialise()

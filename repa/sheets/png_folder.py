@@ -91,7 +91,7 @@ def save_png_folder(
                     raise OutputExistsError(f"{folder / names[index]} is another image; {_REMEDY}.")
                 right |= {index} if same else set()
             tell(len(right), images.count)
-        _write(images, folder, names, sorted({*range(images.count)} - right), threads, tell)
+    _write(images, folder, names, sorted({*range(images.count)} - right), tell)
     if images.labels is not None:
         write_text(folder / _LABELS, json.dumps({"labels": _pairs(images, names)}))
     return images.count
@@ -159,13 +159,13 @@ def _write(
     folder: Path,
     names: Sequence[str],
     indices: Sequence[int],
-    threads: ThreadPoolExecutor,
     tell: Steps,
 ) -> None:
     remove_leftovers(folder, _WORKPLACE)
     done = images.count - len(indices)
     tell(done, images.count)
-    with workplace(folder / _WORKPLACE) as place:
+    # The threads end before the folder that they write into is removed.
+    with workplace(folder / _WORKPLACE) as place, ThreadPoolExecutor() as threads:
 
         def write(index: int, image: np.ndarray) -> None:
             encoded = io.BytesIO()

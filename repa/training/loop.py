@@ -7,7 +7,8 @@ killed and resumed ends with the same weights. A run is a folder:
     log.jsonl                    losses and learning rate, one line every `log_every` steps
     checkpoints/step-0001000/    see `repa.training.state`
     previews/step-0001000.png    samples, see `repa.training.previews`
-    target_features.*            the encoder's features of all images, see `repa.training.targets`
+    target_features.*            an encoder's features of all images, see `repa.training.targets`
+    encoder-2/                   those of a second encoder, and so on
     set-aside/step-0001000/      checkpoints after one that the run went back to
 """
 
@@ -15,8 +16,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -25,10 +25,13 @@ from repa.checkpoints.settings import CheckpointSettings, describe
 from repa.data import open_training_data
 from repa.errors import NonFiniteError, RepaError, SettingError
 from repa.training.batch import Batches
-from repa.training.previews import Previews
+from repa.training.initial import start_from_checkpoint, with_recorded_start
+from repa.training.previews import Previews, decoder_of
+from repa.training.reading_ahead import reading_ahead, suitable_workers
 from repa.training.resuming import check_longer, command, load_checkpoint
 from repa.training.run_folder import (
     Log,
+    check_data,
     check_run_folder,
     locked,
     record_settings,
@@ -59,7 +62,8 @@ def train(
     skip: Iterable[int] = (),
     device: torch.device | str = "cpu",
     reporting: Reporting | None = None,
-    keep_features: Keeping = "memory",
+    keep_features: Keeping | None = None,
+    workers: int | None = 0,
 ) -> Path:
     """Train a SiT in the folder `out`, up to `config.num_steps` steps.
 
@@ -73,16 +77,21 @@ def train(
             The folder remembers them.
         device: Where to compute.
         reporting: What to write and how often.
-        keep_features: Where the encoder's features are kept, if the folder holds none.
+        keep_features: Where the encoders' features are kept, if neither the data nor the folder
+            hold them; None for what suits their size.
+        workers: Processes that read the data ahead, 0 to read in this one, None for as many as suit
+            the data. A script that starts some must not start the run anew when it is imported.
 
     Returns:
         The last checkpoint's folder.
 
     Raises:
-        OutputExistsError: See `check_run_folder`.
-        SettingError: The settings make no network, the encoder does not give features for this size
+        OutputExistsError: See `check_run_folder`; or the data are other than they were.
+        DataError: They are not there, or what is read of them is damaged.
+        SettingError: The settings make no network, an encoder does not give features for this size
             of images, the run has taken more steps, a step of `skip` is not to come, there is no
             checkpoint of `from_step`, or `check_longer` refuses the length.
+        RepaError: The checkpoint to start from does not fit, see `start_from_checkpoint`.
         CheckpointFormatError: A file of the run is damaged; the message says how to go on.
         OSError: A disk is full, say; what was saved stays, and the run can go on.
         Interrupted: SIGINT or SIGTERM came; the step was completed and saved.
@@ -92,19 +101,35 @@ def train(
     reporting = reporting or Reporting()
     if from_step is not None and not resume:
         raise SettingError("from_step", "from_step is for runs that go on: add --resume.")
+    config = with_recorded_start(config, out)
     check_run_folder(config, out, resume=resume)
     sizes = check_model(config)
     with locked(out):
         before = check_run_folder(config, out, resume=resume)  # it may have changed unlocked
         data = open_training_data(config.data, config.image_size)
+        data = data.flipping() if config.flip else data
+        record = data.record(reporting.on_note)
+        check_data(out, record, config.data)
         grid_size = data.input_size // sizes["patch_size"]
         try:
             targets = open_targets(config.encoder, data, out, grid_size, device)
         except SettingError as error:
+            if error.field != "grid_size":
+                raise
             raise SettingError("image_size", str(error)) from error  # what the grid comes of
         settings = model_settings(config, data, targets.dims)
         state = TrainState.create(config, settings, device)
+        space, path_type = data.latent_space, config.path_type
+        what = CheckpointSettings(
+            model=settings,
+            path_type=path_type,
+            dataset=data.name,
+            latent_space=space,
+            reference=data.reference,
+        )
         latest, later = load_checkpoint(state, config, out, from_step, reporting.on_note)
+        if latest is None:
+            config = start_from_checkpoint(state, config, what, reporting.on_note)
         check_longer(before, config, state.step, out)
         skipped, notes = record_settings(
             out,
@@ -113,8 +138,10 @@ def train(
             step=state.step,
             skip=skip,
             instead_of=step_of(later[0]) if later else None,
+            data=record,
         )
-        targets = keep_targets(targets, out, keep_features, reporting.on_note)
+        if config.is_aligned(state.step):
+            targets = keep_targets(targets, out, keep_features, reporting.on_note)
         if later:
             set_aside(out, later)
             notes.append(f"later checkpoints are in {out / 'set-aside'}, to be removed at will")
@@ -124,13 +151,17 @@ def train(
             reporting.on_note(f"from step {state.step + 1} on: {', '.join(notes)}.")
         if state.step < config.num_steps:
             _note_low_rate(config, reporting)
-        space, path_type = data.latent_space, config.path_type
-        what = CheckpointSettings(
-            model=settings, path_type=path_type, dataset=data.name, latent_space=space
-        )
-        run = _Run(config, out, Batches(config, data, targets, device), skipped, what, reporting)
-        with _signals() as stop, run.naming_the_way_on():
-            latest = run.to_the_end(state, stop) or latest
+        batches = Batches(config, data, targets, device)
+        decoder = decoder_of(data.latent_space, device, reporting)
+        previews = Previews(config, out, what, reporting, decoder)
+        steps = (s for s in range(state.step, config.num_steps) if s + 1 not in skipped)
+        many = suitable_workers(data) if workers is None else workers
+        many = many if state.step < config.num_steps else 0
+        with _signals() as stop, reading_ahead(batches.reader, steps, many) as read:
+            batches = replace(batches, read=read)
+            run = _Run(config, out, batches, skipped, previews, what, reporting)
+            with run.naming_the_way_on():
+                latest = run.to_the_end(state, stop) or latest
     if latest is None:
         raise RepaError(f"{out}: no step was trained.")
     return latest
@@ -142,6 +173,7 @@ class _Run:
     out: Path
     batches: Batches
     skipped: frozenset[int]
+    previews: Previews
     what: CheckpointSettings
     reporting: Reporting
 
@@ -206,11 +238,6 @@ class _Run:
         saved = state.save(folder, self.config, describe(self.what))
         remove_old_checkpoints(folder, keep_last=kept.keep_last, keep_every=kept.keep_every)
         return saved
-
-    @cached_property
-    def previews(self) -> Previews:
-        """The contact sheets of the run."""
-        return Previews(self.config, self.out, self.what, self.reporting)
 
     def _stopped(self, step: int) -> str:
         if step == 0:

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from repa.training.settings import Weighting
 from samplers import Interpolant, InterpolantName
 
+_MEAN_SHARE = 0.6
+
 
 def velocity_loss(
     predicted: Tensor, data: Tensor, noise: Tensor, t: Tensor, interpolant: Interpolant
@@ -65,6 +67,19 @@ def alignment_loss(
             )
         similarities.append((_unit(projected) * _unit(target)).sum(-1).mean())
     return -torch.stack(similarities).mean()
+
+
+def spatially_normalised(features: Tensor) -> Tensor:
+    """Return target features (B, N, D) less 0.6 of their mean, over their deviation, by tokens.
+
+    Mean and deviation (of a sample: N - 1) are those of each image's tokens, for each feature; what
+    all tokens of an image have in common counts less.
+
+    Source:
+        iREPA ldm/utils.py, spatial_zscore, with ldm/train.py's alpha, at 99ad4ac.
+    """
+    mean, std = features.mean(1, keepdim=True), features.std(1, keepdim=True)
+    return (features - _MEAN_SHARE * mean) / (std + 1e-6)
 
 
 def sample_times(

@@ -4,10 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
 
+from repa.autoencoders.autoencoder import Autoencoder, find_autoencoder
+from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints.settings import CheckpointSettings
-from repa.errors import NonFiniteError
+from repa.errors import NonFiniteError, RepaError
 from repa.generation import Protocol, images_of
 from repa.models.sit import SiT
 from repa.sheets.contact_sheet import contact_sheet, save_png, stacked_sheets
@@ -37,12 +40,13 @@ class Previews:
     out: Path
     settings: CheckpointSettings
     reporting: Reporting
+    autoencoder: Autoencoder | None = None
 
     def is_due(self, step: int) -> bool:
-        """Whether there shall be a sheet of this step; latents, to be decoded first, have none."""
+        """Whether there shall be a sheet of this step; latents that nothing decodes have none."""
         every, ended = self.reporting.preview_every, step == self.config.num_steps
         asked = every > 0 and step > 0 and (ended or step % every == 0)
-        return asked and self.settings.latent_space.is_pixels
+        return asked and (self.settings.latent_space.is_pixels or self.autoencoder is not None)
 
     def path(self, step: int) -> Path:
         """Return where the sheet of a step is."""
@@ -89,13 +93,36 @@ class Previews:
         training = model.training
         try:
             network = _InMemory(model.eval(), self.settings)
-            (batch,) = images_of(network, indices, protocol, progress=tell)
+            decoder = self.autoencoder
+            (batch,) = images_of(network, indices, protocol, autoencoder=decoder, progress=tell)
         finally:
             model.train(training)
         guidance = f"guidance {protocol.cfg_scale:g} in [0, 0.7]"
         title += f" · {protocol.solver}, {protocol.num_steps} steps · {guidance}"
         title += f" · seed {protocol.seed}"
         return contact_sheet(batch.images, batch.labels.tolist(), title=title)
+
+
+def decoder_of(
+    space: LatentSpace, device: torch.device | str, reporting: Reporting
+) -> Autoencoder | None:
+    """Return what decodes latents for previews, if they are asked for and it is on this machine.
+
+    None for pixels. Where it is missing, a note says that there will be no previews.
+    """
+    if space.is_pixels or not reporting.preview_every:
+        return None
+    reason = "the data do not name their autoencoder"
+    if space.autoencoder is not None:
+        try:
+            found = find_autoencoder(space.autoencoder, device, download=False)
+            _ = found.network
+        except RepaError as error:
+            reason = f"the autoencoder {space.autoencoder} is not on this machine ({error})"
+        else:
+            return found
+    reporting.on_note(f"no previews: {reason}.")
+    return None
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,15 @@
 on otherwise: {"from_step": 1001, "changed": {"learning_rate": [0.001, 0.0005]}, "skip": [1234]}
 A line with "instead_of": 2000 went back, from a run that had come to that step; settings and steps
 left out are those of the lines before it. config.json and each line hold a checksum of themselves,
-and config.json the number of lines that count.
+and config.json the number of lines that count and, of data that can change, "data_set": how many
+images and classes they have, the names of those, and "identity", a hash of all.
 """
 
 import json
 import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -32,9 +33,11 @@ from repa_base.locks import lock_if_free
 from repa_base.workplace import is_workplace, remove_leftovers, workplace
 
 _CONFIG, _HISTORY, _LOCK = "config.json", "history.jsonl", "run.lock"
-_LINES = "history_lines"  # in config.json
+_LINES, _DATA = "history_lines", "data_set"  # in config.json, beside the settings
 _CHECKPOINT = re.compile(r"step-\d{7,}")
 _SET_ASIDE = "set-aside"
+_TOLD = ("count", "num_classes", "image_size", "latent_space", "encoders")
+"""Of what is remembered of data, that which says how they differ."""
 
 
 def read_run_config(out: Path) -> TrainConfig | None:
@@ -78,12 +81,13 @@ def record_settings(
     step: int,
     skip: Iterable[int],
     instead_of: int | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> tuple[frozenset[int], list[str]]:
     """Write settings and history; the folder is a run's from then on.
 
     Its settings were `before` until now, None at the start of a run, and it has taken `step` steps;
     `skip` are numbers of steps, from 1, whose update is to be left out, and `instead_of` is the
-    step that the run goes back from, if it does.
+    step that the run goes back from, if it does. `data` is what the run remembers of its data.
 
     Returns:
         All steps whose update is left out, earlier ones included, and what is new in words.
@@ -103,7 +107,7 @@ def record_settings(
             rule = f"only steps after {step} and up to {config.num_steps}"
             raise SettingError("skip", f"step {number} cannot be left out, {rule}.")
     changed = _changes(before or config, config)
-    _write_config(out, before or config, len(history))  # first of all, it is a run's folder
+    _write_config(out, before or config, len(history), data)  # first of all, it is a run's folder
     if changed or new or instead_of is not None:
         entry = {"from_step": step + 1, "changed": changed, "skip": new}
         if instead_of is not None:
@@ -112,10 +116,29 @@ def record_settings(
         # Before the new settings: no change holds that is not recorded. One that is recorded holds
         # once config.json counts its line.
         write_text(out / _HISTORY, "".join(json.dumps(sealed(e)) + "\n" for e in history))
-    _write_config(out, config, len(history))
+    _write_config(out, config, len(history), data)
     notes = [f"{name} {old} -> {now}" for name, (old, now) in changed.items()]
     notes += [f"without the update of step {number}" for number in new]
     return frozenset(recorded | set(new)), notes
+
+
+def check_data(out: Path, data: Mapping[str, Any] | None, name: str) -> None:
+    """Find out whether the data, called `name`, are those that the run in a folder began with.
+
+    Raises:
+        OutputExistsError: They are not; the message says what differs.
+    """
+    if read_run_config(out) is None:
+        return
+    before, now = _read_config(out)[2] or {}, data or {}
+    if before.get("identity") == now.get("identity"):
+        return
+    parts = [f"{key} {before.get(key)}, now {now.get(key)}" for key in _TOLD]
+    told = [part for part, key in zip(parts, _TOLD, strict=True) if before.get(key) != now.get(key)]
+    raise OutputExistsError(
+        f"{out} was trained on other data than {name} holds by now "
+        f"({'; '.join(told) or 'of other content'}): put them back, or use another --out."
+    )
 
 
 @contextmanager
@@ -199,28 +222,36 @@ def _changes(before: TrainConfig, after: TrainConfig) -> dict[str, tuple[object,
     return {name: (old[name], new[name]) for name in new if old[name] != new[name]}
 
 
-def _read_config(out: Path) -> tuple[TrainConfig | None, int | None]:
-    """Return the settings of a run and how many lines of its history count, None for all."""
+def _read_config(out: Path) -> tuple[TrainConfig | None, int | None, dict[str, Any] | None]:
+    """Return a run's settings, the lines of its history that count, and what it knows of its data.
+
+    None of the lines is all of them; of the data, that they are fixed.
+    """
     path = out / _CONFIG
     if not path.exists():
-        return None, None
+        return None, None, None
     try:
         values = unsealed(parse_json(path.read_text("utf-8")))
-        lines = values.pop(_LINES, None)
-        return TrainConfig.from_mapping(values), lines
+        lines, data = values.pop(_LINES, None), values.pop(_DATA, None)
+        if not isinstance(data, dict | None):
+            raise ValueError(f"{_DATA} is no JSON object")
+        return TrainConfig.from_mapping(values), lines, data
     except (RepaError, ValueError, TypeError, AttributeError) as error:
         what = f'holds no settings ({error}); those of a checkpoint are "config" in its state.json'
         raise CheckpointFormatError(f"{path}: {what}.") from error
 
 
-def _write_config(out: Path, config: TrainConfig, num_lines: int) -> None:
-    record = sealed({**asdict(config), _LINES: num_lines})
+def _write_config(
+    out: Path, config: TrainConfig, num_lines: int, data: Mapping[str, Any] | None
+) -> None:
+    known = {} if data is None else {_DATA: data}
+    record = sealed({**asdict(config), **known, _LINES: num_lines})
     write_text(out / _CONFIG, json.dumps(record, indent=2) + "\n")
 
 
 def _read_history(out: Path) -> list[dict[str, Any]]:
     """Return the entries that count; a kill can leave one more, of settings that never held."""
-    path, (_, count) = out / _HISTORY, _read_config(out)
+    path, (_, count, _) = out / _HISTORY, _read_config(out)
     try:
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
         entries = [unsealed(parse_json(line)) for line in lines]

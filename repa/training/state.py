@@ -178,6 +178,8 @@ def _check_state(checkpoint: Path, config: TrainConfig, *, unsealed: bool) -> No
     if unsealed and state["format"] == _SEALED:
         raise ValueError(f"{SUMS} is missing")
     others = [n for n in now if n in stored and stored[n] != now[n] and n not in CHANGEABLE]
+    if not isinstance(stored.get("data", ""), str):
+        others.append("data")
     if others:
         raise ValueError(f"{_STATE} is of a run with other settings ({', '.join(others)})")
 
@@ -199,16 +201,25 @@ def model_settings(
 ) -> dict[str, Any]:
     """Return the keyword arguments of `SiT` that a run's settings and data ask for.
 
-    `target_dims` are the widths of the features to align with, one an encoder. Errors are those of
-    `check_model`.
+    `target_dims` are the widths of the features to align with, one an encoder.
+
+    Raises:
+        SettingError: See `check_model`; or its patches do not divide the data's inputs.
     """
+    sizes, side = check_model(config), data.input_size
+    if side % sizes["patch_size"]:
+        rule = f"has patches of {sizes['patch_size']}, which do not divide {side} x {side} inputs"
+        raise SettingError("model", f"model {config.model} {rule} of {data.name}.")
+    # Files of the default projector are as earlier versions wrote them.
+    other = {"projector": config.projector} if config.projector != "mlp" else {}
     return {
         "input_size": data.input_size,
         "in_channels": data.in_channels,
         "num_classes": data.num_classes,
-        **check_model(config),
+        **sizes,
         "encoder_depth": config.encoder_depth,
         "target_dims": target_dims,
+        **other,
         "projector_dim": config.projector_dim,
         "qk_norm": config.qk_norm,
     }

@@ -45,7 +45,7 @@ def train_step(config: TrainConfig, state: TrainState, batch: NoisyBatch) -> dic
 def losses_of(
     model: torch.nn.Module, batch: NoisyBatch, interpolant: Interpolant
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean velocity loss and the alignment loss (0 without an encoder) of a batch."""
+    """Return the mean velocity loss and the alignment loss of a batch, 0 without features."""
     x = interpolant.interpolate(batch.data, batch.noise, batch.times)
     if batch.target_features:
         predicted, features = model(x, batch.times, batch.labels, return_features=True)

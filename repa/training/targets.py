@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from repa.data import Batch, TrainingData
-from repa.encoders import Encoder, load_encoder
-from repa.errors import CheckpointFormatError
+from repa.encoders import Encoder, EncoderName, load_encoder, parse_encoders
+from repa.errors import CheckpointFormatError, SettingError
 from repa_base.checksums import parse_json, sealed, unsealed
 from repa_base.files import check_room, replacing, write_text
 from repa_base.memory_map import release_pages
@@ -34,6 +34,15 @@ _SAVED, _MAPPED = "target_features.safetensors", "target_features.npy"
 _RECORD = "target_features.json"
 _AGAIN = "remove it and it is made again."
 _CHUNK_IMAGES = 64
+_MOST_IN_MEMORY = 1 << 30  # bytes
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What targets need with a batch: its images, and features that the data hold, by encoder."""
+
+    images: bool = False
+    features: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ class StoredTargets:
     features: list[np.ndarray]
     path: Path | None = None
     checksums: Sequence[int] | None = None
+    needs: ClassVar[Needs] = Needs()
 
     @property
     def dims(self) -> list[int]:
@@ -76,63 +86,173 @@ class EncoderTargets:
     data: TrainingData
     grid_size: int
     device: torch.device | str
+    needs: ClassVar[Needs] = Needs(images=True)
 
     @property
     def dims(self) -> list[int]:
         """Width of the features."""
         return [self.encoder.feature_dim]
 
+    @property
+    def suitable_keeping(self) -> Keeping:
+        """In memory up to 1 GiB; features of mirrored images would be others."""
+        size = 4 * self.data.count * self.grid_size**2 * self.encoder.feature_dim
+        return "nowhere" if self.data.flip or size > _MOST_IN_MEMORY else "memory"
+
     def __call__(self, batch: Batch) -> list[Tensor]:
         """Return the encoder's features of the batch's images."""
-        return [self._features(batch.indices)]
+        images = self.data.images(batch.indices) if batch.images is None else batch.images
+        return [self._features(images)]
 
     def of_all(self) -> Iterator[np.ndarray]:
         """Yield the features of all images in their order, some images at a time."""
         count = self.data.count
         for indices in np.array_split(np.arange(count), -(-count // _CHUNK_IMAGES)):
-            yield self._features(indices).cpu().numpy()
+            yield self._features(self.data.images(indices)).cpu().numpy()
 
-    def _features(self, indices: np.ndarray) -> Tensor:
-        images = self.data.images(indices).to(self.device)
-        return self.encoder(images, grid_size=self.grid_size)
+    def _features(self, images: Tensor) -> Tensor:
+        return self.encoder(images.to(self.device), grid_size=self.grid_size)
 
 
-TargetSource = StoredTargets | EncoderTargets
-"""Called with a batch, it gives the features to align with: float32 (B, N, D), one an encoder."""
+@dataclass
+class PreparedTargets:
+    """Features that the data hold of an encoder's, and that come with each batch."""
+
+    encoder: EncoderName
+    data: TrainingData
+    grid_size: int
+
+    def __post_init__(self) -> None:
+        if self.encoder.weights is not None:
+            raise SettingError(
+                "encoder",
+                f"{self.data.name} holds features of {self.encoder.name} already: leave out "
+                f"={self.encoder.weights}, or prepare it anew with these weights.",
+            )
+        _, tokens, dim = self.data.features(self.encoder.name, np.arange(1)).shape
+        if tokens != self.grid_size**2:
+            grids = [f"{side} x {side}" for side in (round(tokens**0.5), self.grid_size)]
+            raise SettingError(
+                "model",
+                f"{self.data.name} holds {grids[0]} features of {self.encoder.name} an image, and "
+                f"the model has {grids[1]} tokens: choose another patch size, or prepare it anew.",
+            )
+        self.dims = [dim]
+
+    @property
+    def needs(self) -> Needs:
+        """The features."""
+        return Needs(features=(self.encoder.name,))
+
+    def __call__(self, batch: Batch) -> list[Tensor]:
+        """Return the features of the batch's images."""
+        return [batch.features[self.encoder.name]]
+
+
+OneSource = StoredTargets | EncoderTargets | PreparedTargets
+
+
+@dataclass(frozen=True)
+class JoinedTargets:
+    """Features of several encoders, each from a source of its own."""
+
+    sources: list[OneSource]
+
+    @property
+    def dims(self) -> list[int]:
+        """Widths of the features, one an encoder."""
+        return [dim for source in self.sources for dim in source.dims]
+
+    @property
+    def needs(self) -> Needs:
+        """What any of them needs."""
+        all_needs = [source.needs for source in self.sources]
+        features = tuple(name for needs in all_needs for name in needs.features)
+        return Needs(any(needs.images for needs in all_needs), features)
+
+    def __call__(self, batch: Batch) -> list[Tensor]:
+        """Return the features of the batch's images, one tensor an encoder."""
+        return [features for source in self.sources for features in source(batch)]
+
+
+TargetSource = OneSource | JoinedTargets
+"""Called with a batch, it gives the features to align with, (B, N, D), one an encoder: float32, or
+as prepared float16. `needs` is what the batch must hold for that."""
 
 
 def open_targets(
-    encoder_name: str, data: TrainingData, folder: Path, grid_size: int, device: torch.device | str
+    encoders: str, data: TrainingData, folder: Path, grid_size: int, device: torch.device | str
 ) -> TargetSource:
     """Find a run's features, or what can make them; writes and computes nothing.
 
-    Features that the folder of the run holds are used, unless the encoder to align with is `none`.
-    `grid_size` is the side of the model's grid of tokens, each of which gets a feature.
+    Features that the data hold of an encoder are used, else those that the folder of the run holds,
+    unless the encoder to align with is `none`. `grid_size` is the side of the model's grid of
+    tokens, each of which gets a feature. Of several encoders, see `repa.encoders.names`, each after
+    the first has a folder in that of the run.
 
     Raises:
         CheckpointFormatError: The folder's features are damaged, or of other images, tokens or
             encoder.
-        SettingError: The encoder does not give this grid.
+        SettingError: An encoder, or what the data hold of its features, does not give this grid, or
+            it is none of timm's networks.
         RepaError: It is not on this machine.
     """
-    if encoder_name == "none":
+    names = parse_encoders(encoders)
+    if not names:
         return StoredTargets([])
+    sources = [
+        _open_one(name, data, _folder_of(place, folder), grid_size, device)
+        for place, name in enumerate(names)
+    ]
+    return sources[0] if len(sources) == 1 else JoinedTargets(sources)
+
+
+def _open_one(
+    name: EncoderName, data: TrainingData, folder: Path, grid_size: int, device: torch.device | str
+) -> OneSource:
+    if name.name in data.encoders:
+        return PreparedTargets(name, data, grid_size)
     for path in (folder / _SAVED, folder / _MAPPED):
         if path.exists():
-            return _read(path, (data.count, grid_size**2), _what(encoder_name, data))
-    encoder = load_encoder(encoder_name, device)
-    encoder.check_grid(grid_size)
+            return _read(path, (data.count, grid_size**2), _what(name.name, data))
+    encoder = load_encoder(str(name), device)
+    encoder.check_grid(grid_size, image_size=data.images(np.arange(1)).shape[1])
     return EncoderTargets(encoder, data, grid_size, device)
 
 
 def keep_targets(
-    source: TargetSource, folder: Path, keeping: Keeping, on_note: Callable[[str], None]
+    source: TargetSource, folder: Path, keeping: Keeping | None, on_note: Callable[[str], None]
 ) -> TargetSource:
-    """Let an encoder see all images once, and keep its features in the folder of the run as asked.
+    """Let encoders see all images once, and keep their features in the folder of the run as asked.
 
-    What is no encoder's stays as it is. `on_note` is told when the features have to be computed.
+    Without `keeping` they are kept in memory if they are small, and if no image is mirrored. What
+    is no encoder's stays as it is. `on_note` is told when the features have to be computed.
     """
-    if not isinstance(source, EncoderTargets) or keeping == "nowhere":
+    if not isinstance(source, JoinedTargets):
+        return _keep_one(source, folder, keeping, on_note)
+    if keeping == "nowhere":
+        return source
+    parts = []
+    for place, part in enumerate(source.sources):
+        parts.append(_keep_one(part, _folder_of(place, folder), keeping, on_note))
+    return JoinedTargets(parts)
+
+
+def _folder_of(place: int, folder: Path) -> Path:
+    """Return where the features of a run's encoders are kept: the first one's in its folder."""
+    return folder / f"encoder-{place + 1}" if place else folder
+
+
+def _keep_one(
+    source: OneSource,
+    folder: Path,
+    keeping: Keeping | None,
+    on_note: Callable[[str], None],
+) -> OneSource:
+    if not isinstance(source, EncoderTargets):
+        return source
+    keeping = keeping or source.suitable_keeping
+    if keeping == "nowhere":
         return source
     count, what = source.data.count, _what(source.encoder.name, source.data)
     on_note(f"computing {source.encoder.name} features of {count} images, once.")

@@ -1,5 +1,7 @@
 import json
 import pickle
+import socket
+from datetime import timedelta
 
 import pytest
 import torch
@@ -83,6 +85,18 @@ def test_processes_that_cannot_meet_say_so(monkeypatch):
     joined = joined_processes()
     with pytest.raises(RepaError, match=r"cannot connect .*MASTER_ADDR.*torchrun"):
         joined.__enter__()
+
+
+def test_worker_whose_launcher_has_ended_before_it_looks_does_not_wait_for_days(monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    world = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for name, value in {**world, "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("repa_base.processes.CALLING", timedelta(seconds=1))
+    with pytest.raises(RepaError, match="cannot connect"):
+        joined_processes().__enter__()
 
 
 @pytest.mark.parametrize("count", [2, 16, 17, 100, 103])

@@ -83,6 +83,32 @@ def test_a_sealed_record_is_given_back_and_a_changed_one_is_refused():
         unsealed([record])
 
 
+def test_every_change_of_a_byte_that_changes_a_record_is_refused_where_a_seal_is_required():
+    record = {"a": [1, 2.5, -0.0, 1e300, None, True], "name": "h\xe9llo \udc80", "deep": {"b": {}}}
+    text = json.dumps(sealed(record)).encode()
+    wanted = json.loads(json.dumps(record))
+    assert unsealed(parse_json(text), required=True) == wanted
+    for place in range(len(text)):
+        for bit in (1, 2, 16, 64, 128):
+            changed = bytearray(text)
+            changed[place] ^= bit
+            try:
+                found = unsealed(parse_json(bytes(changed)), required=True)
+            except ValueError:
+                continue
+            assert found == wanted
+
+
+UNSEALED = (b"", b"{", b"[]", b"1", b'{"value": 1}', b'{"crc32": 1}', b"\xff", b"9" * 5000)
+DEEP = (b"[" * 200_000, b'{"crc32": "", "value": ' + b'{"a":' * 200_000)
+
+
+@pytest.mark.parametrize("text", (*UNSEALED, *DEEP))
+def test_what_was_not_sealed_is_a_value_error_where_a_seal_is_required(text):
+    with pytest.raises(ValueError):
+        unsealed(parse_json(text), required=True)
+
+
 def test_json_that_is_nested_too_deeply_is_no_json():
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json("[" * 100_000)

@@ -185,6 +185,22 @@ def test_images_whose_grid_the_encoder_does_not_give_are_an_error_of_their_size(
     code, out, error = training("--steps", 1, *aligned, "--image-size", size)
     assert code == 2 and not out and error.count("\n") == 1
     assert "--image-size" in error and f"not {size // 4} x {size // 4}" in error
+    assert "images of 16 to 128 pixels would do" in error
+    assert not list(tmp_path.glob("run/*.json"))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "said"),
+    [
+        ("dinov2-vit-x", "did you mean 'dinov2-vit-"),
+        ("efficientnet-lite1,mocov3-vit-b", "timm has no network of MoCo v3"),
+        ("timm:no_such_network", "has no network 'no_such_network'"),
+    ],
+)
+def test_an_encoder_that_there_is_not_is_an_error_of_its_option(training, tmp_path, encoder, said):
+    code, out, error = training("--steps", 1, "--encoder", encoder)
+    assert code == 2 and not out and error.count("\n") == 1
+    assert "--encoder" in error and said in error
     assert not list(tmp_path.glob("run/*.json"))
 
 
@@ -425,3 +441,37 @@ def test_a_preview_says_that_it_is_being_drawn(training, monkeypatch):
     told.clear()
     assert training("--steps", 2, "--out", "other", "--preview-every", 0)[0] == 0
     assert not told
+
+
+def test_command_starts_a_run_from_another_one_and_says_what_is_made_anew(training, repa, tmp_path):
+    code, _, error = training("--steps", 1)
+    assert code == 0, error
+    start = ["--init", "run", "--image-size", 32, "--steps", 1, "--out", "finer"]
+    code, out, error = training(*start)
+    assert code == 0 and "finer/checkpoints/step-0000001" in out
+    assert "starting from run (SHA-256 " in error
+    assert "position embedding made anew (4 x 4 tokens, not 2 x 2)" in error
+    code, out, error = training(*start, "--resume", "--steps", 2, "--init", "other")
+    assert code == 1 and not out and error.count("\n") == 1 and "other settings (init)" in error
+    code, _, error = repa("train", "--out", "finer", "--resume", "--steps", 2)
+    assert code == 0 and "starting from" not in error, error
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--init", "runn"], 2, "unknown model, file or folder 'runn'"),
+        (["--init", "run", "--model", "SiT-Ti/8"], 1, "tensor pos_embed is"),
+        (["--init", ""], 2, "--init"),
+        (["--align-until", 3], 2, "--align-until"),
+        (["--projector", "conv"], 2, "--projector"),
+        (["--normalise-targets", "spatial"], 2, "--normalise-targets"),
+    ],
+)
+def test_a_start_or_alignment_that_cannot_be_is_an_error_in_one_line(
+    training, tmp_path, options, code, said
+):
+    training("--steps", 1)
+    found, out, error = training("--steps", 1, "--out", "second", *options)
+    assert found == code and not out and error.count("\n") == 1 and said in error
+    assert not list(tmp_path.glob("second/*.json"))

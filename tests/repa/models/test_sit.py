@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from repa import SIT_SIZES, SiT
+from repa.models import blocks
 
 
 @pytest.fixture
@@ -133,3 +134,36 @@ def test_impossible_sizes_are_refused(change, message):
     }
     with pytest.raises(ValueError, match=message):
         SiT(**sizes)
+
+
+def test_the_convolution_projects_a_token_from_its_eight_neighbours_in_the_grid():
+    torch.manual_seed(0)
+    projector = blocks.ConvProjector(6, 4)
+    tokens = torch.randn(2, 12 * 12, 6)
+    found = projector(tokens)
+    assert found.shape == (2, 144, 4)
+    weight, bias = projector.conv.weight, projector.conv.bias
+    assert weight.shape == (4, 6, 3, 3)
+    for row, column in ((0, 0), (5, 7), (11, 3)):
+        expected = bias.expand(2, 4)
+        for down in (-1, 0, 1):
+            for right in (-1, 0, 1):
+                if 0 <= row + down < 12 and 0 <= column + right < 12:
+                    neighbour = tokens[:, (row + down) * 12 + column + right]
+                    expected = expected + neighbour @ weight[:, :, down + 1, right + 1].T
+        torch.testing.assert_close(found[:, row * 12 + column], expected)
+
+
+def test_projectors_of_either_kind_stand_beside_the_same_network():
+    def build(projector):
+        torch.manual_seed(0)
+        sizes = {**SIT_SIZES["SiT-Pico/4"], "input_size": 16, "in_channels": 3, "num_classes": 5}
+        return SiT(**sizes, encoder_depth=2, target_dims=[7, 3], projector=projector)
+
+    mlp, conv = build("mlp"), build("conv").eval()
+    assert {n for n in mlp.state_dict() if not n.startswith("projectors.")} == {
+        n for n in conv.state_dict() if not n.startswith("projectors.")
+    }
+    x, t, labels = torch.randn(2, 3, 16, 16), torch.rand(2), torch.tensor([1, 2])
+    _, features = conv(x, t, labels, return_features=True)
+    assert [f.shape for f in features] == [(2, 16, 7), (2, 16, 3)]

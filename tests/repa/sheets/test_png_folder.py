@@ -56,6 +56,7 @@ def test_killed_run_goes_on_and_touches_nothing_that_is_there(tmp_path, folder, 
             save_png_folder(path, folder)
     before = content(folder)
     assert 0 < len(before) < 12 and "dataset.json" not in before
+    assert {path.name for path in folder.iterdir()} == {*before}, "hidden folders are left"
     (folder / ".images.abcdefgh.part").mkdir()  # what a kill leaves where nothing can clean up
     times = {name: (folder / name).stat().st_mtime_ns for name in before}
     save_png_folder(path, folder)

@@ -8,7 +8,7 @@ import torch
 
 from repa import alignment_loss, velocity_loss
 from repa.training.batch import NoisyBatch
-from repa.training.losses import times_from_draws
+from repa.training.losses import spatially_normalised, times_from_draws
 from repa.training.settings import PRESETS
 from repa.training.state import TrainState
 from repa.training.step import losses_of, train_step
@@ -148,3 +148,18 @@ def test_alignment_refuses_features_that_do_not_match():
         alignment_loss([features], [features, features])
     with pytest.raises(ValueError, match=r"\(2, 3, 5\) cannot be aligned"):
         alignment_loss([features], [features[:, :1]])
+
+
+def test_spatial_normalisation_is_irepas_by_hand():
+    # Of one image with two tokens: mean 2, deviation sqrt(2); mean -4, deviation 0.
+    features = torch.tensor([[[1.0, -4.0], [3.0, -4.0]]], dtype=torch.float64)
+    root = 2**0.5
+    expected = [[[-0.2 / (root + 1e-6), -1.6e6], [1.8 / (root + 1e-6), -1.6e6]]]
+    found = spatially_normalised(features)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_spatial_normalisation_is_of_each_image_by_itself():
+    features = torch.randn(3, 16, 5)
+    alone = torch.cat([spatially_normalised(image[None]) for image in features])
+    torch.testing.assert_close(spatially_normalised(features), alone)

@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict, replace
 
 import pytest
-from tiny_run import TINY
+from tiny_run import TINY as PLAIN
 
 import repa.training.run_folder as run_folder
 from repa.errors import CheckpointFormatError, OutputExistsError, SettingError
@@ -22,6 +22,7 @@ from repa.training.run_folder import (
 )
 from repa_base.checksums import sealed, unsealed
 
+TINY = replace(PLAIN, encoder="efficientnet-lite1")
 OTHER = {
     "num_steps": 7,
     "alignment_weight": 0.25,
@@ -33,13 +34,19 @@ OTHER = {
     "max_grad_norm": 0.5,
     "ema_decay": 0.5,
     "precision": "bf16",
+    "align_until": 4,
 }
 FIXED = {
     "model": "SiT-Ti/8",
+    "init": "start.pt",
+    "init_sha256": "0" * 64,
     "image_size": 32,
-    "encoder": "efficientnet-lite1",
+    "flip": True,
+    "encoder": "none",
     "encoder_depth": 2,
+    "projector": "conv",
     "projector_dim": 16,
+    "normalise_targets": "spatial",
     "qk_norm": True,
     "path_type": "cosine",
     "weighting": "lognormal",

@@ -7,6 +7,7 @@ from tiny_run import TINY, numbered_data, stand_in_encoder, tiny_state
 
 from repa.errors import NonFiniteError
 from repa.training.batch import Batches
+from repa.training.losses import spatially_normalised
 from repa.training.step import losses_of, train_step
 from repa.training.targets import EncoderTargets, StoredTargets
 from samplers import INTERPOLANTS
@@ -136,3 +137,16 @@ def test_bfloat16_training_stays_close_to_float32_without_being_it():
         losses.append(train_step(config, state, batch)["loss"])
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)
+
+
+def test_target_features_are_the_encoders_unless_they_are_to_be_normalised():
+    data = numbered_data()
+    targets = EncoderTargets(stand_in_encoder(), data, 2, "cpu")
+    config = replace(TINY, encoder="efficientnet-lite1")
+    ((plain,), (spatial,)) = (
+        Batches(replace(config, **setting), data, targets, "cpu")(0).target_features
+        for setting in ({}, {"normalise_targets": "spatial"})
+    )
+    indices = Batches(TINY, data, targets, "cpu").order(0)
+    assert torch.equal(plain, stand_in_encoder()(data.images(indices), grid_size=2))
+    assert torch.equal(spatial, spatially_normalised(plain)) and not torch.equal(plain, spatial)

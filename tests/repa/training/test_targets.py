@@ -9,6 +9,8 @@ from tiny_run import QUIET, TINY, file_bytes, numbered_data, numbers, stand_in_e
 
 import repa.training.loop as loop
 import repa.training.targets as module
+from repa.checkpoints import load_model
+from repa.checkpoints.export import export_weights
 from repa.data import open_training_data
 from repa.encoders import load_encoder
 from repa.errors import CheckpointFormatError, RepaError
@@ -93,6 +95,83 @@ def test_a_run_ends_with_the_same_weights_wherever_its_features_are_kept(
     assert files == [*kept, []]
     features = np.load(tmp_path / "file/target_features.npy", mmap_mode="r")
     assert features.shape == (50, 4, 3) and features.dtype == np.float32
+
+
+@pytest.fixture
+def with_two(monkeypatch):
+    """Let the encoders be two stand-ins, of three and of one feature."""
+
+    def load(name, device):
+        encoder = stand_in_encoder(name)
+        if name == "efficientnet-lite1":
+            return encoder
+        return replace(
+            encoder,
+            preprocess=lambda images, grid: -encoder.preprocess(images, grid)[:, :1],
+            feature_dim=1,
+        )
+
+    monkeypatch.setattr(module, "load_encoder", load)
+    return "efficientnet-lite1,efficientnet-lite0"
+
+
+@pytest.mark.parametrize("keeping", KEEPINGS)
+def test_several_encoders_give_their_features_in_their_order(keeping, with_two, tmp_path):
+    data, notes = numbered_data(150), []
+    for _ in range(2):  # made, and then found in the folder
+        source = open_targets(with_two, data, tmp_path, 2, "cpu")
+        targets = keep_targets(source, tmp_path, keeping, notes.append)
+        first, second = targets(batch_of(data, 149, 2, 70))
+        assert targets.dims == [3, 1]
+        assert numbers(first) == [149, 2, 70] == numbers(-second)
+        assert torch.equal(second, -first[..., :1])
+    made = [f"computing {name} features of 150 images, once." for name in with_two.split(",")]
+    assert notes == ([] if keeping == "nowhere" else made)
+
+
+def test_features_that_are_missing_of_several_encoders_are_made_alone(with_two, tmp_path):
+    data, notes = numbered_data(20), []
+    for _ in range(2):  # the second time the first encoder's are there
+        source = open_targets(with_two, data, tmp_path, 2, "cpu")
+        targets = keep_targets(source, tmp_path, "memory", notes.append)
+        assert numbers(-targets(batch_of(data, 7))[1]) == [7]
+        (tmp_path / "encoder-2/target_features.safetensors").unlink()
+    assert [note.split()[1] for note in notes] == [*with_two.split(","), "efficientnet-lite0"]
+
+
+def test_each_encoder_has_a_projector_of_its_width(with_two, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "open_training_data", lambda name, size: numbered_data(20))
+    last = train(replace(ALIGNED, encoder=with_two), tmp_path / "run", reporting=QUIET)
+    weights = load_file(last / "ema.safetensors")
+    assert [weights[f"projectors.{place}.4.bias"].shape for place in (0, 1)] == [(3,), (1,)]
+
+
+def test_a_run_with_convolutions_is_resumed_and_exported_with_them_and_without(
+    with_two, tmp_path, monkeypatch
+):
+    data = numbered_data(20)
+    monkeypatch.setattr(loop, "open_training_data", lambda name, size: data)
+    config = replace(ALIGNED, encoder=with_two, projector="conv", normalise_targets="spatial")
+    whole = train(config, tmp_path / "whole", reporting=QUIET)
+    train(replace(config, num_steps=3), tmp_path / "parts", reporting=QUIET)
+    parts = train(config, tmp_path / "parts", resume=True, reporting=QUIET)
+    assert file_bytes(whole)["ema.safetensors"] == file_bytes(parts)["ema.safetensors"]
+    checkpoint = load_model(whole / "ema.safetensors")
+    assert checkpoint.settings.model["target_dims"] == [3, 1]
+    for kept in (True, False):
+        out = tmp_path / f"{kept}.safetensors"
+        exported = load_model(export_weights(whole / "ema.safetensors", out, projectors=kept))
+        assert ("projectors.1.conv.weight" in exported.model.state_dict()) == kept
+        assert ("projector" in exported.settings.model) == kept
+
+
+def test_a_run_with_the_default_projector_is_described_as_by_earlier_versions(
+    with_stand_in, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "open_training_data", lambda name, size: numbered_data(20))
+    last = train(ALIGNED, tmp_path / "run", reporting=QUIET)
+    model = load_model(last / "ema.safetensors").settings.model
+    assert "projector" not in model and model["projector_dim"] == 16
 
 
 def test_features_on_disk_are_mapped_and_not_read_whole(with_stand_in, tmp_path):

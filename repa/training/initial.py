@@ -1,0 +1,60 @@
+"""What a run starts from if its settings name a checkpoint, and which file that was.
+
+The run's settings hold the file's SHA-256, so that it is the same one whenever the start is asked
+for: a run that goes on from a checkpoint of its own does not need it.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from repa.checkpoints import read_checkpoint
+from repa.checkpoints.fitting import fit_weights
+from repa.checkpoints.settings import CheckpointSettings
+from repa.errors import ChecksumError
+from repa.training.run_folder import read_run_config
+from repa.training.settings import TrainConfig
+from repa.training.state import TrainState
+
+
+def with_recorded_start(config: TrainConfig, out: Path) -> TrainConfig:
+    """Return settings with the hash of the checkpoint that the run in a folder started from.
+
+    They stay as they are if the folder holds no run, or one that started from something else.
+    """
+    stored = read_run_config(out) if config.init and not config.init_sha256 else None
+    if stored is None or stored.init != config.init:
+        return config
+    return replace(config, init_sha256=stored.init_sha256)
+
+
+def start_from_checkpoint(
+    state: TrainState,
+    config: TrainConfig,
+    what: CheckpointSettings,
+    on_note: Callable[[str], None],
+) -> TrainConfig:
+    """Fill the state before the first step, model and average alike, from `config.init` if any.
+
+    `what` says which network the state holds, and for what.
+
+    Returns:
+        The settings with the hash of the checkpoint.
+
+    Raises:
+        RepaError: There is no such checkpoint, it is damaged, or it does not fit; see
+            `repa.checkpoints.fitting.fit_weights`.
+        ChecksumError: It is not the one of the hash in the settings.
+    """
+    if config.init is None:
+        return config
+    checkpoint = read_checkpoint(config.init)
+    tensors, notes = fit_weights(checkpoint, state.model.state_dict(), what)
+    if config.init_sha256 not in (None, checkpoint.sha256):
+        was = f"the run started from another file, of SHA-256 {config.init_sha256[:12]}"
+        raise ChecksumError(f"{checkpoint.path}: is of SHA-256 {checkpoint.sha256[:12]}; {was}.")
+    for model in (state.model, state.ema):
+        model.load_state_dict(tensors, strict=False)
+    said = "; ".join([f"starting from {config.init} (SHA-256 {checkpoint.sha256[:12]})", *notes])
+    on_note(f"{said}.")
+    return replace(config, init_sha256=checkpoint.sha256)
