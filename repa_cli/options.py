@@ -208,6 +208,16 @@ MetricNetworkName = Annotated[
         parser=choice("network", _NETWORKS),
     ),
 ]
+HeldOutNetwork = Annotated[
+    str | None,
+    typer.Option(
+        "--features",
+        metavar="NAME",
+        help="Metric network of the reference that is made of held-out images: "
+        f"{', '.join(_NETWORKS)}.  [default: inception]",
+        parser=choice("network", _NETWORKS),
+    ),
+]
 MetricWeights = Annotated[
     Path | None,
     typer.Option(

@@ -1,13 +1,29 @@
 """`repa prepare`: a set to train on, from one's own pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from repa.data.preparation.settings import PrepareConfig
-from repa_cli.options import Device, Json, Overwrite, ProcessCount, setting_options
-from repa_cli.output import print_json, print_note, print_table, progress_bar
+from repa_cli.options import (
+    Device,
+    HeldOutNetwork,
+    Json,
+    MetricWeights,
+    Overwrite,
+    ProcessCount,
+    setting_options,
+)
+from repa_cli.output import (
+    print_json,
+    print_note,
+    print_table,
+    print_warning,
+    progress_bar,
+    progress_bars,
+)
 from repa_cli.running.start import Loading
 
 if TYPE_CHECKING:
@@ -44,6 +60,8 @@ def prepare(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the prepared set.")],
+    features: HeldOutNetwork = None,
+    weights: MetricWeights = None,
     device: Device = PrepareConfig.device,
     overwrite: Overwrite = False,
     processes: ProcessCount = None,
@@ -53,20 +71,28 @@ def prepare(
     """Prepare pictures for training: crop them, and compute latents and features beforehand.
 
     Writes images.zip, which other tools read too, moments.npy and features/NAME.npy where asked
-    for, and prepared.json, last. Repeat a command that was interrupted, and it goes on. Neither
-    latents nor features are needed to train on pixels. With several GPUs: --processes N, or on
-    several machines torchrun ... -m -- repa_cli prepare ...
+    for, what is held out with its reference for `repa fid`, and prepared.json, last. Repeat a
+    command that was interrupted, and it goes on. Neither latents nor features are needed to train
+    on pixels. With several GPUs: --processes N, or on several machines torchrun ... -m -- repa_cli
+    prepare ...
     """
     config = PrepareConfig(source=source, out=out, device=device, overwrite=overwrite, **settings)
+    if config.held_out is None and (features or weights):
+        option = "--features" if features else "--weights"
+        raise typer.BadParameter("has no effect without --held-out", param_hint=option)
     with Loading():
         from repa.data.preparation import prepare as run
+        from repa.evaluation import Measuring, reference_maker
         from repa_base.processes import joined_processes
 
     with joined_processes() as world:
         bars: dict[str, Bar | Lines] = {}
+        how = Measuring(network=features, weights_path=weights, device=device, processes=world)
+        how = replace(how, progress=progress_bars(), on_note=print_note, on_warning=print_warning)
         try:
             prepared = run(
                 config,
+                make_reference=reference_maker(how) if config.held_out is not None else None,
                 processes=world,
                 progress=_showing(bars, shown=world.is_first),
                 on_note=print_note,
@@ -82,11 +108,23 @@ def prepare(
         return
     if prepared.was_finished:
         print_note(f"{out} was finished before, with the same settings.")
+        _note_other_reference(prepared, features)
     result = _result(prepared)
     if as_json:
         print_json(result)
     else:
         print_table(["prepared set", ""], [(key, _text(value)) for key, value in result.items()])
+
+
+def _note_other_reference(prepared: "Prepared", features: str | None) -> None:
+    """Say that a finished set keeps its reference, and how another one is made."""
+    there = (prepared.manifest["held_out"] or {}).get("network")
+    if features not in (None, there):
+        source, kept = prepared.folder / "held-out.zip", there or "none"
+        print_note(
+            f"its reference stays that of {kept}; another one: repa stats {source} --features "
+            f"{features} --out FILE"
+        )
 
 
 def _showing(

@@ -6,13 +6,17 @@ Neither names nor the order of the files count, so that the same files are alway
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from repa.errors import SettingError
+from repa.registry import cache_dir
+from repa_base.files import write_text
 
 HELD_OUT = "held-out"
 """How the files of held-out images begin, in a prepared set."""
@@ -71,6 +75,17 @@ class HeldOutReference:
 def held_out_file(network: str) -> str:
     """Return the name of the reference of held-out images by a metric network."""
     return f"{HELD_OUT}-{network}.npz"
+
+
+def remember_held_out(path: Path, sha256: str) -> None:
+    """Remember where a reference lies; a cache folder that cannot be written remembers nothing."""
+    with suppress(OSError):
+        write_text(held_out_memory(sha256), str(path.absolute()))
+
+
+def held_out_memory(sha256: str) -> Path:
+    """Return the small file in the cache folder that tells where a reference lies."""
+    return cache_dir() / HELD_OUT / sha256
 
 
 def held_out_amount(text: str) -> int | Fraction:

@@ -10,11 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from metrics import ImageSource, InputError
-from repa.data.held_out import HELD_OUT, HeldOutReference
+from repa.data.held_out import HELD_OUT, HeldOutReference, held_out_memory
 from repa.errors import DataError
 from repa.registry import cache_dir
 from repa_base.checksums import file_sha256
-from repa_base.files import write_text
 
 _SHOWN = 12  # digits of a hash
 _MAX_PATH_BYTES = 4096
@@ -33,12 +32,6 @@ def stated_reference(samples: ImageSource) -> HeldOutReference | None:
         return HeldOutReference.from_mapping(stated)
     except ValueError as error:
         raise InputError(f"{samples.name}: its manifest is damaged: {error}.") from error
-
-
-def remember_held_out(path: Path, sha256: str) -> None:
-    """Remember where a reference lies; a cache folder that cannot be written remembers nothing."""
-    with suppress(OSError):
-        write_text(_memory(sha256), str(path.absolute()))
 
 
 def find_held_out(reference: HeldOutReference, samples: str) -> Path:
@@ -75,14 +68,10 @@ def find_held_out(reference: HeldOutReference, samples: str) -> Path:
 
 def _places(reference: HeldOutReference, samples: Path) -> Iterator[Path]:
     with suppress(OSError, UnicodeDecodeError, ValueError):
-        with _memory(reference.sha256).open("rb") as file:
+        with held_out_memory(reference.sha256).open("rb") as file:
             remembered = Path(file.read(_MAX_PATH_BYTES).decode())
         if remembered.is_file():
             yield remembered
     for folder in (samples.parent, cache_dir() / "references"):
         with suppress(OSError):
             yield from sorted(path for path in folder.glob(f"{HELD_OUT}*.npz") if path.is_file())
-
-
-def _memory(sha256: str) -> Path:
-    return cache_dir() / HELD_OUT / sha256

@@ -7,9 +7,8 @@ from typing import Any
 
 from metrics import Reference, lint_reference, open_images, write_reference
 from metrics.settings import KEPT_IMAGES
-from repa.data.held_out import HELD_OUT, held_out_file
-from repa.errors import OutputExistsError
-from repa.evaluation.held_out import remember_held_out
+from repa.data.held_out import HELD_OUT, held_out_file, remember_held_out
+from repa.errors import DownloadError, OutputExistsError
 from repa.evaluation.measuring import USUAL, Measuring
 from repa.evaluation.references import checked_network, network_for
 from repa_base.checksums import file_sha256
@@ -95,7 +94,11 @@ def reference_maker(how: Measuring) -> Callable[[Path], dict[str, str]]:
     """
     with together(how.processes):
         name = checked_network(how.network)
-        network = how.load(name).name  # with what a resize adds to it
+        try:
+            network = how.load(name).name  # with what a resize adds to it
+        except DownloadError as error:
+            way = "Another network measures held-out images by --features"
+            raise DownloadError(f"{str(error).rstrip('.')}. {way}.") from error
 
     def make(folder: Path) -> dict[str, str]:
         path = folder / held_out_file(network)

@@ -123,7 +123,11 @@ def train(
         state = TrainState.create(config, settings, device)
         space, path_type = data.latent_space, config.path_type
         what = CheckpointSettings(
-            model=settings, path_type=path_type, dataset=data.name, latent_space=space
+            model=settings,
+            path_type=path_type,
+            dataset=data.name,
+            latent_space=space,
+            reference=data.reference,
         )
         latest, later = load_checkpoint(state, config, out, from_step, reporting.on_note)
         if latest is None:

@@ -1,4 +1,6 @@
 import json
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +8,15 @@ import pytest
 from pictures import class_folders, content
 
 from repa.data import open_prepared
+from repa.data.held_out import HeldOutReference
+
+BY_LITE0 = ("--features", "efficientnet-lite0")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache."""
+    monkeypatch.setenv("REPA_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -14,7 +25,7 @@ def source(tmp_path):
 
 
 def test_prepare_prints_a_table_or_json_and_says_when_it_was_finished(repa, source, tmp_path):
-    arguments = ("prepare", source, "--out", tmp_path / "out", "--image-size", 16)
+    arguments = ("prepare", source, "--out", tmp_path / "out", "--image-size", 16, *BY_LITE0)
     code, out, err = repa(*arguments, "--held-out", "0.2", "--threads", 2)
     assert code == 0 and "prepared set" in out and "image size" in out
     assert "15 pictures in 3 classes to 16 x 16 pixels make" in err and "are free" in err
@@ -31,7 +42,9 @@ def test_prepare_prints_a_table_or_json_and_says_when_it_was_finished(repa, sour
     [
         (("--image-size", 0), 2, "--image-size"),
         (("--held-out", "1.5"), 2, "--held-out"),
-        (("--held-out", "14"), 2, "--held-out"),
+        (("--held-out", "14", *BY_LITE0), 2, "--held-out"),
+        (BY_LITE0, 2, "--features"),
+        (("--weights", __file__), 2, "--weights"),
         (("--flip",), 2, "--flip"),
         (("--grid-size", 4), 2, "--grid-size"),
         (("--encoder", "a,,b"), 2, "--encoder"),
@@ -81,3 +94,40 @@ def test_features_of_an_encoder_are_those_that_it_gives(repa, tmp_path):
         *("checksums.npz", "images.zip", "prepared.json"),
         *(f"features{f}/efficientnet-lite1.npy" for f in ("", "-flipped")),
     }
+
+
+def test_what_is_held_out_becomes_the_reference_of_samples_that_name_it(repa, source, tmp_path):
+    arguments = ("prepare", source, "--out", tmp_path / "out", "--image-size", 16)
+    arguments += ("--held-out", "0.4", *BY_LITE0)
+    code, out, _ = repa(*arguments)
+    assert code == 0 and "held-out-efficientnet-lite0.npz" in out
+    prepared = open_prepared(tmp_path / "out")
+    held_out = prepared.manifest["held_out"]
+    assert held_out["file"] in prepared.manifest["files"] and held_out["count"] == 6
+    reference = HeldOutReference.from_mapping({"name": "src@1", **held_out}).to_dict()
+    made = np.array(json.dumps({"dataset": "src@1", "reference": reference}))
+    (tmp_path / "elsewhere").mkdir()
+    samples = tmp_path / "elsewhere" / "samples.npz"
+    np.savez(samples, prepared.images(range(6)), manifest=made)
+    code, out, err = repa("fid", samples, "--json")
+    assert code == 0 and "held out of src@1" in err
+    values = json.loads(out)["samples"]["values"]
+    code, out, _ = repa("fid", samples, "--ref", tmp_path / "out" / "held-out.zip", *BY_LITE0,
+                        "--json")  # fmt: skip
+    by_images = json.loads(out)["samples"]["values"]
+    assert values.keys() == by_images.keys()
+    assert all(values[name] == pytest.approx(by_images[name], rel=1e-5) for name in values)
+    code, _, err = repa(*arguments[:-1], "inception", "--weights", __file__)
+    assert code == 0 and "its reference stays that of efficientnet-lite0" in err
+
+
+def test_weights_that_are_missing_are_one_line_before_any_work(repa, source, tmp_path, monkeypatch):
+    def unreachable(*arguments, **options):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    out = tmp_path / "out"
+    code, _, err = repa("prepare", source, "--out", out, "--image-size", 16, "--held-out", "3")
+    assert code == 1 and not out.exists()
+    (line,) = err.splitlines()
+    assert "weights-inception" in line and "--features" in line

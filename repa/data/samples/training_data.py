@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from repa.autoencoders.latent_space import PIXELS, LatentSpace
+from repa.data.held_out import HeldOutReference
 
 RowGenerator = Callable[[int], np.random.Generator]
 """Row of a batch to the generator of its own draws: no row's draws depend on another's."""
@@ -38,7 +39,8 @@ class TrainingData(Protocol):
     `name` is that in the registry, or one that no registered data set has, `count` the number of
     images, `input_size` the side of an input, `image_size` that of its image and `latent_space`
     where the inputs live. `flip` tells whether samples are mirrored at random, `in_memory` whether
-    reading them costs next to nothing, and `encoders` whose features the data hold.
+    reading them costs next to nothing, `encoders` whose features the data hold, and `reference`
+    what images of a model of them are judged by, where some were held out.
     """
 
     name: str
@@ -51,6 +53,7 @@ class TrainingData(Protocol):
     flip: bool
     in_memory: bool
     encoders: tuple[str, ...]
+    reference: HeldOutReference | None
 
     def batch(self, indices: np.ndarray, generator: RowGenerator) -> Batch:
         """Return the samples of these images; `generator` is for what is random in a sample."""
@@ -98,6 +101,7 @@ class PixelData:
     flip: bool = False
     in_memory: bool = field(default=True, init=False)
     encoders: tuple[str, ...] = field(default=(), init=False)
+    reference: HeldOutReference | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.count, self.input_size = self.all_images.shape[:2]

@@ -12,10 +12,10 @@ from PIL import Image
 from stand_in import stand_in
 
 from metrics import ArrayImages, FeatureStatistics, InputError, open_images, write_reference
-from repa.data.held_out import HeldOutReference
+from repa.data.held_out import HeldOutReference, remember_held_out
 from repa.errors import DataError, DownloadError, UnknownNameError
 from repa.evaluation import Measuring, evaluate_file, measuring, plan_evaluation, reference_maker
-from repa.evaluation.held_out import find_held_out, remember_held_out, stated_reference
+from repa.evaluation.held_out import find_held_out, stated_reference
 
 NETWORK = "efficientnet-lite0"
 FILE = f"held-out-{NETWORK}.npz"

@@ -1,0 +1,120 @@
+"""Pictures as they lie, in a folder or a zip, as training data: cropped on the way, as pixels."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repa.autoencoders.latent_space import PIXELS
+from repa.data.held_out import HeldOutReference
+from repa.data.image_set import ImageSet
+from repa.data.samples.training_data import (
+    Batch,
+    RowGenerator,
+    drawn_flips,
+    pixels_of,
+    with_mirrored,
+)
+from repa.data.sources import FolderFiles
+
+_NAME_LETTERS = 8
+_SLOW_BYTES = 1 << 28  # to hash, which takes a second or so
+_MOST_BYTES = 1 << 31  # whose content is hashed whole
+_SAMPLED = 1000  # pictures whose content is, of more
+
+
+@dataclass
+class PictureData:
+    """The pictures of a source, read and cropped to `image_size` whenever they are asked for."""
+
+    pictures: ImageSet
+    image_size: int
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        self.count, self.num_classes = self.pictures.count, self.pictures.num_classes
+        self.input_size, self.in_channels, self.latent_space = self.image_size, 3, PIXELS
+        self.reference: HeldOutReference | None = None
+        self.in_memory, self.encoders = False, ()
+        self.name = f"{self.pictures.name}@{self._short_digest()}"
+        given = self.pictures.labels
+        self.labels = np.zeros(self.count, np.int64) if given is None else given
+
+    def _short_digest(self) -> str:
+        """Return the beginning of a hash of the names, which no registered data set's name has."""
+        names = repr((self.pictures.names, self.pictures.class_names))
+        return hashlib.sha256(names.encode()).hexdigest()[:_NAME_LETTERS]
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of names, classes and contents, the latter of large folders by a sample.
+
+        In zips the content counts by the sizes and checksums of the directory. Of folders of more
+        than 2 GiB, all sizes count, and the content of 1,000 pictures or a few more.
+        """
+        digest = hashlib.sha256(repr(self.pictures.class_names).encode())
+        for index, content in enumerate(self._contents()):
+            record = self.pictures.names[index], int(self.labels[index]), content
+            digest.update(repr(record).encode())
+        return digest.hexdigest()
+
+    def batch(self, indices: np.ndarray, generator: RowGenerator) -> Batch:
+        """Return pixels and labels.
+
+        Raises:
+            DataError: A picture cannot be read any more.
+        """
+        rows = map(generator, range(len(indices)))
+        mirrored = drawn_flips(rows) if self.flip else None
+        images = self.images(indices, mirrored)
+        labels = torch.from_numpy(self.labels[indices])
+        return Batch(indices, pixels_of(images), labels, mirrored, images)
+
+    def images(self, indices: np.ndarray, mirrored: np.ndarray | None = None) -> Tensor:
+        """Return the images uint8 (B, H, W, 3)."""
+        images = [self.pictures.image(index, self.image_size) for index in indices.tolist()]
+        return with_mirrored(torch.from_numpy(np.stack(images)), mirrored)
+
+    def features(
+        self, encoder: str, indices: np.ndarray, mirrored: np.ndarray | None = None
+    ) -> Tensor:
+        """Raise KeyError: there are none."""
+        raise KeyError(encoder)
+
+    def flipping(self) -> Self:
+        """Return the data with every second image mirrored, by its own draw."""
+        return replace(self, flip=True)
+
+    def record(self, on_note: Callable[[str], None]) -> dict[str, Any] | None:
+        """Return what a run remembers of the data; large folders are read for it."""
+        if self._sizes is not None and sum(self._sizes) > _SLOW_BYTES:
+            on_note(f"reading {self.pictures.name} once, so that a change is noticed.")
+        return {
+            "identity": self.identity,
+            "count": self.count,
+            "num_classes": self.num_classes,
+            "class_names": list(self.pictures.class_names),
+        }
+
+    @cached_property
+    def _sizes(self) -> list[int] | None:
+        """Bytes of each picture's file; None of those in a zip, whose directory tells."""
+        files = self.pictures.files
+        if not isinstance(files, FolderFiles):
+            return None
+        return [(files.folder / name).stat().st_size for name in files.names]
+
+    def _contents(self) -> Iterator[object]:
+        """Yield of each picture what stands for its content."""
+        if self._sizes is None:
+            yield from self.pictures.files.places[:, 2:].tolist()  # pyright: ignore
+            return
+        every = max(1, self.count // _SAMPLED) if sum(self._sizes) > _MOST_BYTES else 1
+        for index, size in enumerate(self._sizes):
+            whole = index % every == 0
+            yield size, hashlib.sha256(self.pictures.read(index)).digest() if whole else None
