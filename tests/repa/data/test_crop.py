@@ -44,3 +44,9 @@ def test_what_makes_no_square_is_refused():
         center_crop(np.zeros((8, 8, 3), np.uint8), 0)
     with pytest.raises(ValueError, match="RGB"):
         center_crop(Image.new("L", (8, 8)), 8)
+
+
+def test_longer_side_is_rounded_to_the_nearest_pixel():
+    picture = np.random.default_rng(1).integers(0, 256, (3, 5, 3), dtype=np.uint8)
+    wide = Image.fromarray(picture).resize((7, 4), Image.Resampling.BICUBIC)  # 5 * 4 / 3 = 6.67
+    assert np.array_equal(center_crop(picture, 4), np.asarray(wide)[:, 1:5])
