@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from repa.errors import OtherProcessError, RepaError, UnknownNameError
-from repa_cli import cache, export, fid, grid, prepare, sample, stats, train
+from repa_cli import cache, export, fid, grid, sample, stats, train
+from repa_cli.data_sets import data, prepare
 from repa_cli.options import Command
 from repa_cli.output import error_text, shown_warnings, tell_error
 from repa_cli.running.start import INTERRUPTED, Unbegun
@@ -53,6 +54,7 @@ for command in (
     grid.grid,
     cache.cache,
     prepare.prepare,
+    data.data,
     train.train,
     export.export,
 ):

@@ -66,6 +66,7 @@ def source_sheet(
     first: int = 0,
     by_class: bool = False,
     numbers: bool = False,
+    class_names: Sequence[str] = (),
 ) -> tuple[Image.Image, int]:
     """Draw images of a source, reading no others; return the sheet and how many are on it.
 
@@ -81,6 +82,7 @@ def source_sheet(
         by_class: Whether each row is a class, and holds its first images from `first` on. Of more
             classes than rows, some are taken at even distances.
         numbers: Whether each image is captioned with its number in the source, from 0.
+        class_names: By label, where the manifest does not tell of which data set they are.
 
     Raises:
         RepaError: There is no image `first`, no class is known where it must be, or the sheet would
@@ -102,7 +104,8 @@ def source_sheet(
     cells = [None if cell is None else first + cell for cell in cells]
     place_of = {index: place for place, index in enumerate(cells) if index is not None}
     indices = sorted(place_of)
-    captions = _captions(images, cells, numbers=numbers, heading=columns if by_class else None)
+    heading = columns if by_class else None
+    captions = _captions(images, cells, class_names, numbers=numbers, heading=heading)
     shape = None if images.shape is None else (images.shape[0], images.shape[1])
     title = _title(images, indices)
     sheet = SheetCanvas(captions, shape, columns=columns, title=title)
@@ -124,7 +127,12 @@ def _rows_of_classes(
 
 
 def _captions(
-    images: ImageSource, cells: Sequence[int | None], *, numbers: bool, heading: int | None
+    images: ImageSource,
+    cells: Sequence[int | None],
+    class_names: Sequence[str],
+    *,
+    numbers: bool,
+    heading: int | None,
 ) -> list[str]:
     """Write the class, and the number below it; a `heading` names the class once in so many."""
     name = class_namer((images.manifest or {}).get("dataset"))
@@ -133,7 +141,9 @@ def _captions(
         lines = []
         if images.labels is not None:
             named = index is not None and not (heading and place % heading)
-            lines.append(name(int(images.labels[index])) if named else "")
+            label = int(images.labels[index]) if named else 0
+            known = class_names[label] if label < len(class_names) else name(label)
+            lines.append(known if named else "")
         if numbers:
             lines.append("" if index is None else f"#{index}")
         captions.append("\n".join(lines))

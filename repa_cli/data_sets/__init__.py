@@ -1,0 +1,1 @@
+"""Commands about data sets: preparing one, and looking at one."""
