@@ -15,7 +15,7 @@ from typing import IO, cast
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from metrics.errors import InputError
 from metrics.images.source import MAX_SIDE
@@ -177,6 +177,11 @@ def _opened(file: Path | io.BufferedIOBase, name: object) -> Iterator[Image.Imag
             yield picture
     except InputError:
         raise
+    except UnidentifiedImageError as error:
+        kinds = ", ".join(_FORMATS)
+        raise InputError(
+            f"{name} is not a readable image: none of {kinds} by its content."
+        ) from error
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise InputError(f"{name} cannot be read: {error.strerror}.") from error

@@ -15,7 +15,7 @@ from repa.autoencoders.autoencoder import Autoencoder
 from repa.autoencoders.latent_space import LatentSpace
 from repa.data.digits import load_digits
 from repa.data.image_set import ImageSet
-from repa.data.prepared_set import PreparedSet, is_prepared, open_prepared
+from repa.data.prepared_set import PreparedSet, is_prepared, is_unfinished, open_prepared
 from repa.data.reference_folder import is_reference_folder
 from repa.data.sources import open_source
 from repa.errors import DataError
@@ -55,13 +55,13 @@ def open_set(path: str | Path) -> PreparedSet | ImageSet | str:
     """Open a prepared set, a folder or zip of pictures, or `digits`, which stands for itself.
 
     Raises:
-        DataError: It is damaged, or holds no pictures.
+        DataError: It is damaged or unfinished, or holds no pictures.
         FileNotFoundError: There is nothing.
     """
     if path == DIGITS:
         return DIGITS
     path = Path(path)
-    if path.is_dir() and (is_prepared(path) or is_reference_folder(path)):
+    if is_prepared(path) or is_unfinished(path) or is_reference_folder(path):
         return open_prepared(path)
     return open_source(path)
 

@@ -25,8 +25,11 @@ from repa.data.row_files import (
 from repa.errors import DataError, first_line, suggestion
 from repa_base.checksums import parse_json, unsealed
 
-MANIFEST, CHECKSUMS, PROGRESS = "prepared.json", "checksums.npz", "prepare.progress"
-"""Files of a prepared set, and the one that only an unfinished one has."""
+MANIFEST, CHECKSUMS = "prepared.json", "checksums.npz"
+"""Files of a prepared set."""
+
+PROGRESS, INSPECTION = "prepare.progress", "prepare.inspection"
+"""Files that only an unfinished one has."""
 
 FORMAT = 1
 Indices = Iterable[int] | np.ndarray
@@ -121,6 +124,12 @@ def is_prepared(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether a folder is a set whose preparation was interrupted."""
+    begun = any((folder / name).exists() for name in (PROGRESS, INSPECTION))
+    return begun and not is_prepared(folder)
+
+
 def open_prepared(folder: Path) -> PreparedSet:
     """Open a set that `repa prepare` has made, or the reference's own, in place.
 
@@ -132,7 +141,7 @@ def open_prepared(folder: Path) -> PreparedSet:
 
     if is_prepared(folder):
         return _open(folder)
-    if (folder / PROGRESS).exists():
+    if is_unfinished(folder):
         raise DataError(f"{folder} is not finished: repeat the command that prepares it.")
     if not is_reference_folder(folder):
         lack = f"no {MANIFEST} in it" if folder.is_dir() else "no such folder"

@@ -16,12 +16,12 @@ import numpy as np
 
 from repa.data.image_set import ImageSet, check_sides, decoded
 from repa.data.preparation.threads import in_threads
+from repa.data.prepared_set import INSPECTION
 from repa.errors import DataError
 from repa_base.in_place.marks_file import MarksFile, attach_marks, replace_marks
 from repa_base.processes import Processes, all_values, at_first, attempt, together
 from repa_base.progress import Steps
 
-INSPECTION = "prepare.inspection"
 _RECORD = np.dtype(
     [
         ("sha256", "u1", 32),

@@ -22,7 +22,7 @@ import numpy as np
 
 from repa.data.image_set import ImageSet
 from repa.data.preparation.encoding import Networks
-from repa.data.preparation.inspection import INSPECTION, broken_error, inspect
+from repa.data.preparation.inspection import broken_error, inspect
 from repa.data.preparation.pipeline import StageTimes, fill
 from repa.data.preparation.plan import (
     Plan,
@@ -34,7 +34,14 @@ from repa.data.preparation.plan import (
 )
 from repa.data.preparation.set_writer import attach_writer, begin_files, read_header
 from repa.data.preparation.settings import PrepareConfig
-from repa.data.prepared_set import CHECKSUMS, MANIFEST, PROGRESS, is_prepared, read_manifest
+from repa.data.prepared_set import (
+    CHECKSUMS,
+    INSPECTION,
+    MANIFEST,
+    PROGRESS,
+    is_prepared,
+    read_manifest,
+)
 from repa.data.row_files import HELD_OUT, Layout
 from repa.data.sources import open_source
 from repa.errors import ChecksumError, DataError, OutputExistsError

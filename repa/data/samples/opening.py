@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from repa.data.digits import load_digits
-from repa.data.prepared_set import PROGRESS, is_prepared, open_prepared
+from repa.data.prepared_set import is_prepared, is_unfinished, open_prepared
 from repa.data.reference_folder import is_reference_folder
 from repa.data.samples.picture_data import PictureData
 from repa.data.samples.prepared_data import PreparedData
@@ -41,7 +41,7 @@ def open_if_prepared(path: Path) -> PreparedData | None:
     Raises:
         DataError: The set is damaged, or not finished.
     """
-    found = is_prepared(path) or is_reference_folder(path) or (path / PROGRESS).exists()
+    found = is_prepared(path) or is_reference_folder(path) or is_unfinished(path)
     return PreparedData(open_prepared(path)) if found else None
 
 

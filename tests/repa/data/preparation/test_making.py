@@ -10,8 +10,10 @@ import pytest
 from pictures import class_folders, content, draw, noise
 
 from repa.data import center_crop, open_prepared, open_source
+from repa.data.overview import open_set
 from repa.data.preparation import PrepareConfig, making, prepare
 from repa.data.row_files import member_name
+from repa.data.samples import open_training_data
 from repa.errors import DataError, InUseError, OutputExistsError, SettingError
 from repa_base.locks import lock_if_free
 
@@ -278,3 +280,12 @@ def test_disk_that_fills_up_in_the_middle_says_how_to_go_on(source, tmp_path, mo
         open_prepared(tmp_path / "out")
     prepare(config(tmp_path))
     assert content(tmp_path / "out") == expected
+
+
+def test_set_that_stopped_at_its_inspection_is_unfinished_for_everybody(source, tmp_path):
+    (source / "cat" / "poor.png").write_bytes(b"poor")
+    with pytest.raises(DataError, match=r"poor\.png is not a readable image: none of PNG, JPEG"):
+        prepare(config(tmp_path))
+    for opened in (open_prepared, open_set, lambda path: open_training_data(str(path), 16)):
+        with pytest.raises(DataError, match="is not finished: repeat the command"):
+            opened(tmp_path / "out")
