@@ -9,6 +9,7 @@ import typer
 from repa.errors import UnknownNameError, suggestion
 from repa.generation.settings import LabelScheme, SampleConfig
 from repa.registry import entry_names, is_registered, load_registry
+from repa_base.settings import LARGEST
 from repa_cli.options import Device, Json, Overwrite, ProcessCount, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar
 from repa_cli.running.start import Loading
@@ -50,6 +51,12 @@ def _labels(value: str) -> Any:  # noqa: ANN401
         raise typer.BadParameter(f"{value!r} is not a list of classes such as 0,1,2") from error
 
 
+def _count(value: str) -> int:
+    if not value.isdecimal() or not 1 <= int(value) <= LARGEST:
+        raise typer.BadParameter(f"{value!r} is not a whole number from 1")
+    return int(value)
+
+
 def _own_defaults() -> dict[str, dict[str, Any]]:
     """Return the defaults that registered models have of their own, by setting and model."""
     own: dict[str, dict[str, Any]] = {}
@@ -62,7 +69,14 @@ def _own_defaults() -> dict[str, dict[str, Any]]:
 @setting_options(
     SampleConfig,
     other_defaults=_own_defaults(),
-    parsers={"model": _model, "guidance_interval": _interval, "labels": _labels},
+    parsers={
+        "model": _model,
+        "guidance_interval": _interval,
+        "internal_interval": _interval,
+        "labels": _labels,
+        "num_heads": _count,
+        "encoder_depth": _count,
+    },
     first=("model", "num_images"),
 )
 def sample(
@@ -134,8 +148,9 @@ def _announce(config: SampleConfig, done: int) -> None:
     """Say in one line what will be done, and in another where an earlier run stopped."""
     from repa.generation import defaults_of, network_rows
 
-    own = defaults_of(config.model)
+    own = defaults_of(config.model, **config.hints)
     by = f" (data set {own.dataset}, so the defaults of {own.registered})" if own.dataset else ""
+    by = f" (dialect {own.dialect}, so the defaults of its authors)" if own.dialect else by
     how = config.solver + ("" if config.adaptive else f" in {config.num_steps} steps")
     low, high = config.guidance_interval
     guidance = f"guidance {config.cfg_scale:g} for t in [{low:g}, {high:g}]"

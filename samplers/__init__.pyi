@@ -1,9 +1,15 @@
+from .ddpm import OutputFn as OutputFn
+from .ddpm import classifier_free_output as classifier_free_output
+from .ddpm import sample_ddpm as sample_ddpm
 from .guidance import GuidanceInterval as GuidanceInterval
 from .guidance import classifier_free_velocity as classifier_free_velocity
 from .guidance import guided_velocity as guided_velocity
+from .guidance import internally_guided as internally_guided
 from .interpolant import INTERPOLANTS as INTERPOLANTS
+from .interpolant import PATHS as PATHS
 from .interpolant import Coefficients as Coefficients
 from .interpolant import CosineInterpolant as CosineInterpolant
+from .interpolant import DiscreteInterpolant as DiscreteInterpolant
 from .interpolant import Interpolant as Interpolant
 from .interpolant import LinearInterpolant as LinearInterpolant
 from .interpolant import score_from_velocity as score_from_velocity
@@ -11,6 +17,7 @@ from .names import ADAPTIVE_METHODS as ADAPTIVE_METHODS
 from .names import FIXED_STEP_METHODS as FIXED_STEP_METHODS
 from .names import ODE_METHODS as ODE_METHODS
 from .names import InterpolantName as InterpolantName
+from .names import PathName as PathName
 from .noise import Stream as Stream
 from .noise import draw_labels as draw_labels
 from .noise import initial_noise as initial_noise

@@ -6,13 +6,14 @@ velocity and its score belong together; it knows no network and takes no steps.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from math import pi
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from samplers.names import InterpolantName
+from samplers.names import InterpolantName, PathName
 
 Rows = Float[Tensor, "batch *dims"]
 """A batch: images, noise, states or velocities, one a row."""
@@ -66,10 +67,49 @@ class CosineInterpolant(Interpolant):
         return Coefficients(alpha, sigma, d_alpha=-pi / 2 * sigma, d_sigma=pi / 2 * alpha)
 
 
+@dataclass(frozen=True)
+class DiscreteInterpolant(Interpolant):
+    """DDPM's variance-preserving path of 1000 times, betas in equal steps from 1e-4 to 0.02.
+
+    Time k of 0 to 999 is t = (k + 1) / 1000, and t = 0 the data. Between the times the logarithm of
+    alpha^2 is the one polynomial of degree 8 that meets all of them to 1e-11, so that the path is
+    smooth. At t = 1 alpha is still 0.0064; sigma's derivative has a pole at t = 0.
+
+    Source:
+        DiT diffusion/gaussian_diffusion.py at ed81ce2 (schedule "linear"), after Ho et al., arXiv
+        2006.11239.
+    """
+
+    def betas(self) -> Float[Tensor, " times"]:
+        """Return the 1000 variances of DDPM's steps, float64."""
+        return torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+
+    @cached_property
+    def _log_signal(self) -> Tensor:
+        """The polynomial's coefficients of t, t^2, ...; t = 0 is met exactly."""
+        sums = torch.cat([torch.zeros(1, dtype=torch.float64), (-self.betas()).log1p().cumsum(0)])
+        t = torch.linspace(0, 1, len(sums), dtype=torch.float64)
+        powers = t[:, None] ** torch.arange(1, 9)
+        return torch.linalg.lstsq(powers, sums, driver="gelsd").solution
+
+    def coefficients(self, t: Float[Tensor, "*times"]) -> Coefficients:
+        """Return alpha, sigma and their derivatives at times `t` in [0, 1], in t's dtype."""
+        log, slope = torch.zeros_like(t), torch.zeros_like(t)
+        for power, factor in reversed(list(enumerate(self._log_signal.tolist(), start=1))):
+            log, slope = (log + factor) * t, slope * t + power * factor
+        alpha, sigma = (log / 2).exp(), (-torch.expm1(log)).sqrt()
+        d_alpha = slope / 2 * alpha
+        return Coefficients(alpha, sigma, d_alpha, d_sigma=-alpha * d_alpha / sigma)
+
+
 INTERPOLANTS: dict[InterpolantName, Interpolant] = {
     "linear": LinearInterpolant(),
     "cosine": CosineInterpolant(),
 }
+
+
+PATHS: dict[PathName, Interpolant] = {**INTERPOLANTS, "ddpm": DiscreteInterpolant()}
+"""Those that networks may have been trained on, by others too."""
 
 
 def score_from_velocity(

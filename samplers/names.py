@@ -4,6 +4,9 @@ from typing import Literal
 
 InterpolantName = Literal["linear", "cosine"]
 
+PathName = Literal[InterpolantName, "ddpm"]
+"""Paths that a network may have been trained on; "ddpm" is DiT's, in 1000 discrete times."""
+
 ADAMS_METHODS = ("explicit_adams", "implicit_adams")
 
 FIXED_STEP_METHODS = ("euler", "heun", "midpoint", "heun2", "heun3", "rk4", *ADAMS_METHODS)

@@ -1,6 +1,8 @@
-"""Checkpoints: files of any known dialect to networks ready for sampling, and back to one file."""
+"""Checkpoints: files of any known dialect to networks ready for sampling, and back to one file.
 
-from repa.checkpoints.export import export_weights
-from repa.checkpoints.reading import Checkpoint, load_model, read_checkpoint
+The public names are listed in `__init__.pyi` and loaded on first use: `names` needs no torch.
+"""
 
-__all__ = ["Checkpoint", "export_weights", "load_model", "read_checkpoint"]
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,6 +1,7 @@
 """Read a file of safetensors or of torch.save: tensors, and whatever else stands beside them.
 
-Nothing in a file is ever executed. What the tensors are is the dialects' affair.
+Nothing in a file is ever executed. What the tensors are is the dialects' affair; which of a
+training state's are meant is told here, because all trainers wrap them alike.
 """
 
 import argparse
@@ -8,6 +9,7 @@ import re
 import sys
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 """How torch names what it refuses to look up."""
 
 _LONGEST_NAME = 200
+_TRAINING = ("opt", "optimizer", "steps", "step", "epoch")
+"""What stands beside the weights in a training state, and not in a release."""
+_PREFIXES = ("module.", "_orig_mod.")  # of torch's wrappers for many processes and for compiling
 _DATA_MODULES = ("collections", "datetime", "decimal", "enum", "fractions", "pathlib", "uuid")
 """Of the standard library, those that hold values."""
 
@@ -66,6 +71,47 @@ def read_contents(path: Path) -> tuple[Tensors, Extra]:
     if head.lstrip().lower().startswith((b"<!doc", b"<html")):
         what = "is a web page, no checkpoint; download it again"
     raise CheckpointFormatError(f"{path}: {what}.")
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A file's state dict, as samples are made of it, and what else the file tells.
+
+    `args` are a trainer's arguments, `extra` is all that stands beside the tensors.
+    """
+
+    tensors: Tensors
+    args: Extra = field(default_factory=dict)
+    extra: Extra = field(default_factory=dict)
+
+
+def unwrap(tensors: Tensors, extra: Extra) -> Contents:
+    """Find the state dict that is meant: the file itself, its moving average, or its only one.
+
+    Raises:
+        ValueError: There is none, or the raw weights of a training state alone.
+    """
+    args = extra.get("args")
+    args = vars(args) if isinstance(args, argparse.Namespace) else args
+    args = args if isinstance(args, dict) else {}
+    if tensors:
+        return Contents(_without_prefix(tensors), args, extra)
+    for key in ("ema", "model", "state_dict"):
+        if not is_state_dict(extra.get(key)):
+            continue
+        if key != "ema" and any(name in extra for name in _TRAINING):
+            reason = "and no moving average under 'ema', which is what samples are made of"
+            raise ValueError(f"holds the raw weights of a training run under {key!r} {reason}")
+        return Contents(_without_prefix(extra[key]), args, extra)
+    keys = ", ".join(str(key) for key in list(extra)[:4]) or "(none)"
+    raise ValueError(f"holds neither a state dict nor one under the key 'ema', but the keys {keys}")
+
+
+def _without_prefix(tensors: Tensors) -> Tensors:
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def is_state_dict(value: object) -> bool:

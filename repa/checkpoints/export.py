@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -23,6 +24,7 @@ def export_weights(
     bf16: bool = False,
     projectors: bool = False,
     overwrite: bool = False,
+    **hints: Any,  # noqa: ANN401
 ) -> Path:
     """Write the weights that sampling needs, with a description of their network; return `out`.
 
@@ -34,6 +36,7 @@ def export_weights(
         bf16: Store bfloat16, half the size and 8 significant bits, in the range of float32.
         projectors: Keep the projectors, which only training needs.
         overwrite: Whether an existing file may be replaced.
+        hints: What is said of a file that does not tell it, as of `load_model`.
 
     Raises:
         OutputExistsError: `out` exists, or does not end in .safetensors.
@@ -46,7 +49,7 @@ def export_weights(
     if out.suffix != ".safetensors":
         raise OutputExistsError(f"{out}: the output's name must end in .safetensors.")
     check_output(out, overwrite=overwrite, option="name")
-    checkpoint = read_checkpoint(source)
+    checkpoint = read_checkpoint(source, **hints)
     _ = checkpoint.model  # what does not load strictly is not worth writing
     settings = checkpoint.settings
     dtype = torch.float16 if half else torch.bfloat16 if bf16 else torch.float32

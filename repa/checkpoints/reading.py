@@ -4,15 +4,17 @@ A name in the registry, a file of any dialect, or a folder that our trainer wrot
 does not say what network it holds, the registry or its dialect does.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
 from repa.checkpoints.contents import Tensors, read_contents
 from repa.checkpoints.dialects import convert
+from repa.checkpoints.hints import Hints, latent_space_from_statistics
 from repa.checkpoints.settings import CheckpointSettings
 from repa.errors import (
     CheckpointFormatError,
@@ -24,7 +26,7 @@ from repa.errors import (
 from repa.models.sit import SiT
 from repa.registry import entry_names, fetch, file_sha256, find_entry, is_registered
 from repa_base.checksums import SUMS, check_file
-from samplers import INTERPOLANTS, ModelFn
+from samplers import PATHS, ModelFn
 
 _STEPS, _AVERAGE = "step-*/", "ema.safetensors"  # of a training run
 _LONGEST_NAME = 200  # letters, counted with the shapes; a damaged file's go on and on
@@ -36,7 +38,8 @@ class Checkpoint:
     """A checkpoint that has been read; its network is built when it is first asked for.
 
     Its name is the registered one, or the file's without its folder; the dialect is one of
-    `repa.checkpoints.dialects`. The tensors, the state dict, have the file's dtypes.
+    `repa.checkpoints.dialects`. The tensors, the state dict, have the file's dtypes. What was taken
+    for granted when it was read stands in `assumed`, in a few words each.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Checkpoint:
     settings: CheckpointSettings
     tensors: Tensors = field(repr=False)
     device: torch.device | str = "cpu"
+    assumed: tuple[str, ...] = ()
 
     @cached_property
     def sha256(self) -> str:
@@ -54,7 +58,7 @@ class Checkpoint:
     @property
     def velocity_model(self) -> ModelFn:
         """model(x, t, labels) that gives the velocity: the network itself if it predicts that."""
-        path = INTERPOLANTS[self.settings.path_type]
+        path = PATHS[self.settings.path_type]
         return self.settings.prediction.velocity_model(self.model, path)
 
     @property
@@ -66,6 +70,26 @@ class Checkpoint:
             CheckpointMismatchError: Tensors are missing, unexpected or misshapen.
         """
         return self._network
+
+    @property
+    def network(self) -> SiT:
+        """The network in its own convention: its raw output at the times that it was trained on."""
+        return self._network
+
+    @property
+    def prediction(self) -> str:
+        """What the network predicts: velocity, noise or data."""
+        return self.settings.prediction.target
+
+    @property
+    def latent_space(self) -> LatentSpace:
+        """Where the network's x lives; its `to_autoencoder` turns x into what is decoded."""
+        return self.settings.latent_space
+
+    @property
+    def guided_channels(self) -> int:
+        """How many of the leading channels guidance is for."""
+        return self.settings.guided_channels or self.settings.model["in_channels"]
 
     def check(self) -> None:
         """Raise as `model` does if the tensors do not make the network, without building it."""
@@ -89,36 +113,88 @@ class Checkpoint:
             raise CheckpointFormatError(f"{self.path}: {reason}") from error
 
 
-def load_model(name_or_path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
+def load_model(
+    name_or_path: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    dialect: str | None = None,
+    num_heads: int | None = None,
+    encoder_depth: int | None = None,
+    latents: str | Path | None = None,
+) -> Checkpoint:
     """Load a SiT by its name in the registry, from a file, or from a training run's folder.
 
     A registered name comes before a file of that name; of a run's folder the latest moving average
     is taken. Its `.model` is built on `device` and its `.sha256` taken when this returns.
 
+    Args:
+        name_or_path: What to load.
+        device: Where the network goes.
+        dialect: Which of `repa.checkpoints.dialects.DIALECTS` a file speaks; None tells it by what
+            the file holds.
+        num_heads: Attention heads, where neither tensors nor a named size tell them.
+        encoder_depth: Block after which features are aligned; samples do not depend on it.
+        latents: Latent space, in place of the dialect's: the name of an autoencoder of Stable
+            Diffusion's latents, or a file of statistics (latents_scale and latents_bias).
+
     Raises:
         UnknownNameError: Neither a name nor a path.
-        CheckpointFormatError: The file is no checkpoint, or is damaged.
+        CheckpointFormatError: The file is no checkpoint, is damaged, is of a network that is not
+            supported, or does not tell what is not said; or `latents` is no file of statistics.
         CheckpointMismatchError: Its tensors are not those of the network it should hold.
         DownloadError: See `repa.registry.fetch`, also for ChecksumError.
     """
-    checkpoint = read_checkpoint(name_or_path, device)
+    checkpoint = read_checkpoint(
+        name_or_path,
+        device,
+        dialect=dialect,
+        num_heads=num_heads,
+        encoder_depth=encoder_depth,
+        latents=latents,
+    )
     _ = checkpoint.model, checkpoint.sha256
     return checkpoint
 
 
-def read_checkpoint(name_or_path: str | Path, device: torch.device | str = "cpu") -> Checkpoint:
-    """Find and read a checkpoint without building its network; raises as `load_model` does.
+def read_checkpoint(
+    name_or_path: str | Path,
+    device: torch.device | str = "cpu",
+    *,
+    latents: str | Path | None = None,
+    **hints: Any,  # noqa: ANN401
+) -> Checkpoint:
+    """Find and read a checkpoint without building its network; arguments as of `load_model`.
 
-    A file that a SHA256SUMS beside it lists, as one of a training run, is checked against it.
+    A file that a SHA256SUMS beside it lists, as one of a training run, is checked against it. What
+    is raised is as of `load_model`.
     """
     name, path, stated = _locate(name_or_path)
+    said = Hints(stated=stated, latents=_said_latents(latents), **hints)
+    if said.dialect is None and stated:
+        said = replace(said, dialect=stated.get("dialect"))
     _check_sum(path)
     contents = read_contents(path)
     try:
-        dialect, settings, tensors = convert(*contents, stated)
+        dialect, found = convert(*contents, said)
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise CheckpointFormatError(f"{path}: {error}.") from error
-    return Checkpoint(name, path, dialect, settings, tensors, device)
+    return Checkpoint(name, path, dialect, found.settings, found.tensors, device, found.assumed)
+
+
+def _said_latents(name_or_path: str | Path | None) -> LatentSpace | None:
+    """Return the latent space of an autoencoder's name or of a file of statistics."""
+    if name_or_path is None:
+        return None
+    if is_registered("autoencoders", name_or_path):
+        return replace(SD_LATENTS, autoencoder=str(name_or_path))
+    path = Path(name_or_path)
+    if not path.exists():
+        raise UnknownNameError("latents or file", str(path), entry_names("autoencoders"))
+    tensors, _ = read_contents(path)
+    try:
+        return latent_space_from_statistics(tensors)
+    except ValueError as error:
+        raise CheckpointFormatError(f"{path}: {error}.") from error
 
 
 def _locate(name_or_path: str | Path) -> tuple[str, Path, dict[str, Any] | None]:

@@ -4,7 +4,7 @@ The description stands in our own files and, without its format, in the registry
 """
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, get_args
+from typing import Any
 
 from repa.autoencoders.latent_space import PIXELS, SD_LATENTS, LatentSpace
 from repa.checkpoints.contents import Extra, Tensors
@@ -12,10 +12,11 @@ from repa.data.held_out import HeldOutReference
 from repa.errors import suggestion
 from repa.models.prediction import Prediction
 from repa.models.sit import SIT_SIZES
-from samplers import InterpolantName
+from samplers import PATHS, PathName
 
-FORMATS = (1, 2)
-"""Of descriptions; the second says of latent space or prediction what the first cannot."""
+FORMATS = (1, 2, 3)
+"""Of descriptions; the second says of latent space or prediction what the first cannot, and the
+third how guidance is meant."""
 
 _PIXEL_CHANNELS = 3
 _LARGEST = 10_000  # a damaged or hostile file must not make us build for hours
@@ -28,19 +29,21 @@ class CheckpointSettings:
 
     The interpolant and, if known, the registered name of the data set that it was trained on, what
     its output means, where its input and output live, and which images were held out of training to
-    judge it by. Values may come from a stranger's file.
+    judge it by. Guidance is on the leading `guided_channels` of the velocity; None is all. Values
+    may come from a stranger's file.
     """
 
     model: dict[str, Any]
-    path_type: InterpolantName = "linear"
+    path_type: PathName = "linear"
     dataset: str | None = None
     prediction: Prediction = field(default_factory=Prediction)
     latent_space: LatentSpace = PIXELS
     reference: HeldOutReference | None = None
+    guided_channels: int | None = None
 
     def __post_init__(self) -> None:
-        if self.path_type not in get_args(InterpolantName):
-            raise ValueError(f"path_type is {self.path_type!r}, not linear or cosine")
+        if self.path_type not in PATHS:
+            raise ValueError(f"path_type is {self.path_type!r}, not linear, cosine or ddpm")
         if not isinstance(self.dataset, str | None):
             raise ValueError(f"dataset is {self.dataset!r}, not a name")
         for name in _WHOLE_NUMBERS:
@@ -48,6 +51,9 @@ class CheckpointSettings:
             if type(value) is not int or not 1 <= value <= _LARGEST:
                 raise ValueError(f"{name} is {value!r}, not a whole number from 1 to {_LARGEST}")
         has, space = self.model["in_channels"], self.latent_space.num_channels
+        guided = self.guided_channels
+        if guided is not None and (type(guided) is not int or not 1 <= guided <= has):
+            raise ValueError(f"guided_channels is {guided!r}, not a whole number from 1 to {has}")
         for name, channels in ("prediction", self.prediction.channels), ("latent_space", space):
             if channels not in (None, has):
                 raise ValueError(f"{name} is for {channels} channels and the model has {has}")
@@ -62,9 +68,9 @@ def settings_from_description(description: Extra, tensors: Tensors) -> Checkpoin
     """Read the description that our trainer writes, or an entry of the registry.
 
     It has "model" (keyword arguments of `SiT`, perhaps with "size" for a named size), "path_type",
-    "dataset", "prediction", "reference", and "latent_space" or "autoencoder"; other keys are of no
-    account here.
-    The tensors of the state dict alone say which projectors are there.
+    "dataset", "prediction", "reference", "guided_channels", and "latent_space" or "autoencoder";
+    other keys are of no account here. The tensors of the state dict alone say which projectors are
+    there.
 
     Raises:
         ValueError: A value is missing or wrong.
@@ -90,6 +96,7 @@ def settings_from_description(description: Extra, tensors: Tensors) -> Checkpoin
         prediction=Prediction() if prediction is None else Prediction(**prediction),
         latent_space=assumed if space is None else LatentSpace(**space),
         reference=None if reference is None else HeldOutReference.from_mapping(reference),
+        guided_channels=description.get("guided_channels"),
     )
 
 
@@ -97,18 +104,22 @@ def describe(settings: CheckpointSettings) -> dict[str, Any]:
     """Return the description that `settings_from_description` reads, with its format first.
 
     Format 1, byte for byte what earlier versions wrote and read, wherever it suffices. They would
-    overlook a prediction or a latent space and make wrong images, so that these have format 2,
-    which they refuse. A reference they may overlook.
+    overlook a prediction, a latent space or guided channels and make wrong images, so that these
+    have format 2 or 3, which they refuse. A reference they may overlook.
     """
     described = {key: getattr(settings, key) for key in ("model", "path_type", "dataset")}
     if settings.reference is not None:
         described["reference"] = settings.reference.to_dict()
     space, prediction = settings.latent_space, settings.prediction
     assumed = assumed_latent_space(space.autoencoder, settings.model["in_channels"])
-    if (space, prediction) == (assumed, Prediction()):
+    guided = settings.guided_channels
+    if (space, prediction, guided) == (assumed, Prediction(), None):
         return {"format": 1, **described, "autoencoder": space.autoencoder}
-    stated = {"latent_space": asdict(space), "prediction": asdict(prediction)}
-    return {"format": 2, **described, **stated}
+    predicted = {k: v for k, v in asdict(prediction).items() if (k, v) != ("num_times", None)}
+    stated = {"latent_space": asdict(space), "prediction": predicted}
+    if guided is None:
+        return {"format": 2, **described, **stated}
+    return {"format": 3, **described, **stated, "guided_channels": guided}
 
 
 def assumed_latent_space(autoencoder: str | None, in_channels: object) -> LatentSpace:

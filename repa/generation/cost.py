@@ -5,7 +5,8 @@ from torch import Tensor
 
 from repa.generation.images import solver_of
 from repa.generation.settings import Protocol
-from samplers import INTERPOLANTS
+from samplers import INTERPOLANTS, GuidanceInterval
+from samplers.ddpm import respaced_times
 from samplers.names import ADAPTIVE_METHODS
 
 
@@ -17,6 +18,10 @@ def network_rows(protocol: Protocol) -> int | None:
     """
     if protocol.solver in (*ADAPTIVE_METHODS, "implicit_adams"):
         return None
+    if protocol.solver == "ddpm":
+        times = (k + 1 for k in respaced_times(protocol.num_steps))
+        guided = GuidanceInterval(*protocol.guidance_interval)
+        return sum(2 if t / 1000 in guided and protocol.cfg_scale != 1 else 1 for t in times)
     rows = 0
 
     def counted(x: Tensor, t: Tensor, guided: bool) -> Tensor:

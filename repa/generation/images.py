@@ -23,13 +23,16 @@ from repa.models import SiT
 from repa_base.device import float32_precision
 from repa_base.progress import Steps
 from samplers import (
-    INTERPOLANTS,
+    PATHS,
     Interpolant,
     ModelFn,
     NormalFn,
+    classifier_free_output,
     classifier_free_velocity,
     draw_labels,
     initial_noise,
+    internally_guided,
+    sample_ddpm,
     sample_ode,
     sample_sde,
     step_noise,
@@ -123,7 +126,17 @@ def check_protocol(protocol: Protocol, settings: CheckpointSettings) -> None:
     if not isinstance(labels, str) and max(labels) >= count:
         rule = f"none of the {count} classes, 0 to {count - 1}"
         raise SettingError("labels", f"label {max(labels)} is {rule}.")
-    if settings.prediction.target == "noise":
+    if protocol.internal_scale != 1 and not settings.model.get("internal_head"):
+        reason = "the network has no middle head to be guided by"
+        raise SettingError("internal_scale", f"{reason}: leave --ig at 1.")
+    if protocol.solver == "ddpm":
+        if settings.path_type != "ddpm" or settings.model.get("out_channels") is None:
+            reason = "ddpm is for networks that predict noise and variances, as DiT's"
+            raise SettingError("solver", f"{reason}; this one predicts the velocity.")
+        if not 2 <= protocol.num_steps <= 1000:
+            rule = "from 2 to 1000 for ddpm, which has that many times"
+            raise SettingError("num_steps", f"num_steps must be {rule}.")
+    elif settings.prediction.target == "noise" and settings.path_type != "ddpm":
         reason = "the network predicts noise, from which no velocity follows at t = 1"
         raise SettingError("solver", f"{reason}, where all solvers begin.")
 
@@ -148,9 +161,19 @@ def _sample(
     shape = (network.in_channels, network.input_size, network.input_size)
     noise = initial_noise(seed, indices, shape).to(labels.device)
     null, scale = network.null_label, protocol.cfg_scale
-    velocity = classifier_free_velocity(model.velocity_model, labels, null, scale)
-    path = INTERPOLANTS[model.settings.path_type]
-    solve = solver_of(protocol, path, lambda step: step_noise(seed, indices, step, shape))
+    guided = model.settings.guided_channels
+    normal = partial(step_noise, seed, indices, shape=shape)
+    if protocol.solver == "ddpm":
+        output = classifier_free_output(network, labels, null, scale, guided_channels=guided)
+        steps, interval = protocol.num_steps, protocol.guidance_interval
+        options = {"num_steps": steps, "guidance_interval": interval, "on_time": on_time}
+        return sample_ddpm(output, noise, normal=normal, **options)
+    asked = model.velocity_model
+    if protocol.internal_scale != 1:
+        internal = protocol.internal_scale, protocol.internal_interval
+        asked = internally_guided(network.velocities, *internal)
+    velocity = classifier_free_velocity(asked, labels, null, scale, guided_channels=guided)
+    solve = solver_of(protocol, PATHS[model.settings.path_type], normal)
     return solve(velocity, noise, on_time=on_time)
 
 

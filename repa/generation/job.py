@@ -78,6 +78,8 @@ def generate(
     job = Job.plan(config, processes)
     progress = progress or (lambda done, total: None)
     note = on_note if on_note and processes.is_first else lambda text: None
+    for taken in job.checkpoint.assumed:
+        note(f"{job.checkpoint.name}: assumed {taken}.")
     for attempt in range(_ATTEMPTS):
         output = job.open_output(processes)
         if output is None:
@@ -113,7 +115,7 @@ class Job:
         device = processes.device(config.device)
         if device.type == "mps":
             raise SettingError("device", "the samplers need float64, which mps lacks: use cpu.")
-        checkpoint = read_checkpoint(config.model, device)
+        checkpoint = read_checkpoint(config.model, device, **config.hints)
         settings = checkpoint.settings
         check_protocol(config, settings)
         checkpoint.check()
@@ -146,6 +148,7 @@ class Job:
             "toolkit": toolkit_version(),
             "model": checkpoint.name,
             "checkpoint_sha256": checkpoint.sha256,
+            **_convention(checkpoint),
             "dataset": checkpoint.settings.dataset,
             **({} if reference is None else {"reference": reference.to_dict()}),
             "path_type": checkpoint.settings.path_type,
@@ -153,6 +156,7 @@ class Job:
             "num_steps": None if config.adaptive else config.num_steps,
             "cfg_scale": config.cfg_scale,
             "guidance_interval": config.guidance_interval,
+            **_internal(config),
             "seed": config.seed,
             "labels": config.labels,
             "num_images": config.num_images,
@@ -203,6 +207,26 @@ class Job:
         num_images = self.config.num_images
         own = range(0, num_images, size)[processes.rank :: processes.size]
         return [range(start, min(start + size, num_images)) for start in own]
+
+
+def _convention(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what decides the images of other dialects; nothing for REPA's and our own."""
+    settings, said = checkpoint.settings, {}
+    if checkpoint.dialect not in ("ours", "repa"):
+        said["dialect"] = checkpoint.dialect
+    if settings.guided_channels is not None:
+        said["guided_channels"] = settings.guided_channels
+    if settings.latent_space.num_channels is not None:
+        space = settings.latent_space
+        said["latent_space"] = {"scale": space.scale, "bias": space.bias}
+    return said
+
+
+def _internal(config: SampleConfig) -> dict[str, Any]:
+    if config.internal_scale == 1:
+        return {}
+    interval = config.internal_interval
+    return {"internal_scale": config.internal_scale, "internal_interval": interval}
 
 
 def _fill(output: NpzWriter, job: Job, processes: Processes, progress: Steps) -> None:

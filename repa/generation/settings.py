@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from repa.autoencoders.pixels import Quantizer
+from repa.checkpoints.names import DialectName
 from repa.errors import SettingError
 from repa.generation.defaults import defaults_of
 from repa.registry import default_checkpoint, entry_names
@@ -16,8 +17,11 @@ from samplers.names import ADAPTIVE_METHODS, ODE_METHODS
 
 LabelScheme = Literal["random", "balanced"]
 
-SOLVERS = ("sde", *ODE_METHODS)
-"""`sde` is Euler-Maruyama; the others solve the ODE."""
+HINTS = ("dialect", "num_heads", "encoder_depth", "latents")
+"""Settings that say of a checkpoint what its file does not tell; see `load_model`."""
+
+SOLVERS = ("sde", "ddpm", *ODE_METHODS)
+"""`sde` is Euler-Maruyama, `ddpm` DiT's own; the others solve the ODE."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +45,21 @@ class Protocol:
         flag="--interval",
         value="LOW,HIGH",
     )
+    internal_scale: float = setting(
+        "Strength of guidance by the network's own middle head, if it has one; 1 turns it off.",
+        1.0,
+        low=1,
+        flag="--ig",
+    )
+    internal_interval: tuple[float, float] = setting(
+        "Times with that guidance, both ends included.",
+        (0.0, 1.0),
+        flag="--ig-interval",
+        value="LOW,HIGH",
+    )
     solver: str = setting(
-        f"sde is Euler-Maruyama; the others solve the ODE: {', '.join(ODE_METHODS)}.",
+        "sde is Euler-Maruyama, ddpm is for networks that predict noise; the others solve"
+        f" the ODE: {', '.join(ODE_METHODS)}.",
         "sde",
         choices=SOLVERS,
         value="NAME",
@@ -71,10 +88,11 @@ class Protocol:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        low, high = self.guidance_interval
-        if not 0 <= low <= high <= 1:
-            rule = f"LOW,HIGH with 0 <= LOW <= HIGH <= 1, got {low:g},{high:g}"
-            raise SettingError("guidance_interval", f"guidance_interval must be {rule}.")
+        for name in ("guidance_interval", "internal_interval"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high <= 1:
+                rule = f"LOW,HIGH with 0 <= LOW <= HIGH <= 1, got {low:g},{high:g}"
+                raise SettingError(name, f"{name} must be {rule}.")
         if not isinstance(self.labels, str) and not (self.labels and min(self.labels) >= 0):
             rule = f"one or more classes from 0, got {list(self.labels)}"
             raise SettingError("labels", f"labels must be {rule}.")
@@ -96,7 +114,8 @@ class Protocol:
         known = {field.name for field in fields(cls)}
         named: dict[str, Any] = {"model": model} if "model" in known else {}
         settings = cls(**given, **named)
-        own = defaults_of(model).values.items()
+        said = {name: given[name] for name in HINTS if given.get(name) is not None}
+        own = defaults_of(model, **said).values.items()
         return replace(settings, **{k: v for k, v in own if k in known and k not in given})
 
     @property
@@ -125,6 +144,28 @@ class SampleConfig(Protocol):
         None,
         value="NAME|PATH",
     )
+    dialect: DialectName | None = setting(
+        "Whose form the checkpoint's file has, where it does not tell: {choices}.",
+        None,
+        choices=DialectName,
+        value="NAME",
+    )
+    num_heads: int | None = setting(
+        "Attention heads, of a file that does not tell them and has no published width.",
+        None,
+        value="N",
+    )
+    encoder_depth: int | None = setting(
+        "Block after which a file's features or middle head are, where it does not tell.",
+        None,
+        value="N",
+    )
+    latents: str | None = setting(
+        "Latent space, of a file that does not tell it: an autoencoder's name, or a file of "
+        "statistics (latents_scale, latents_bias).",
+        None,
+        value="NAME|FILE",
+    )
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     out: Path = setting("The NPZ to write; a run that was killed goes on.", Path("samples.npz"))
@@ -135,3 +176,12 @@ class SampleConfig(Protocol):
         super().__post_init__()
         if self.out.suffix != ".npz":
             raise SettingError("out", f"out must be a file name that ends in .npz, got {self.out}.")
+        for name in ("num_heads", "encoder_depth"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise SettingError(name, f"{name} must be a whole number from 1, got {value!r}.")
+
+    @property
+    def hints(self) -> dict[str, Any]:
+        """What is said of the checkpoint: keyword arguments of `read_checkpoint`."""
+        return {name: getattr(self, name) for name in HINTS}

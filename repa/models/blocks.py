@@ -36,11 +36,15 @@ class TimeEmbedder(nn.Module):
 
     def forward(self, t: Tensor) -> Tensor:
         """Embed the times. The sinusoids are float32 whatever the network's dtype."""
-        steps = torch.arange(self.num_frequencies, dtype=torch.float32, device=t.device)
-        frequencies = torch.exp(-math.log(10000) * steps / self.num_frequencies)
-        angles = t.float()[:, None] * frequencies
+        angles = t.float()[:, None] * time_frequencies(self.num_frequencies, t.device)
         waves = torch.cat([angles.cos(), angles.sin()], dim=1)
         return self.mlp(waves.to(next(self.mlp.parameters()).dtype))
+
+
+def time_frequencies(count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return the frequencies (count,) of a time's sinusoids, float32, from 1 down to 1/10000."""
+    steps = torch.arange(count, dtype=torch.float32, device=device)
+    return torch.exp(-math.log(10000) * steps / count)
 
 
 class LabelEmbedder(nn.Module):

@@ -23,7 +23,9 @@ class Prediction:
     """What a network predicts; the default is the toolkit's own convention; JSON as its `asdict`.
 
     Reversed time runs from 0 (noise) to 1 (data), and the velocity is the derivative in that time.
-    The leading `channels` of the output are the prediction; None is all.
+    The leading `channels` of the output are the prediction; None is all. With `num_times` a network
+    counts times from 0 to num_times - 1, where k is t = (k + 1) / num_times; between them, and down
+    to t = 0, it is asked at fractions from 0 on.
 
     Raises:
         ValueError: A value is of another type or range.
@@ -32,14 +34,17 @@ class Prediction:
     target: Target = "velocity"
     reversed_time: bool = False
     channels: int | None = None
+    num_times: int | None = None
 
     def __post_init__(self) -> None:
         if self.target not in get_args(Target):
             raise ValueError(f"target is {self.target!r}, not velocity, noise or data")
         if not isinstance(self.reversed_time, bool):
             raise ValueError(f"reversed_time is {self.reversed_time!r}, not true or false")
-        if self.channels is not None and (type(self.channels) is not int or self.channels < 1):
-            raise ValueError(f"channels is {self.channels!r}, not a whole number of at least 1")
+        for name in ("channels", "num_times"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} is {value!r}, not a whole number of at least 1")
 
     def velocity_model(self, network: NetworkFn, interpolant: Interpolant) -> ModelFn:
         """Return the velocity that a network's output stands for.
@@ -58,7 +63,10 @@ class Prediction:
             return network
 
         def model(x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-            output = network(x, 1 - t if self.reversed_time else t, labels)[:, : self.channels]
+            time = 1 - t if self.reversed_time else t
+            if self.num_times is not None:
+                time = (self.num_times * time - 1).clamp(min=0)
+            output = network(x, time, labels)[:, : self.channels]
             if self.target == "velocity":
                 return -output if self.reversed_time else output
             at = interpolant.coefficients(t.reshape(-1, *[1] * (x.ndim - 1)))

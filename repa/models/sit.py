@@ -50,6 +50,9 @@ class SiT(nn.Module):
         projector: Kind of the projectors: the reference's MLP, or iREPA's convolution.
         projector_dim: Hidden width of MLP projectors.
         qk_norm: Whether queries and keys are normalised (LayerNorm with affine, eps 1e-5).
+        out_channels: Channels of the output; None is `in_channels`. DiT has twice as many.
+        internal_head: Whether a second last layer, after block `encoder_depth`, predicts the
+            velocity as well; see `velocities`. Internal Guidance trains it.
         label_dropout: Probability, in training mode alone, that a label becomes the null label.
 
     Raises:
@@ -78,6 +81,8 @@ class SiT(nn.Module):
         projector: ProjectorKind = "mlp",
         projector_dim: int = 2048,
         qk_norm: bool = False,
+        out_channels: int | None = None,
+        internal_head: bool = False,
         label_dropout: float = 0.1,
     ) -> None:
         super().__init__()
@@ -91,6 +96,7 @@ class SiT(nn.Module):
         if not 0 <= label_dropout <= 1:
             raise ValueError(f"label_dropout must be from 0 to 1, got {label_dropout}.")
         self.input_size, self.patch_size, self.in_channels = input_size, patch_size, in_channels
+        self.out_channels = out_channels or in_channels
         self.num_classes, self.label_dropout = num_classes, label_dropout
         self.encoder_depth = encoder_depth
 
@@ -108,7 +114,9 @@ class SiT(nn.Module):
             else blocks.projector(hidden_size, projector_dim, width)
             for width in target_dims
         )
-        self.final_layer = blocks.FinalLayer(hidden_size, patch_size, in_channels)
+        self.final_layer = blocks.FinalLayer(hidden_size, patch_size, self.out_channels)
+        if internal_head:
+            self.final_layer_xr = blocks.FinalLayer(hidden_size, patch_size, self.out_channels)
         self._initialise()
 
     @property
@@ -130,7 +138,7 @@ class SiT(nn.Module):
                 nn.init.normal_(layer.weight, std=0.02)
         # Every block starts as the identity and the velocity as zero.
         for name, layer in self.named_modules():
-            last = name == "final_layer.linear"
+            last = name in ("final_layer.linear", "final_layer_xr.linear")
             if isinstance(layer, nn.Linear) and (last or "adaLN_modulation" in name):
                 nn.init.zeros_(layer.weight)
 
@@ -158,21 +166,41 @@ class SiT(nn.Module):
             The velocity (B, in_channels, input_size, input_size), alone or with the list of
             projected features (B, N, target_dim), N = (input_size / patch_size) squared.
         """
+        middle, last, condition = self._tokens(x, t, labels)
+        velocity = self._unpatchify(self.final_layer(last, condition))
+        if not return_features:
+            return velocity
+        return velocity, [project(middle) for project in self.projectors]
+
+    def velocities(self, x: Tensor, t: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict the velocity, and its worse guess by the head after block `encoder_depth`.
+
+        Arguments as of `forward`; both are shaped like x. Needs `internal_head`.
+
+        Source:
+            Internal-Guidance SiT/models/sit.py at d048cc3.
+        """
+        middle, last, condition = self._tokens(x, t, labels)
+        heads = (self.final_layer, last), (self.final_layer_xr, middle)
+        full, internal = (self._unpatchify(head(tokens, condition)) for head, tokens in heads)
+        return full, internal
+
+    def _tokens(self, x: Tensor, t: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the tokens after block `encoder_depth` and after all, and the condition."""
         if self.training and self.label_dropout > 0:
             dropped = torch.rand(len(labels), device=labels.device) < self.label_dropout
             labels = torch.where(dropped, self.null_label, labels)
         tokens = self.x_embedder(x) + self.pos_embed
         condition = self.t_embedder(t) + self.y_embedder(labels)
-        features: list[Tensor] = []
+        middle = tokens
         for number, block in enumerate(self.blocks, start=1):
             tokens = block(tokens, condition)
-            if return_features and number == self.encoder_depth:
-                features = [project(tokens) for project in self.projectors]
-        velocity = self._unpatchify(self.final_layer(tokens, condition))
-        return (velocity, features) if return_features else velocity
+            if number == self.encoder_depth:
+                middle = tokens
+        return middle, tokens, condition
 
     def _unpatchify(self, patches: Tensor) -> Tensor:
         """(B, N, p*p*C) to (B, C, H, W); a patch is stored row by row, channels last."""
         side, p = self.input_size // self.patch_size, self.patch_size
-        grid = patches.view(-1, side, side, p, p, self.in_channels)
+        grid = patches.view(-1, side, side, p, p, self.out_channels)
         return grid.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)

@@ -1,50 +1,92 @@
 """Dialects: the forms in which people publish checkpoints, one file each.
 
 `DIALECTS` lists them by name in the order in which they are tried, `convert` finds the one that a
-file speaks. Another dialect is another file and another line.
+file speaks, or takes the one that is said. Another dialect is another file and another line.
 """
 
 from typing import Protocol
 
-from repa.checkpoints.contents import Extra, Tensors
-from repa.checkpoints.dialects import ours, reference_trainer, repa
-from repa.checkpoints.settings import CheckpointSettings
+from repa.checkpoints.architecture import Converted
+from repa.checkpoints.contents import Contents, Extra, Tensors, unwrap
+from repa.checkpoints.dialects import (
+    dit,
+    haste,
+    internal_guidance,
+    irepa,
+    ours,
+    repa,
+    repa_e,
+    self_flow,
+    sit,
+    sra,
+)
+from repa.checkpoints.dialects.refused import refusal
+from repa.checkpoints.hints import Hints
+from repa.errors import suggestion
 
 __all__ = ["DIALECTS", "Dialect", "convert"]
 
 
 class Dialect(Protocol):
-    """What a dialect's file defines; `tensors` and `extra` are from `contents.read_contents`."""
+    """What a dialect's file defines."""
 
-    def recognise(self, tensors: Tensors, extra: Extra) -> bool:
+    def recognise(self, contents: Contents) -> bool:
         """Whether a file speaks this dialect, or one that stands later in the list."""
         ...
 
-    def convert(
-        self, tensors: Tensors, extra: Extra, stated: Extra | None
-    ) -> tuple[CheckpointSettings, Tensors]:
-        """Return what a recognised file holds, and the state dict of that network.
+    def fits(self, contents: Contents) -> bool:
+        """Whether a file may speak it, so that it does if a person says so."""
+        ...
 
-        A description that is `stated`, in the registry, takes the place of what the file says or
-        its shapes tell. For an odd file anything that `convert` below names may be raised.
+    def convert(self, contents: Contents, hints: Hints) -> Converted:
+        """Return what a file that fits holds, and the state dict of that network.
+
+        For an odd file anything that `convert` below names may be raised.
         """
         ...
 
 
-DIALECTS: dict[str, Dialect] = {"ours": ours, "reference_trainer": reference_trainer, "repa": repa}
+DIALECTS: dict[str, Dialect] = {
+    "ours": ours,
+    "self-flow": self_flow,
+    "internal-guidance": internal_guidance,
+    "repa-e": repa_e,
+    "sra": sra,
+    "irepa": irepa,
+    "haste": haste,
+    "sit": sit,
+    "dit": dit,
+    "repa": repa,
+}
 
 
-def convert(
-    tensors: Tensors, extra: Extra, stated: Extra | None
-) -> tuple[str, CheckpointSettings, Tensors]:
+def convert(tensors: Tensors, extra: Extra, hints: Hints) -> tuple[str, Converted]:
     """Return the dialect's name and what it makes of a file.
 
     Raises:
-        ValueError: No dialect recognises it, or it is odd.
+        ValueError: No dialect recognises it, several do, the one that is said does not fit, it is
+            of a known network that is not supported, or it is odd.
         TypeError, AttributeError, LookupError, ArithmeticError: It is odd.
     """
-    for name, dialect in DIALECTS.items():
-        if dialect.recognise(tensors, extra):
-            return name, *dialect.convert(tensors, extra, stated)
-    keys = ", ".join(str(key) for key in list(extra)[:4]) or "(none)"
-    raise ValueError(f"holds neither a state dict nor one under the key 'ema', but the keys {keys}")
+    contents = unwrap(tensors, extra)
+    if reason := refusal(contents.tensors):
+        raise ValueError(reason)
+    name = _said(contents, hints.dialect) if hints.dialect else _found(contents)
+    return name, DIALECTS[name].convert(contents, hints)
+
+
+def _said(contents: Contents, name: str) -> str:
+    if name not in DIALECTS:
+        raise ValueError(f"cannot be read: unknown dialect {name!r}{suggestion(name, DIALECTS)}")
+    if not DIALECTS[name].fits(contents):
+        found = _found(contents)
+        raise ValueError(f"does not speak the dialect {name}: its tensors are those of {found}")
+    return name
+
+
+def _found(contents: Contents) -> str:
+    name = next(name for name, dialect in DIALECTS.items() if dialect.recognise(contents))
+    if name == "repa" and sit.fits(contents) and sit.has_both_halves(contents.tensors):
+        what = "which the same tensors may be: SiT predicts a velocity and DiT noise"
+        raise ValueError(f"may speak the dialect sit or dit, {what}. Say --dialect sit or dit")
+    return name

@@ -1,24 +1,35 @@
 """What our trainer and export write: safetensors with a JSON description under the key "repa"."""
 
 import json
+from dataclasses import replace
 
-from repa.checkpoints.contents import Extra, Tensors
-from repa.checkpoints.settings import FORMATS, CheckpointSettings, settings_from_description
+from repa.checkpoints.architecture import Converted, converted
+from repa.checkpoints.contents import Contents
+from repa.checkpoints.hints import Hints
+from repa.checkpoints.settings import FORMATS, settings_from_description
 
 
-def recognise(tensors: Tensors, extra: Extra) -> bool:
+def recognise(contents: Contents) -> bool:
     """Whether there is a description."""
-    return isinstance(extra.get("repa"), str)
+    return isinstance(contents.extra.get("repa"), str)
 
 
-def convert(
-    tensors: Tensors, extra: Extra, stated: Extra | None
-) -> tuple[CheckpointSettings, Tensors]:
+fits = recognise
+
+
+def convert(contents: Contents, hints: Hints) -> Converted:
     """Return the settings that are stated, or else described, and the tensors as they are."""
     try:
-        description = json.loads(extra["repa"])
+        description = json.loads(contents.extra["repa"])
         if description["format"] not in FORMATS:
             raise ValueError(f"format {description['format']!r} is newer than this toolkit")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"its description is unreadable: {error}") from error
-    return settings_from_description(description if stated is None else stated, tensors), tensors
+    stated = description if hints.stated is None else hints.stated
+    _check_heads(settings_from_description(stated, contents.tensors).model["num_heads"], hints)
+    return converted(contents.tensors, contents, replace(hints, stated=stated))
+
+
+def _check_heads(described: int, hints: Hints) -> None:
+    if hints.num_heads not in (None, described):
+        raise ValueError(f"its description says {described} heads, not {hints.num_heads}")

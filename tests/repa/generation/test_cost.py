@@ -15,6 +15,7 @@ class Counting:
     num_classes = null_label = 5
     in_channels, input_size = 3, 2
     path_type, latent_space, prediction = "linear", PIXELS, Prediction()
+    guided_channels = None
 
     def __init__(self):
         self.model = self.settings = self

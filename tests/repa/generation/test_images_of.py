@@ -38,6 +38,7 @@ class Known:
     velocity_model: object = still
     latent_space: LatentSpace = PIXELS
     prediction: Prediction = Prediction()  # noqa: RUF009
+    guided_channels: int | None = None
     model: object = field(
         default_factory=lambda: SimpleNamespace(
             num_classes=CLASSES,
@@ -54,6 +55,7 @@ class Known:
             path_type="linear",
             latent_space=self.latent_space,
             prediction=self.prediction,
+            guided_channels=self.guided_channels,
             num_classes=CLASSES,
         )
 

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from repa import SIT_SIZES, SiT
 from repa.autoencoders.latent_space import PIXELS, SD_LATENTS, LatentSpace
 from repa.checkpoints import read_checkpoint
+from repa.checkpoints.architecture import Converted
 from repa.checkpoints.dialects import DIALECTS
 from repa.checkpoints.settings import CheckpointSettings
 from repa.models.prediction import Prediction
@@ -55,7 +56,7 @@ def trained(path):
         (described, "ours"),
         (bare, "repa"),
         (bare_safetensors, "repa"),
-        (trained, "reference_trainer"),
+        (trained, "repa"),
     ],
 )
 def test_every_form_is_recognised_as_its_dialect_and_holds_the_same_network(
@@ -102,19 +103,21 @@ class Newcomer:
     """A dialect of another project: its own key, noise prediction, reversed time."""
 
     @staticmethod
-    def recognise(tensors, extra):
-        return "newcomer" in extra
+    def recognise(contents):
+        return "newcomer" in contents.extra
 
     @staticmethod
-    def convert(tensors, extra, stated):
+    def convert(contents, hints):
         prediction = Prediction("noise", reversed_time=True)
-        return CheckpointSettings(model=MODEL, prediction=prediction), extra["newcomer"]
+        settings = CheckpointSettings(model=MODEL, prediction=prediction)
+        return Converted(settings, contents.tensors, ("that it is new",))
 
 
 def test_another_dialect_is_another_entry_of_the_list(tmp_path, monkeypatch):
-    monkeypatch.setitem(DIALECTS, "newcomer", Newcomer)
-    torch.save({"newcomer": tensors()}, tmp_path / "x.pt")
+    monkeypatch.setattr("repa.checkpoints.dialects.DIALECTS", {"newcomer": Newcomer, **DIALECTS})
+    torch.save({"newcomer": True, "ema": tensors()}, tmp_path / "x.pt")
     checkpoint = read_checkpoint(tmp_path / "x.pt")
     assert checkpoint.dialect == "newcomer"
     assert checkpoint.settings.prediction == Prediction("noise", reversed_time=True)
+    assert checkpoint.assumed == ("that it is new",)
     assert checkpoint.model.num_classes == 5

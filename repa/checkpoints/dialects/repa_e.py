@@ -1,0 +1,47 @@
+"""REPA-E: the network is trained in a space that a batch norm of the autoencoder's latents spans.
+
+The norm's statistics are in the file, and samples are turned back by them, without the norm's eps.
+The form that trains no autoencoder has them in a file of their own as well, which is what its code
+samples by; the file's agree with them but for rounding.
+
+Source:
+    REPA-E models/sit.py and generate.py at 3ad8046.
+"""
+
+import torch
+
+from repa.autoencoders.latent_space import LatentSpace
+from repa.checkpoints.architecture import Converted, converted
+from repa.checkpoints.contents import Contents
+from repa.checkpoints.hints import Hints
+
+_MEAN, _VARIANCE = "bn.running_mean", "bn.running_var"
+
+
+def recognise(contents: Contents) -> bool:
+    """Whether there are a batch norm's statistics."""
+    return {_MEAN, _VARIANCE} <= contents.tensors.keys()
+
+
+fits = recognise
+
+
+def convert(contents: Contents, hints: Hints) -> Converted:
+    """Return the network without the batch norm, which the latent space is made of."""
+    end_to_end = "vae" in contents.extra
+    assumed = () if end_to_end or hints.latents else (_BY_ITS_NORM,)
+    tensors = {n: t for n, t in contents.tensors.items() if not n.startswith("bn.")}
+    space = _space(contents.tensors[_MEAN], contents.tensors[_VARIANCE])
+    return converted(tensors, contents, hints, assumed=assumed, latent_space=space)
+
+
+_BY_ITS_NORM = "latents as its batch norm says, which is the statistics file up to rounding"
+
+
+def _space(mean: torch.Tensor, variance: torch.Tensor) -> LatentSpace:
+    if mean.shape != variance.shape or mean.ndim != 1:
+        raise ValueError(f"its batch norm has the shapes {mean.shape} and {variance.shape}")
+    if not (torch.isfinite(mean) & torch.isfinite(variance) & (variance > 0)).all():
+        raise ValueError("its batch norm's statistics are not finite and above 0")
+    scale = variance.float().rsqrt().double()  # in float32, as there
+    return LatentSpace(scale=tuple((1 / scale).tolist()), bias=tuple(mean.double().tolist()))

@@ -1,0 +1,31 @@
+"""Names of dialects, and how each is sampled as published. Does not import torch."""
+
+from typing import Any, Literal
+
+DialectName = Literal[
+    "ours",
+    "repa",
+    "irepa",
+    "repa-e",
+    "sit",
+    "dit",
+    "sra",
+    "internal-guidance",
+    "haste",
+    "self-flow",
+]
+
+SAMPLING: dict[str, dict[str, Any]] = {
+    "sit": {"cfg_scale": 1.5, "guidance_interval": (0.0, 1.0), "quantizer": "round"},
+    "dit": {
+        "solver": "ddpm",
+        "cfg_scale": 1.5,
+        "guidance_interval": (0.0, 1.0),
+        "quantizer": "round",
+    },
+    "haste": {"cfg_scale": 1.65, "guidance_interval": (0.0, 0.72)},
+    "internal-guidance": {"cfg_scale": 1.35, "internal_scale": 1.4},
+    "self-flow": {"cfg_scale": 1.0},
+}
+"""Settings of sampling that a dialect's authors publish otherwise than REPA's; docs/checkpoints.md
+has the sources."""

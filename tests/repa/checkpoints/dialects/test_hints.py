@@ -1,0 +1,179 @@
+"""What a file does not tell: it is asked for, and what is said is checked."""
+
+import json
+
+import pytest
+import torch
+from conftest import GOLDENS_DIR
+
+from repa import SIT_SIZES, SiT
+from repa.autoencoders.latent_space import SD_LATENTS
+from repa.checkpoints import export_weights, load_model, read_checkpoint
+from repa.checkpoints.dialects import DIALECTS
+from repa.checkpoints.names import SAMPLING, DialectName
+from repa.errors import CheckpointFormatError, UnknownNameError
+from repa.generation import SampleConfig
+
+FOLDER = GOLDENS_DIR / "dialects"
+PLAIN = {"input_size": 8, "in_channels": 4, "num_classes": 5, "encoder_depth": 1}
+PICO = {**SIT_SIZES["SiT-Pico/2"], **PLAIN, "target_dims": []}
+
+
+def tensors(**changes):
+    return SiT(**{**PICO, **changes}).state_dict()
+
+
+def saved(path, content):
+    torch.save(content, path)
+    return path
+
+
+def refusal(file, **hints):
+    with pytest.raises(CheckpointFormatError) as caught:
+        read_checkpoint(file, **hints)
+    text = str(caught.value)
+    assert text.startswith(str(file)) and "\n" not in text
+    return text
+
+
+def test_names_that_may_be_said_are_the_dialects():
+    assert set(DIALECTS) == set(DialectName.__args__)
+    assert set(SAMPLING) <= set(DIALECTS)
+
+
+def test_bare_file_of_sit_or_dit_is_asked_whose_it_is(tmp_path):
+    file = saved(tmp_path / "x.pt", tensors(out_channels=8))
+    assert refusal(file).endswith("Say --dialect sit or dit.")
+    found = {name: read_checkpoint(file, dialect=name) for name in ("sit", "dit")}
+    assert [c.prediction for c in found.values()] == ["velocity", "noise"]
+    assert {c.guided_channels for c in found.values()} == {3}
+
+
+@pytest.mark.parametrize("dialect", ["dit", "self-flow", "ours", "sra", "internal-guidance"])
+def test_dialect_that_a_file_cannot_speak_is_refused(tmp_path, dialect):
+    file = saved(tmp_path / "x.pt", tensors(target_dims=[7]))
+    wrong = f"does not speak the dialect {dialect}: its tensors are those of repa"
+    assert wrong in refusal(file, dialect=dialect)
+
+
+def test_unknown_dialect_is_told_the_closest(tmp_path):
+    file = saved(tmp_path / "x.pt", tensors())
+    assert "unknown dialect 'ripa'; did you mean 'repa'" in refusal(file, dialect="ripa")
+
+
+def test_heads_that_no_named_size_tells_are_asked_for_and_checked():
+    file = FOLDER / "repa_train.pt"
+    assert "unknown: say --num-heads" in refusal(file)
+    assert read_checkpoint(file, num_heads=2).settings.model["num_heads"] == 2
+    assert "its width 24 is no multiple of 5 heads" in refusal(file, num_heads=5)
+    normed = FOLDER / "repa_qknorm.pt"
+    assert read_checkpoint(normed).settings.model["num_heads"] == 4
+    assert "its tensors have 4 heads, not 2" in refusal(normed, num_heads=2)
+
+
+def test_statistics_of_latents_are_asked_for_where_a_file_needs_them(tmp_path):
+    file = FOLDER / "irepa_conv.pt"
+    assert "say --latents FILE" in refusal(file, num_heads=4)
+    named = read_checkpoint(file, num_heads=4, latents="sd-vae-ft-mse").latent_space
+    assert (named.autoencoder, named.scale) == ("sd-vae-ft-mse", SD_LATENTS.scale)
+    with pytest.raises(UnknownNameError, match="unknown latents or file 'sd-vae'"):
+        read_checkpoint(file, num_heads=4, latents="sd-vae")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"latents_scale": torch.ones(4)}, "latents_bias is missing"),
+        (
+            {"latents_scale": torch.ones(2, 4), "latents_bias": torch.ones(4)},
+            "one number a channel",
+        ),
+        ({"latents_scale": torch.ones(4), "latents_bias": torch.ones(3)}, "4 scales and 3 biases"),
+        ({"latents_scale": torch.zeros(4), "latents_bias": torch.ones(4)}, "not above 0"),
+        ({"latents_scale": torch.ones(4), "latents_bias": torch.ones(4) * torch.nan}, "not finite"),
+    ],
+)
+def test_damaged_statistics_are_refused_by_the_name_of_their_file(tmp_path, content, message):
+    file = saved(tmp_path / "stats.pt", content)
+    with pytest.raises(CheckpointFormatError, match=f"stats.pt: .*{message}"):
+        read_checkpoint(FOLDER / "irepa_mlp.pt", num_heads=3, latents=file)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("wg_norm.weight", "REG"),
+        ("r_embedder.mlp.0.weight", "MeanFlow"),
+        ("middle_blocks.0.attn.qkv.weight", "SPRINT"),
+        ("blocks.0.attn.v1_lambda", "SR-DiT"),
+        ("s_embedder.proj.weight", "DDT"),
+    ],
+)
+def test_known_networks_that_are_not_supported_are_refused_by_name(tmp_path, key, name):
+    file = saved(tmp_path / "x.pt", {**tensors(), key: torch.ones(1)})
+    for hints in ({}, {"dialect": "repa"}):
+        assert f"is {name}'s" in refusal(file, **hints)
+
+
+def test_recorded_reg_is_refused_by_name():
+    assert "is REG's" in refusal(FOLDER / "reg_train.pt")
+
+
+def test_raw_weights_of_a_training_run_are_not_taken_for_its_average(tmp_path):
+    file = saved(tmp_path / "x.pt", {"model": tensors(), "opt": {}, "steps": 3})
+    assert "raw weights of a training run under 'model'" in refusal(file)
+    assert read_checkpoint(saved(file, {"model": tensors()})).dialect == "repa"
+
+
+def test_table_without_a_row_for_no_label_is_refused(tmp_path):
+    file = saved(tmp_path / "x.pt", {"ema": tensors(), "args": {"num_classes": 6}})
+    assert "no row for no label" in refusal(file)
+
+
+def test_sit_of_another_path_or_prediction_is_refused(tmp_path):
+    args = {"path_type": "VP", "prediction": "velocity", "image_size": 64}
+    file = saved(tmp_path / "x.pt", {"ema": tensors(out_channels=8), "args": args})
+    assert "path VP, which is not supported" in refusal(file)
+    saved(file, {"ema": tensors(out_channels=8), "args": {**args, "prediction": "score"}})
+    assert "predict the score, not the velocity" in refusal(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "hints"),
+    [
+        ("sit_train", {"num_heads": 3}),
+        ("dit_train", {"num_heads": 3}),
+        ("ig_train", {"num_heads": 4, "encoder_depth": 2}),
+        ("irepa_conv", {"num_heads": 4, "latents": FOLDER / "irepa_conv_latents_stats.pt"}),
+        ("repae_e2e", {"num_heads": 4}),
+        ("selfflow_wrapped", {"num_heads": 3}),
+    ],
+)
+def test_export_of_another_dialect_needs_no_hints_and_means_the_same(tmp_path, name, hints):
+    first = load_model(FOLDER / f"{name}.pt", **hints)
+    out = export_weights(FOLDER / f"{name}.pt", tmp_path / "x.safetensors", **hints)
+    again = load_model(out)
+    for what in ("prediction", "latent_space", "guided_channels"):
+        assert getattr(again, what) == getattr(first, what)
+    assert (again.dialect, again.settings.path_type) == ("ours", first.settings.path_type)
+    x, labels = torch.randn(2, 4, 8, 8), torch.tensor([0, 1])
+    t = torch.tensor([0.3, 0.8])
+    with torch.no_grad():
+        expected = first.velocity_model(x, t, labels)
+        assert torch.equal(again.velocity_model(x, t, labels), expected)
+
+
+def test_authors_settings_are_the_defaults_of_their_files_and_what_is_given_beats_them():
+    file = str(FOLDER / "haste_train.pt")
+    config = SampleConfig.for_model(file, num_heads=3)
+    assert (config.cfg_scale, config.guidance_interval) == (1.65, (0.0, 0.72))
+    assert SampleConfig.for_model(file, num_heads=3, cfg_scale=2).cfg_scale == 2
+
+
+def test_description_that_guides_fewer_channels_is_of_a_format_that_older_toolkits_refuse(tmp_path):
+    from safetensors import safe_open
+
+    out = export_weights(FOLDER / "sit_train.pt", tmp_path / "x.safetensors", num_heads=3)
+    with safe_open(out, framework="pt") as file:
+        described = json.loads(file.metadata()["repa"])
+    assert (described["format"], described["guided_channels"]) == (3, 3)

@@ -1,0 +1,120 @@
+"""`repa sample` of other people's files: their conventions arrive in the images."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import GOLDENS_DIR
+
+from repa.autoencoders.autoencoder import load_autoencoder
+from repa.autoencoders.latent_space import SD_LATENTS
+from repa.autoencoders.pixels import images_from_pixels
+from repa.checkpoints import read_checkpoint
+from samplers import initial_noise
+
+FOLDER = GOLDENS_DIR / "dialects"
+SHAPE = (4, 8, 8)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A working folder with an autoencoder of four channels, random, in vae/."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    torch.manual_seed(0)
+    tiny = AutoencoderKL(latent_channels=4, block_out_channels=(4,), norm_num_groups=2)
+    tiny.save_pretrained(tmp_path / "vae")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("REPA_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def sampled(repa, name, *options):
+    command = ("sample", "--model", str(FOLDER / f"{name}.pt"), "--autoencoder", "vae")
+    code, _, err = repa(*command, "--num", 3, "--labels", "2", "--device", "cpu", *options)
+    assert code == 0, err
+    with np.load("samples.npz", allow_pickle=False) as file:
+        return file["arr_0"].astype(int), json.loads(str(file["manifest"])), err
+
+
+def decoded(x, quantizer):
+    pixels = load_autoencoder("vae").decode(x.float(), SD_LATENTS)
+    return images_from_pixels(pixels, quantizer).numpy().astype(int)
+
+
+def test_original_sit_is_sampled_with_its_three_guided_channels_and_rounded_pixels(repa, here):
+    options = ("--num-heads", 3, "--solver", "euler", "--steps", 4)
+    found, manifest, err = sampled(repa, "sit_train", *options)
+    assert "dialect sit, so the defaults of its authors" in err
+    assert (manifest["dialect"], manifest["guided_channels"], manifest["cfg_scale"]) == (
+        "sit",
+        3,
+        1.5,
+    )
+    # By hand, in SiT's own time and sign and with guidance as its forward_with_cfg has it.
+    model = read_checkpoint(FOLDER / "sit_train.pt", num_heads=3).model
+    x = initial_noise(0, range(3), SHAPE).double()
+    for step in range(4):
+        t = torch.full((3,), 1 - step / 4)
+        with torch.no_grad():
+            own, null = (model(x.float(), t, torch.full((3,), c)).double() for c in (2, 7))
+        guided = torch.cat([(null + 1.5 * (own - null))[:, :3], own[:, 3:]], dim=1)
+        x = x - guided / 4
+    assert abs(found - decoded(x, "round")).max() <= 1 and found.std() > 10
+
+
+def test_dit_is_sampled_by_ddpm_unless_another_solver_is_typed(repa, here):
+    found, manifest, _ = sampled(repa, "dit_train", "--num-heads", 3, "--steps", 5)
+    assert (manifest["solver"], manifest["path_type"], manifest["dialect"]) == (
+        "ddpm",
+        "ddpm",
+        "dit",
+    )
+    assert manifest["guided_channels"] == 3
+    sampled(repa, "dit_train", "--num-heads", 3, "--steps", 5, "--solver", "heun", "--overwrite")
+    other, manifest, _ = sampled(
+        repa, "dit_train", "--num-heads", 3, "--steps", 5, "--solver", "heun"
+    )
+    assert manifest["solver"] == "heun" and not np.array_equal(other, found)
+
+
+def test_internal_guidance_is_on_as_published_and_says_where_its_head_is(repa, here):
+    found, manifest, err = sampled(repa, "ig_train", "--num-heads", 4, "--steps", 3)
+    assert (manifest["internal_scale"], manifest["cfg_scale"]) == (1.4, 1.35)
+    assert "ig_train.pt: assumed its middle head after block 3" in err
+    off, manifest, _ = sampled(
+        repa, "ig_train", "--num-heads", 4, "--steps", 3, "--ig", 1, "--overwrite"
+    )
+    assert "internal_scale" not in manifest and not np.array_equal(off, found)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "code", "message"),
+    [
+        ("sit_release", (), 1, "Say --dialect sit or dit"),
+        ("sit_release", ("--dialect", "sid"), 2, "unknown dialect 'sid'; did you mean 'sit'"),
+        ("repa_train", (), 1, "say --num-heads"),
+        ("repa_train", ("--num-heads", "two"), 2, "--num-heads"),
+        ("repa_train", ("--num-heads", 3, "--solver", "ddpm"), 2, "networks that predict noise"),
+        ("repa_train", ("--num-heads", 3, "--ig", 1.4), 2, "no middle head"),
+        ("dit_train", ("--num-heads", 3, "--steps", 1001), 2, "from 2 to 1000 for ddpm"),
+        ("irepa_mlp", ("--num-heads", 3), 1, "say --latents FILE"),
+        ("reg_train", (), 1, "is REG's"),
+        ("repae_ldm", ("--num-heads", 4), 2, "--autoencoder"),
+    ],
+)
+def test_what_is_missing_or_does_not_suit_is_one_line(repa, here, name, options, code, message):
+    file = str(FOLDER / f"{name}.pt")
+    found, out, err = repa("sample", "--model", file, "--num", 2, "--device", "cpu", *options)
+    last = err.splitlines()[-1]
+    assert (found, out) == (code, "") and last.startswith("repa: error: ") and message in last
+    assert not (here / "samples.npz").exists()
+
+
+def test_export_turns_a_file_of_another_dialect_into_ours(repa, here):
+    file = str(FOLDER / "selfflow_wrapped.pt")
+    assert repa("export", file, "x.safetensors", "--num-heads", 3)[0] == 0
+    assert read_checkpoint("x.safetensors").dialect == "ours"
+    code, _, err = repa("export", file, "y.safetensors", "--num-heads", 3, "--dialect", "sit")
+    assert code == 1 and "does not speak the dialect sit" in err
