@@ -1,6 +1,7 @@
 """`repa sample` of other people's files: their conventions arrive in the images."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from repa.autoencoders.autoencoder import load_autoencoder
 from repa.autoencoders.latent_space import SD_LATENTS
 from repa.autoencoders.pixels import images_from_pixels
 from repa.checkpoints import read_checkpoint
-from samplers import initial_noise
+from samplers import classifier_free_output, initial_noise, sample_ddpm, step_noise
 
 FOLDER = GOLDENS_DIR / "dialects"
 SHAPE = (4, 8, 8)
@@ -69,6 +70,11 @@ def test_dit_is_sampled_by_ddpm_unless_another_solver_is_typed(repa, here):
         "dit",
     )
     assert manifest["guided_channels"] == 3
+    network = read_checkpoint(FOLDER / "dit_train.pt", num_heads=3).network
+    output = classifier_free_output(network, torch.full((3,), 2), 10, 1.5, guided_channels=3)
+    noise, normal = initial_noise(0, range(3), SHAPE), partial(step_noise, 0, range(3), shape=SHAPE)
+    x = sample_ddpm(output, noise, num_steps=5, normal=normal)
+    assert abs(found - decoded(x, "round")).max() <= 1 and found.std() > 10
     sampled(repa, "dit_train", "--num-heads", 3, "--steps", 5, "--solver", "heun", "--overwrite")
     other, manifest, _ = sampled(
         repa, "dit_train", "--num-heads", 3, "--steps", 5, "--solver", "heun"

@@ -16,7 +16,7 @@ from samplers import (
     sample_ddpm,
     sample_ode,
 )
-from samplers.ddpm import respaced_times
+from samplers.ddpm import _schedule, respaced_times
 
 FOLDER = GOLDENS_DIR / "dialects"
 DIALECTS = {"dit_release": "dit", "dit_train": "dit", "sra_dit": "sra"}
@@ -128,3 +128,32 @@ def test_solvers_of_the_velocity_end_where_ddim_of_all_times_does():
     bound = (fine - coarse).abs().max() + (ends[1] - ends[0]).abs().max()
     assert bound < 0.03 * fine.abs().max()
     assert (ends[1] - fine).abs().max() < bound
+
+
+@pytest.mark.parametrize("name", ["dit_release", "dit_train"])
+def test_velocity_stands_for_the_noise_recorded_at_the_time_that_it_is_asked_for(name):
+    arrays, _ = recorded(name)
+    loaded = load(name)
+    x, labels = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"])
+    for k, expected in zip(arrays["t_native"][1:], arrays["out_native"][1:], strict=True):
+        t = torch.full((len(x),), (int(k) + 1) / 1000)
+        with torch.no_grad():
+            velocity = loaded.velocity_model(x, t, labels).double()
+        at = PATHS["ddpm"].coefficients(t[0].double())
+        share = at.d_alpha / at.alpha
+        found = (velocity - share * x) / (at.d_sigma - share * at.sigma)
+        # 1000 t is a whole number to within 6e-5 in float32; a time off by one is off by 0.01.
+        torch.testing.assert_close(
+            found, torch.from_numpy(expected[:, :4]).double(), atol=1e-3, rtol=0
+        )
+
+
+@pytest.mark.parametrize("name", ["dit_release", "dit_train"])
+def test_steps_between_visited_times_have_the_recorded_signal_and_least_variance(name):
+    arrays, _ = recorded(name)
+    schedule = _schedule(respaced_times(8))
+    for found, key in (
+        (schedule.signal, "respaced_alphas_cumprod_8"),
+        (schedule.log_posterior, "posterior_log_variance_clipped_8"),
+    ):
+        torch.testing.assert_close(found, torch.from_numpy(arrays[key]), atol=0, rtol=1e-9)
