@@ -7,9 +7,11 @@ preparation, before every STEP-th call until there are no more. Every end must b
 and nothing unfinished may count as prepared. It writes how many kills there were.
 """
 
+import importlib
 import os
 import shutil
 import sys
+import traceback
 from itertools import count
 from pathlib import Path
 
@@ -44,14 +46,37 @@ def die_before(number):
         setattr(os, name, dying(getattr(os, name), name))
 
 
-def killed(config, number):
-    """Return whether a preparation died before a call, and check what it left."""
+def apart(work, *arguments):
+    """Do the work in a process of its own and return its exit code.
+
+    This process computes nothing: after a fork, torch waits for threads that are not there.
+    """
     if (child := os.fork()) == 0:
+        code = 1
+        try:
+            work(*arguments)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def prepared(config):
+    """Prepare to the end."""
+    assert apart(prepare, config) == 0
+
+
+def killed(config, number):
+    """Return whether a preparation died before a call of this number."""
+
+    def dying():
         die_before(number)
         prepare(config)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    code = os.waitstatus_to_exitcode(status)
+
+    code = apart(dying)
     assert code in (0, DIED), code
     return code == DIED
 
@@ -69,10 +94,10 @@ def check_left(out, expected):
 def main(folder, numbers):
     pipeline._SECONDS_TO_MARK = 0  # every block
     source, out = class_folders(folder / "src"), folder / "out"
-    autoencoder = str(save_tiny_autoencoder(folder / "vae"))
-    made = {"image_size": 16, "autoencoder": autoencoder, "flip": True, "held_out": 3}
+    assert apart(save_tiny_autoencoder, folder / "vae") == 0
+    made = {"image_size": 16, "autoencoder": str(folder / "vae"), "flip": True, "held_out": 3}
     config = PrepareConfig(source=source, out=out, batch_size=2, num_threads=2, **made)
-    prepare(config)
+    prepared(config)
     expected, kills = content(out), 0
     shutil.rmtree(out)
     together = "," in numbers
@@ -81,17 +106,18 @@ def main(folder, numbers):
         kills += died
         check_left(out, expected)
         if not together:
-            prepare(config)
+            prepared(config)
             assert content(out) == expected, f"call {number}: another end"
             shutil.rmtree(out)
             if not died:
                 break
     if together:
-        prepare(config)
+        prepared(config)
         assert content(out) == expected, f"calls {numbers}: another end"
     sys.stdout.write(f"{kills}\n")
 
 
 if __name__ == "__main__":
+    importlib.import_module("diffusers.models.autoencoders.autoencoder_kl")  # once, and no threads
     os.fsync = lambda descriptor: None  # nobody pulls the plug here
     main(Path(sys.argv[1]), sys.argv[2])
