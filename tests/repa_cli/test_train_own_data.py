@@ -105,7 +105,9 @@ def test_data_that_are_not_there_are_one_line(repa, tmp_path, monkeypatch, data)
     assert not list(tmp_path.glob("runs/*/*.json"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_to_the_whole_group_ends_the_run_saved_and_no_process_stays(folder, number):
     command = [sys.executable, "-m", "repa_cli", "train", "--data", "set", *SMALL]
     command += ["--steps", "100000", "--checkpoint-every", "5", "--workers", "2"]
