@@ -23,7 +23,7 @@ def fid(
     context: typer.Context,
     samples: Annotated[
         Path | None,
-        typer.Argument(help="NPZ or NPY file, or folder of pictures.", show_default=False),
+        typer.Argument(help="NPZ or NPY file, or folder or zip of pictures.", show_default=False),
     ] = None,
     reference: Annotated[
         str | None,

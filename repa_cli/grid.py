@@ -11,7 +11,8 @@ from repa_cli.output import print_json, print_table
 
 def grid(
     source: Annotated[
-        Path, typer.Argument(help="NPZ or NPY file, or folder of images.", show_default=False)
+        Path,
+        typer.Argument(help="NPZ or NPY file, or folder or zip of pictures.", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="The PNG to write.", show_default=False)],
     count: Annotated[

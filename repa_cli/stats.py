@@ -11,7 +11,7 @@ from repa_cli.running.start import Loading
 
 
 def stats(
-    source: Annotated[Path, typer.Argument(help="NPZ or NPY file, or folder of pictures.")],
+    source: Annotated[Path, typer.Argument(help="NPZ or NPY file, or folder or zip of pictures.")],
     out: Annotated[Path, typer.Option(help="The NPZ to write.")],
     features: options.MetricNetworkName = None,
     weights: options.MetricWeights = None,

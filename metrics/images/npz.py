@@ -177,7 +177,8 @@ def _check_beginning(path: Path) -> None:
     if not beginning:
         raise InputError(f"{path} is empty.")
     if beginning not in (_ARCHIVE, _EMPTY_ARCHIVE):
-        raise InputError(f"{path} is no NPZ file; name an NPZ or NPY file, or a folder of images.")
+        remedy = "name an NPZ or NPY file, or a folder or zip of images"
+        raise InputError(f"{path} is no NPZ file; {remedy}.")
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is an NPZ file that is cut short: its end is missing.")
 

@@ -28,7 +28,7 @@ def write_reference_file(
     """Make a reference for `evaluate_file` from images; see `metrics.write_reference` for its form.
 
     Args:
-        source: NPZ or NPY file, or folder of images of one size.
+        source: NPZ or NPY file, or folder or zip of images of one size.
         out: The NPZ to write; the first process does.
         num_images: Images to keep in the file.
         seed: Chooses them.

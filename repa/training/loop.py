@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from repa.checkpoints.settings import CheckpointSettings, describe
-from repa.data import open_training_data
+from repa.data import TrainingData, open_training_data
 from repa.errors import NonFiniteError, RepaError, SettingError
 from repa.training.batch import Batches
 from repa.training.initial import start_from_checkpoint, with_recorded_start
@@ -152,6 +152,7 @@ def train(
         if notes:
             reporting.on_note(f"from step {state.step + 1} on: {', '.join(notes)}.")
         if state.step < config.num_steps:
+            _note_start(config, state, data, reporting)
             _note_low_rate(config, reporting)
         batches = Batches(config, data, targets, device)
         decoder = decoder_of(data.latent_space, device, reporting)
@@ -260,6 +261,17 @@ class _Run:
         if self.config.precision != "fp32":
             advice += f"; or in full precision: {again} --precision fp32"
         return advice
+
+
+def _note_start(
+    config: TrainConfig, state: TrainState, data: TrainingData, reporting: Reporting
+) -> None:
+    """Say, before a first step that may take minutes, what is trained on what."""
+    millions = sum(parameter.numel() for parameter in state.model.parameters()) / 1e6
+    reporting.on_note(
+        f"{config.model}, {millions:.1f} million parameters, is trained on {data.count:,} images "
+        f"of {data.name}, {config.batch_size} a step, up to step {config.num_steps:,}."
+    )
 
 
 def _note_low_rate(config: TrainConfig, reporting: Reporting) -> None:

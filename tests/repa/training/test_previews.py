@@ -185,7 +185,8 @@ def test_a_network_that_overflows_has_no_preview_and_the_run_goes_on(tmp_path, m
     monkeypatch.setattr(module, "images_of", overflow)
     reporting = replace(QUIET, preview_every=3, on_note=notes.append)
     assert train(TINY, tmp_path, reporting=reporting).name == "step-0000006"
-    assert notes[0] == (
+    assert notes[0].endswith("is trained on 901 images of digits, 8 a step, up to step 6.")
+    assert notes[1] == (
         "no preview of step 3: image 3 has NaN or infinite pixels: the network overflowed."
     )
 
