@@ -1,5 +1,6 @@
 import json
 import os
+import time
 
 import numpy as np
 import pytest
@@ -42,18 +43,22 @@ def test_folder_holds_the_bytes_and_classes_of_the_file_in_its_order(tmp_path, f
 
 
 def test_killed_run_goes_on_and_touches_nothing_that_is_there(tmp_path, folder, monkeypatch):
-    path, replace, made = write(tmp_path / "a.npz", 12), os.replace, []
+    path, replace, made, gone = write(tmp_path / "a.npz", 12), os.replace, [], []
 
     def killed(source, target):
         made.append(target)
         if len(made) == 7:
             raise KeyboardInterrupt
+        if len(made) > 7:
+            time.sleep(0.3)  # at work while the run ends
+        gone.extend([] if source.exists() else [source])
         replace(source, target)
 
     with monkeypatch.context() as patch:
         patch.setattr("pathlib.Path.replace", lambda self, target: killed(self, target))
         with pytest.raises(KeyboardInterrupt):
             save_png_folder(path, folder)
+    assert not gone, "their folder was removed before the threads had ended"
     before = content(folder)
     assert 0 < len(before) < 12 and "dataset.json" not in before
     assert {path.name for path in folder.iterdir()} == {*before}, "hidden folders are left"
