@@ -1,10 +1,14 @@
 from .ddpm import OutputFn as OutputFn
 from .ddpm import classifier_free_output as classifier_free_output
 from .ddpm import sample_ddpm as sample_ddpm
+from .guidance import Extrapolation as Extrapolation
 from .guidance import GuidanceInterval as GuidanceInterval
 from .guidance import classifier_free_velocity as classifier_free_velocity
 from .guidance import guided_velocity as guided_velocity
 from .guidance import internally_guided as internally_guided
+from .guidance import plain as plain
+from .guidance import projected as projected
+from .guidance import zero_star as zero_star
 from .interpolant import INTERPOLANTS as INTERPOLANTS
 from .interpolant import PATHS as PATHS
 from .interpolant import Coefficients as Coefficients
