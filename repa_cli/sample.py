@@ -76,6 +76,7 @@ def _own_defaults() -> dict[str, dict[str, Any]]:
         "labels": _labels,
         "num_heads": _count,
         "encoder_depth": _count,
+        "world_size": _count,
     },
     first=("model", "num_images"),
 )

@@ -16,12 +16,22 @@ from repa_base.settings import check_settings, setting
 from samplers.names import ADAPTIVE_METHODS, ODE_METHODS
 
 LabelScheme = Literal["random", "balanced"]
+RandomNumbers = Literal["image", "reference"]
 
 HINTS = ("dialect", "num_heads", "encoder_depth", "latents")
 """Settings that say of a checkpoint what its file does not tell; see `load_model`."""
 
 SOLVERS = ("sde", "ddpm", *ODE_METHODS)
 """`sde` is Euler-Maruyama, `ddpm` DiT's own; the others solve the ODE."""
+
+REFERENCE_SOLVERS = ("sde", "euler", "heun")
+"""Those that REPA's own script has, and so its random numbers."""
+
+
+def _check_whole(name: str, value: object) -> None:
+    """Raise SettingError unless the value of a setting is a whole number from 1."""
+    if type(value) is not int or value < 1:
+        raise SettingError(name, f"{name} must be a whole number from 1, got {value!r}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +94,17 @@ class Protocol:
         choices=Quantizer,
         value="|".join(get_args(Quantizer)),
     )
+    rng: RandomNumbers = setting(
+        "Whose random numbers: each image's own, or REPA's of its processes, on a GPU image by "
+        "image those of its generate.py with as many processes (--world-size) and images at a time "
+        "(--batch-size).",
+        "image",
+        choices=RandomNumbers,
+        value="image|reference",
+    )
+    world_size: int | None = setting(
+        "Processes (GPUs) of the run of REPA that --rng reference reproduces.", None, value="N"
+    )
     tf32: bool = setting("TF32 products and convolutions on a GPU, as in the reference.", True)
 
     def __post_init__(self) -> None:
@@ -96,6 +117,28 @@ class Protocol:
         if not isinstance(self.labels, str) and not (self.labels and min(self.labels) >= 0):
             rule = f"one or more classes from 0, got {list(self.labels)}"
             raise SettingError("labels", f"labels must be {rule}.")
+        self._check_rng()
+
+    def _check_rng(self) -> None:
+        """Raise SettingError unless the other settings suit the random numbers."""
+        world = self.world_size
+        if world is not None:
+            _check_whole("world_size", world)
+        if self.rng != "reference":
+            if world is not None:
+                raise SettingError("world_size", "world_size is of rng reference alone.")
+            return
+        if world is None:
+            rule = "how many processes (GPUs) the run of REPA had"
+            raise SettingError("world_size", f"world_size must be said with rng reference: {rule}.")
+        if self.seed * world + world > 1 << 64:
+            rule = "below 2**64 with rng reference, for every process"
+            raise SettingError("seed", f"seed * world_size + rank must be {rule}.")
+        if self.labels != "random":
+            raise SettingError("labels", "labels must be random with rng reference: it draws them.")
+        if self.solver not in REFERENCE_SOLVERS:
+            rule = f"one of {', '.join(REFERENCE_SOLVERS)} with rng reference, as in REPA"
+            raise SettingError("solver", f"solver must be {rule}, got {self.solver}.")
 
     @classmethod
     def for_model(cls, model: str | Path = default_checkpoint(), **given: Any) -> Self:  # noqa: ANN401
@@ -177,9 +220,8 @@ class SampleConfig(Protocol):
         if self.out.suffix != ".npz":
             raise SettingError("out", f"out must be a file name that ends in .npz, got {self.out}.")
         for name in ("num_heads", "encoder_depth"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise SettingError(name, f"{name} must be a whole number from 1, got {value!r}.")
+            if (value := getattr(self, name)) is not None:
+                _check_whole(name, value)
 
     @property
     def hints(self) -> dict[str, Any]:
