@@ -28,6 +28,7 @@ from repa.generation.opening import (
 from repa.generation.sample_file import NpzWriter
 from repa.generation.sample_run import SampleRun
 from repa.generation.settings import SampleConfig
+from repa.registry import class_names_of_dataset
 from repa_base.device import environment, toolkit_version
 from repa_base.processes import Processes, at_first
 from repa_base.progress import Steps
@@ -158,6 +159,7 @@ class Job:
             **_convention(checkpoint),
             "dataset": checkpoint.settings.dataset,
             **({} if reference is None else {"reference": reference.to_dict()}),
+            **_class_names(checkpoint),
             "path_type": checkpoint.settings.path_type,
             "solver": config.solver,
             "num_steps": None if config.adaptive else config.num_steps,
@@ -227,6 +229,18 @@ def _convention(checkpoint: Checkpoint) -> dict[str, Any]:
         space = settings.latent_space
         said["latent_space"] = {"scale": space.scale, "bias": space.bias}
     return said
+
+
+def _class_names(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the names of own data's classes, for those who look.
+
+    A registered data set's are left out, and none are put in their place if they do not fit.
+    """
+    settings = checkpoint.settings
+    if len(settings.class_names) == settings.num_classes:
+        return {"class_names": list(settings.class_names)}
+    fits = len(class_names_of_dataset(settings.dataset)) in (0, settings.num_classes)
+    return {} if fits else {"class_names": []}
 
 
 def _reference_rng(config: SampleConfig, device: torch.device) -> dict[str, Any]:

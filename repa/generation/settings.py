@@ -4,12 +4,13 @@ A model in the registry may have defaults of its own: `for_model` takes them.
 """
 
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from repa.autoencoders.pixels import Quantizer
 from repa.checkpoints.names import DialectName
-from repa.errors import SettingError
+from repa.errors import SettingError, suggestion
 from repa.generation.defaults import defaults_of
 from repa.registry import default_checkpoint, entry_names
 from repa_base.settings import check_settings, setting
@@ -32,6 +33,22 @@ def _check_whole(name: str, value: object) -> None:
     """Raise SettingError unless the value of a setting is a whole number from 1."""
     if type(value) is not int or value < 1:
         raise SettingError(name, f"{name} must be a whole number from 1, got {value!r}.")
+
+
+def _numbers_of(
+    labels: tuple[int | str, ...], model: str | Path, said: dict[str, Any]
+) -> tuple[int, ...]:
+    """Return classes by their numbers, given some by names; a name may be a mistyped scheme."""
+    from repa.checkpoints.classes import labels_called
+
+    try:
+        return labels_called(labels, model, **said)
+    except SettingError:
+        schemes = get_args(LabelScheme)
+        if len(labels) == 1 and get_close_matches(str(labels[0]), schemes):
+            hint = suggestion(str(labels[0]), schemes)
+            raise SettingError("labels", f"unknown labels {labels[0]!r}{hint}") from None
+        raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +100,8 @@ class Protocol:
         low=1,
     )
     labels: LabelScheme | tuple[int, ...] = setting(
-        "Classes: random, balanced (each in turn), or a list such as 0,1,7 to go round.",
+        "Classes: random, balanced (each in turn), or a list such as 0,7,golden retriever to go "
+        "round, by numbers or by names where those are known.",
         "random",
         choices=LabelScheme,
         value="random|balanced|LIST",
@@ -114,8 +132,12 @@ class Protocol:
             if not 0 <= low <= high <= 1:
                 rule = f"LOW,HIGH with 0 <= LOW <= HIGH <= 1, got {low:g},{high:g}"
                 raise SettingError(name, f"{name} must be {rule}.")
-        if not isinstance(self.labels, str) and not (self.labels and min(self.labels) >= 0):
-            rule = f"one or more classes from 0, got {list(self.labels)}"
+        labels = () if isinstance(self.labels, str) else self.labels
+        if names := [label for label in labels if isinstance(label, str)]:
+            rule = f"numbers here, got {names[0]!r}: for_model knows the names of a model's classes"
+            raise SettingError("labels", f"labels must be {rule}.")
+        if labels is self.labels and not (labels and min(labels) >= 0):
+            rule = f"one or more classes from 0, got {list(labels)}"
             raise SettingError("labels", f"labels must be {rule}.")
         self._check_rng()
 
@@ -148,7 +170,8 @@ class Protocol:
 
         Args:
             model: Registered name, file, or folder of a training run.
-            given: Values by the names of the fields.
+            given: Values by the names of the fields; `labels` may name classes of the model, which
+                become their numbers.
 
         Raises:
             SettingError: A value is out of its range or of its choices.
@@ -156,8 +179,12 @@ class Protocol:
         """
         known = {field.name for field in fields(cls)}
         named: dict[str, Any] = {"model": model} if "model" in known else {}
-        settings = cls(**given, **named)
         said = {name: given[name] for name in HINTS if given.get(name) is not None}
+        labels = given.get("labels")
+        if isinstance(labels, tuple) and any(isinstance(label, str) for label in labels):
+            cls(**{**given, "labels": (0,)}, **named)  # what else is wrong is said first
+            given["labels"] = _numbers_of(labels, model, said)
+        settings = cls(**given, **named)
         own = defaults_of(model, **said).values.items()
         return replace(settings, **{k: v for k, v in own if k in known and k not in given})
 
