@@ -158,6 +158,8 @@ def _announce(config: SampleConfig, done: int) -> None:
     cost = "" if rows is None else f", {rows:,} network rows an image"
     guidance = guidance if config.cfg_scale != 1 else "no guidance"
     print_note(f"{config.model}{by}: {config.num_images:,} images, {how}, {guidance}{cost}.")
+    if own.remark:
+        print_note(f"{own.remark}.")
     if done:
         print_note(f"going on at {done:,} of {config.num_images:,}.")
 

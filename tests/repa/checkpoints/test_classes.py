@@ -75,6 +75,13 @@ def test_names_are_used_only_where_there_are_as_many_as_classes(
         labels_called(("a",), path)
 
 
+def test_own_names_come_before_those_of_the_data_set(save):
+    path = save("imagenet-256", 1000, class_names=[f"class {k}" for k in range(1000)])
+    assert labels_called(("class 5",), path) == (5,)
+    with pytest.raises(SettingError, match="no class is called 'golden retriever'"):
+        labels_called(("golden retriever",), path)
+
+
 @pytest.mark.parametrize("names", [["a", 7, "c"], "abc", {"a": 1}])
 def test_what_are_no_names_is_refused(save, names):
     with pytest.raises(CheckpointFormatError, match=r"own\.safetensors: class_names are no"):
