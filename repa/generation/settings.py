@@ -157,7 +157,9 @@ class Protocol:
             rule = "below 2**64 with rng reference, for every process"
             raise SettingError("seed", f"seed * world_size + rank must be {rule}.")
         if self.labels != "random":
-            raise SettingError("labels", "labels must be random with rng reference: it draws them.")
+            got = self.labels if isinstance(self.labels, str) else list(self.labels)
+            rule = f"random with rng reference, which draws them, got {got}"
+            raise SettingError("labels", f"labels must be {rule}.")
         if self.solver not in REFERENCE_SOLVERS:
             rule = f"one of {', '.join(REFERENCE_SOLVERS)} with rng reference, as in REPA"
             raise SettingError("solver", f"solver must be {rule}, got {self.solver}.")

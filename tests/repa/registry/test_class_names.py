@@ -43,6 +43,7 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
         (" golden  retriever ", 207),
         ("tench", 0),
         ("Tinca tinca", 0),  # another word for it
+        ("tinca TINCA", 0),
         ("flat coated retriever", 205),
         ("cardigan", 474),  # the clothes; the dog has a capital
         ("Cardigan", 264),
