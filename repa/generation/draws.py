@@ -37,6 +37,7 @@ def draw_batches(
     shape: Sequence[int],
     num_classes: int,
     device: torch.device,
+    num_increments: Callable[[], int],
     on_skipped: Callable[[], object],
 ) -> Iterator[Draws]:
     """Yield the draws of all batches that some images are in.
@@ -51,10 +52,12 @@ def draw_batches(
         shape: Of one image's state, (C, H, W).
         num_classes: Labels are below it.
         device: What the reference's generators are of: a CPU's give other numbers than a GPU's.
+        num_increments: Tells how often the solver asks for normals in a batch.
         on_skipped: Called after each batch of the reference that is drawn for those behind it.
     """
     if protocol.rng == "reference":
-        yield from _of_processes(indices, protocol, shape, num_classes, device, on_skipped)
+        start = partial(_Process, protocol, tuple(shape), num_classes, device, num_increments())
+        yield from _of_processes(indices, protocol, start, on_skipped)
         return
     for start in range(0, len(indices), protocol.batch_size):
         batch = indices[start : start + protocol.batch_size]
@@ -110,10 +113,11 @@ class _Process:
     """
 
     protocol: Protocol
-    rank: int
     shape: tuple[int, ...]
     num_classes: int
     device: torch.device
+    num_increments: int
+    rank: int
     next: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -123,8 +127,7 @@ class _Process:
     def skip(self) -> None:
         """Draw a batch that is not wanted."""
         draws = self.draw((), [])
-        steps = self.protocol.num_steps - 1 if self.protocol.solver == "sde" else 0
-        for step in range(steps):
+        for step in range(self.num_increments):
             draws.normal(step)
 
     def draw(self, indices: Sequence[int], rows: list[int]) -> Draws:
@@ -145,12 +148,13 @@ class _Process:
 def _of_processes(
     indices: Sequence[int],
     protocol: Protocol,
-    shape: Sequence[int],
-    num_classes: int,
-    device: torch.device,
+    start: Callable[[int], _Process],
     on_skipped: Callable[[], object],
 ) -> Iterator[Draws]:
-    """Yield the batches of the reference's processes that hold some images."""
+    """Yield the batches of the reference's processes that hold some images.
+
+    `start` returns the process of a rank before its first batch.
+    """
     size, world = protocol.batch_size, protocol.world_size or 1
     wanted: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for index in indices:
@@ -159,7 +163,7 @@ def _of_processes(
     processes: dict[int, _Process] = {}
     for number, rank in sorted(wanted):
         if rank not in processes:
-            processes[rank] = _Process(protocol, rank, tuple(shape), num_classes, device)
+            processes[rank] = start(rank)
         process = processes[rank]
         while process.next < number:
             process.skip()

@@ -106,7 +106,13 @@ def images_of(
     network = model.model
     shape = (network.in_channels, network.input_size, network.input_size)
     drawn = draw_batches(
-        indices, protocol, shape, network.num_classes, device, lambda: tell(done, len(indices))
+        indices,
+        protocol,
+        shape,
+        network.num_classes,
+        device,
+        num_increments=lambda: num_increments(protocol),
+        on_skipped=lambda: tell(done, len(indices)),
     )
     for draws in drawn:
         size = len(draws.indices)
@@ -186,3 +192,19 @@ def solver_of(protocol: Protocol, path: Interpolant, normal: NormalFn) -> Callab
     if protocol.solver == "sde":
         return partial(sample_sde, interpolant=path, normal=normal, **shared)
     return partial(sample_ode, method=protocol.solver, rtol=TOLERANCE, atol=TOLERANCE, **shared)
+
+
+def num_increments(protocol: Protocol) -> int:
+    """Return how often the protocol's solver, which is not ddpm, asks for normals in a batch.
+
+    The solver itself is run on a single number and counted.
+    """
+    asked = []
+
+    def normal(step: int) -> Tensor:
+        asked.append(step)
+        return torch.zeros(1, 1)
+
+    solve = solver_of(protocol, PATHS["linear"], normal)
+    solve(lambda x, t, guided: torch.zeros_like(x), torch.zeros(1, 1))
+    return len(asked)
