@@ -1,12 +1,13 @@
 """`repa sample`: images from a checkpoint into an NPZ."""
 
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from repa.errors import UnknownNameError, suggestion
+from repa.errors import UnknownNameError
 from repa.generation.settings import LabelScheme, SampleConfig
 from repa.registry import entry_names, is_registered, load_registry
 from repa_base.settings import LARGEST
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
 """With tenths of images, which show life in a long batch."""
+_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 _WORTH_SAYING = 10
 """Seconds left that are worth a line of their own."""
 
@@ -39,16 +41,13 @@ def _interval(value: str) -> tuple[float, float]:
 
 
 def _labels(value: str) -> Any:  # noqa: ANN401
-    """Return a known word as it is, and numbers as a tuple."""
-    if not value[:1].isdigit() and not value.startswith("-"):
-        if value not in (words := get_args(LabelScheme)):
-            hint = f"{suggestion(value, words)}, or a list of classes such as 0,1,7"
-            raise typer.BadParameter(f"unknown labels {value!r}{hint}")
+    """Return a known word as it is, and else a tuple of numbers and of names of classes."""
+    if value in get_args(LabelScheme):
         return value
-    try:
-        return tuple(int(part) for part in value.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"{value!r} is not a list of classes such as 0,1,2") from error
+    labels = [part.strip() for part in value.split(",")]
+    if "" in labels:
+        raise typer.BadParameter(f"{value!r} is no list of classes such as 0,1,2")
+    return tuple(int(part) if _NUMBER.fullmatch(part) else part for part in labels)
 
 
 def _count(value: str) -> int:
@@ -76,6 +75,7 @@ def _own_defaults() -> dict[str, dict[str, Any]]:
         "labels": _labels,
         "num_heads": _count,
         "encoder_depth": _count,
+        "world_size": _count,
     },
     first=("model", "num_images"),
 )
@@ -158,6 +158,8 @@ def _announce(config: SampleConfig, done: int) -> None:
     cost = "" if rows is None else f", {rows:,} network rows an image"
     guidance = guidance if config.cfg_scale != 1 else "no guidance"
     print_note(f"{config.model}{by}: {config.num_images:,} images, {how}, {guidance}{cost}.")
+    if own.remark:
+        print_note(f"{own.remark}.")
     if done:
         print_note(f"going on at {done:,} of {config.num_images:,}.")
 

@@ -18,6 +18,7 @@ from repa.checkpoints.settings import (
     width_of,
 )
 from repa.models.sit import SIT_SIZES
+from repa.registry import entry_names
 
 _REFERENCE_ENCODER_DEPTH = 8
 _LATENT_CHANNELS = 4
@@ -85,6 +86,10 @@ def _inferred(
         raise ValueError("its label table has no row for no label: it was trained without dropout")
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
     input_size = math.isqrt(num_patches) * patch_size
+    if math.isqrt(num_patches) ** 2 != num_patches:
+        raise ValueError(
+            f"its position embedding is of {num_patches} patches, which make no square"
+        )
     latent = in_channels == _LATENT_CHANNELS
     if latent_space is None:
         autoencoder = SD_LATENTS.autoencoder if latent else None
@@ -105,10 +110,16 @@ def _inferred(
             "qk_norm": "blocks.0.attn.q_norm.weight" in tensors,
             **projectors_of(tensors),
         },
-        dataset=f"imagenet-{8 * input_size}" if latent and num_classes == 1000 else None,
+        dataset=_dataset_of(8 * input_size) if latent and num_classes == 1000 else None,
         latent_space=latent_space,
         **stated,
     )
+
+
+def _dataset_of(image_size: int) -> str | None:
+    """Return the name of ImageNet in this size, if the registry knows it."""
+    name = f"imagenet-{image_size}"
+    return name if name in entry_names("datasets") else None
 
 
 def _num_heads(tensors: Tensors, hidden_size: int, depth: int, said: int | None) -> int:

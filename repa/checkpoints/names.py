@@ -29,3 +29,6 @@ SAMPLING: dict[str, dict[str, Any]] = {
 }
 """Settings of sampling that a dialect's authors publish otherwise than REPA's; docs/checkpoints.md
 has the sources."""
+
+SAMPLING_AT_512: dict[str, dict[str, Any]] = {"dit": {}, "sra": {"cfg_scale": 2.5}}
+"""How they differ at 512 pixels, of the dialects of which that is known."""

@@ -12,6 +12,7 @@ from repa.data.held_out import HeldOutReference
 from repa.errors import suggestion
 from repa.models.prediction import Prediction
 from repa.models.sit import SIT_SIZES
+from repa.registry import ClassName, class_names_of_dataset
 from samplers import PATHS, PathName
 
 FORMATS = (1, 2, 3)
@@ -29,7 +30,8 @@ class CheckpointSettings:
 
     The interpolant and, if known, the registered name of the data set that it was trained on, what
     its output means, where its input and output live, and which images were held out of training to
-    judge it by. Guidance is on the leading `guided_channels` of the velocity; None is all. Values
+    judge it by. Guidance is on the leading `guided_channels` of the velocity; None is all. Its own
+    `class_names`, by label, are none where there are only numbers, or those of the data set. Values
     may come from a stranger's file.
     """
 
@@ -40,6 +42,7 @@ class CheckpointSettings:
     latent_space: LatentSpace = PIXELS
     reference: HeldOutReference | None = None
     guided_channels: int | None = None
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.path_type not in PATHS:
@@ -57,20 +60,35 @@ class CheckpointSettings:
         for name, channels in ("prediction", self.prediction.channels), ("latent_space", space):
             if channels not in (None, has):
                 raise ValueError(f"{name} is for {channels} channels and the model has {has}")
+        if not all(isinstance(name, str) for name in self.class_names):
+            raise ValueError("class_names are not all names")
 
     @property
     def num_classes(self) -> int:
         """Number of classes, which is also the null label."""
         return self.model["num_classes"]
 
+    @property
+    def classes(self) -> tuple[ClassName, ...]:
+        """The names of all classes by label: its own, or the data set's; none if not so many.
+
+        Raises:
+            MissingPackageError: See `repa.registry.class_names_of_dataset`.
+        """
+        own = tuple(ClassName((name,)) for name in self.class_names)
+        for names in own, class_names_of_dataset(self.dataset):
+            if len(names) == self.num_classes:
+                return names
+        return ()
+
 
 def settings_from_description(description: Extra, tensors: Tensors) -> CheckpointSettings:
     """Read the description that our trainer writes, or an entry of the registry.
 
     It has "model" (keyword arguments of `SiT`, perhaps with "size" for a named size), "path_type",
-    "dataset", "prediction", "reference", "guided_channels", and "latent_space" or "autoencoder";
-    other keys are of no account here. The tensors of the state dict alone say which projectors are
-    there.
+    "dataset", "prediction", "reference", "guided_channels", "class_names", and "latent_space" or
+    "autoencoder"; other keys are of no account here. The tensors of the state dict alone say which
+    projectors are there.
 
     Raises:
         ValueError: A value is missing or wrong.
@@ -88,6 +106,8 @@ def settings_from_description(description: Extra, tensors: Tensors) -> Checkpoin
     prediction, reference = description.get("prediction"), description.get("reference")
     if space is not None and autoencoder is not None:
         raise ValueError("the description has both an autoencoder and a latent_space")
+    if not isinstance(names := description.get("class_names", []), list):
+        raise ValueError("class_names are no list")
     assumed = assumed_latent_space(autoencoder, model.get("in_channels"))
     return CheckpointSettings(
         model={**model, **projectors_of(tensors)},
@@ -97,6 +117,7 @@ def settings_from_description(description: Extra, tensors: Tensors) -> Checkpoin
         latent_space=assumed if space is None else LatentSpace(**space),
         reference=None if reference is None else HeldOutReference.from_mapping(reference),
         guided_channels=description.get("guided_channels"),
+        class_names=tuple(names),
     )
 
 
@@ -105,11 +126,13 @@ def describe(settings: CheckpointSettings) -> dict[str, Any]:
 
     Format 1, byte for byte what earlier versions wrote and read, wherever it suffices. They would
     overlook a prediction, a latent space or guided channels and make wrong images, so that these
-    have format 2 or 3, which they refuse. A reference they may overlook.
+    have format 2 or 3, which they refuse. A reference and names they may overlook.
     """
     described = {key: getattr(settings, key) for key in ("model", "path_type", "dataset")}
     if settings.reference is not None:
         described["reference"] = settings.reference.to_dict()
+    if settings.class_names:
+        described["class_names"] = list(settings.class_names)
     space, prediction = settings.latent_space, settings.prediction
     assumed = assumed_latent_space(space.autoencoder, settings.model["in_channels"])
     guided = settings.guided_channels

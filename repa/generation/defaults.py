@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repa.checkpoints.names import SAMPLING
+from repa.checkpoints.names import SAMPLING, SAMPLING_AT_512
 from repa.registry import find_entry, is_registered, load_registry
+
+_LARGE = "imagenet-512"
+_UNKNOWN = "settings that are not typed are those of 256 pixels: none published for 512 are known"
 
 
 @dataclass(frozen=True)
@@ -19,13 +22,15 @@ class ModelDefaults:
 
     `registered` names the registered model that they belong to; None is the published protocol.
     `dataset` is the data set by which a file's model was found to be like that one, `dialect` the
-    form of the file whose authors' settings they are.
+    form of the file whose authors' settings they are. `remark` says, for a person, what speaks
+    against them; it is empty where nothing does.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     registered: str | None = None
     dataset: str | None = None
     dialect: str | None = None
+    remark: str = ""
 
 
 def defaults_of(model: str | Path, **hints: Any) -> ModelDefaults:  # noqa: ANN401
@@ -43,10 +48,14 @@ def defaults_of(model: str | Path, **hints: Any) -> ModelDefaults:  # noqa: ANN4
     from repa.checkpoints import read_checkpoint
 
     checkpoint = read_checkpoint(model, **hints)
-    if own := SAMPLING.get(checkpoint.dialect):
-        return ModelDefaults(own, dialect=checkpoint.dialect)
-    dataset = checkpoint.settings.dataset
+    dialect, dataset, remark = checkpoint.dialect, checkpoint.settings.dataset, ""
+    own = SAMPLING.get(dialect, {})
+    if dataset == _LARGE:
+        own = {**own, **SAMPLING_AT_512.get(dialect, {})}
+        remark = "" if dialect in SAMPLING_AT_512 else _UNKNOWN
+    if own:
+        return ModelDefaults(own, dialect=dialect, remark=remark)
     for name, entry in load_registry()["checkpoints"].items():
         if dataset == entry["dataset"] and "sampling" in entry:
             return ModelDefaults(entry["sampling"], name, dataset)
-    return ModelDefaults()
+    return ModelDefaults(remark=remark)

@@ -2,7 +2,8 @@
 
 Image i depends on the seed and on i, not on the other images: for the noise and the labels exactly,
 for the pixels to within one grey level, because a network rounds differently in batches of another
-size (and the images of a batch share the steps of an adaptive solver).
+size (and the images of a batch share the steps of an adaptive solver). Where the random numbers are
+the reference's it depends on all of the protocol, see `repa.generation.draws`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +19,7 @@ from repa.autoencoders.autoencoder import Autoencoder, load_autoencoder
 from repa.autoencoders.pixels import images_from_pixels
 from repa.checkpoints.settings import CheckpointSettings
 from repa.errors import NonFiniteError, SettingError
+from repa.generation.draws import Draws, draw_batches
 from repa.generation.settings import Protocol
 from repa.models import SiT
 from repa_base.device import float32_precision
@@ -29,13 +31,10 @@ from samplers import (
     NormalFn,
     classifier_free_output,
     classifier_free_velocity,
-    draw_labels,
-    initial_noise,
     internally_guided,
     sample_ddpm,
     sample_ode,
     sample_sde,
-    step_noise,
 )
 
 TOLERANCE = 1e-5  # of adaptive solvers, relative and absolute
@@ -79,6 +78,9 @@ def images_of(
 ) -> Iterator[SampledImages]:
     """Yield the images of some indices in their order, `protocol.batch_size` at a time.
 
+    With `protocol.rng` "reference" those of a batch of its processes are yielded together, batches
+    in the order in which a process makes them, and what it drew before is drawn on the way.
+
     Args:
         model: From `repa.checkpoints.load_model`.
         indices: Which images, each in [0, 2**48); 0 to N - 1 are those of `repa sample --num N`.
@@ -100,24 +102,37 @@ def images_of(
         if space.autoencoder is None:
             raise SettingError("autoencoder", "the model makes latents: name what decodes them.")
         autoencoder = load_autoencoder(space.autoencoder, device)
-    tell = progress or (lambda done, total: None)
-    for start in range(0, len(indices), protocol.batch_size):
-        batch = indices[start : start + protocol.batch_size]
+    tell, done = progress or (lambda done, total: None), 0
+    network = model.model
+    shape = (network.in_channels, network.input_size, network.input_size)
+    drawn = draw_batches(
+        indices,
+        protocol,
+        shape,
+        network.num_classes,
+        device,
+        num_increments=lambda: num_increments(protocol),
+        on_skipped=lambda: tell(done, len(indices)),
+    )
+    for draws in drawn:
+        size = len(draws.indices)
 
-        def on_time(t: float, start: int = start, size: int = len(batch)) -> None:
-            tell(start + size * (1 - t), len(indices))
+        def on_time(t: float, done: int = done, size: int = size) -> None:
+            tell(done + size * (1 - t), len(indices))
 
-        labels = labels_of(batch, protocol, model.model.num_classes)
         with torch.no_grad(), float32_precision(tf32=protocol.tf32):
-            x = _sample(model, batch, labels.to(device), protocol, on_time).float()
+            x = _sample(model, draws, device, protocol, on_time).float()
             pixels = autoencoder.decode(x, space) if autoencoder else x
+            rows = slice(None) if draws.rows is None else draws.rows
+            pixels = pixels[rows]
             images = images_from_pixels(pixels, protocol.quantizer)
             finite = torch.isfinite(pixels).flatten(1).all(1).tolist()  # the device is read once
         if False in finite:
-            what = f"image {batch[finite.index(False)]} has NaN or infinite pixels"
+            what = f"image {draws.indices[finite.index(False)]} has NaN or infinite pixels"
             raise NonFiniteError(f"{what}: the network overflowed.")
-        yield SampledImages(batch, images.cpu().numpy(), labels.numpy())
-        tell(start + len(batch), len(indices))
+        yield SampledImages(draws.indices, images.cpu().numpy(), draws.labels[rows].cpu().numpy())
+        done += size
+        tell(done, len(indices))
 
 
 def check_protocol(protocol: Protocol, settings: CheckpointSettings) -> None:
@@ -141,28 +156,18 @@ def check_protocol(protocol: Protocol, settings: CheckpointSettings) -> None:
         raise SettingError("solver", f"{reason}, where all solvers begin.")
 
 
-def labels_of(indices: Sequence[int], protocol: Protocol, num_classes: int) -> Tensor:
-    """Return the classes int64 (B,) of some images."""
-    if protocol.labels == "random":
-        return draw_labels(protocol.seed, indices, num_classes)
-    cycle = range(num_classes) if protocol.labels == "balanced" else protocol.labels
-    return torch.tensor([int(cycle[i % len(cycle)]) for i in indices])
-
-
 def _sample(
     model: GenerativeModel,
-    indices: Sequence[int],
-    labels: Tensor,
+    draws: Draws,
+    device: torch.device,
     protocol: Protocol,
     on_time: Callable[[float], None],
 ) -> Tensor:
-    """Return the states (B, C, H, W) of some images at t = 0."""
-    network, seed = model.model, protocol.seed
-    shape = (network.in_channels, network.input_size, network.input_size)
-    noise = initial_noise(seed, indices, shape).to(labels.device)
+    """Return the states (B, C, H, W) of a batch at t = 0."""
+    network, normal = model.model, draws.normal
+    noise, labels = draws.noise.to(device), draws.labels.to(device)
     null, scale = network.null_label, protocol.cfg_scale
     guided = model.settings.guided_channels
-    normal = partial(step_noise, seed, indices, shape=shape)
     if protocol.solver == "ddpm":
         output = classifier_free_output(network, labels, null, scale, guided_channels=guided)
         steps, interval = protocol.num_steps, protocol.guidance_interval
@@ -187,3 +192,19 @@ def solver_of(protocol: Protocol, path: Interpolant, normal: NormalFn) -> Callab
     if protocol.solver == "sde":
         return partial(sample_sde, interpolant=path, normal=normal, **shared)
     return partial(sample_ode, method=protocol.solver, rtol=TOLERANCE, atol=TOLERANCE, **shared)
+
+
+def num_increments(protocol: Protocol) -> int:
+    """Return how often the protocol's solver, which is not ddpm, asks for normals in a batch.
+
+    The solver itself is run on a single number and counted.
+    """
+    asked = []
+
+    def normal(step: int) -> Tensor:
+        asked.append(step)
+        return torch.zeros(1, 1)
+
+    solve = solver_of(protocol, PATHS["linear"], normal)
+    solve(lambda x, t, guided: torch.zeros_like(x), torch.zeros(1, 1))
+    return len(asked)

@@ -17,6 +17,7 @@ import torch
 from repa.autoencoders.autoencoder import Autoencoder, find_autoencoder
 from repa.checkpoints import Checkpoint, read_checkpoint
 from repa.errors import ChecksumError, NonFiniteError, SettingError
+from repa.generation.draws import image_blocks
 from repa.generation.images import TOLERANCE, check_protocol, images_of
 from repa.generation.opening import (
     attach_output,
@@ -27,6 +28,7 @@ from repa.generation.opening import (
 from repa.generation.sample_file import NpzWriter
 from repa.generation.sample_run import SampleRun
 from repa.generation.settings import SampleConfig
+from repa.registry import class_names_of_dataset
 from repa_base.device import environment, toolkit_version
 from repa_base.processes import Processes, at_first
 from repa_base.progress import Steps
@@ -80,6 +82,9 @@ def generate(
     note = on_note if on_note and processes.is_first else lambda text: None
     for taken in job.checkpoint.assumed:
         note(f"{job.checkpoint.name}: assumed {taken}.")
+    if config.rng == "reference" and job.device.type != "cuda":
+        reason = "those were drawn on GPUs, whose generators give other numbers than a CPU's"
+        note(f"rng reference: these images are those of no published run; {reason}.")
     for attempt in range(_ATTEMPTS):
         output = job.open_output(processes)
         if output is None:
@@ -118,6 +123,9 @@ class Job:
         checkpoint = read_checkpoint(config.model, device, **config.hints)
         settings = checkpoint.settings
         check_protocol(config, settings)
+        if config.world_size is not None and processes.size > config.world_size:
+            rule = f"start at most {config.world_size} processes here, not {processes.size}"
+            raise SettingError("world_size", f"world_size is that of rng reference: {rule}.")
         checkpoint.check()
         name, pixels = settings.latent_space.autoencoder, settings.latent_space.is_pixels
         if config.autoencoder is not None:
@@ -151,6 +159,7 @@ class Job:
             **_convention(checkpoint),
             "dataset": checkpoint.settings.dataset,
             **({} if reference is None else {"reference": reference.to_dict()}),
+            **_class_names(checkpoint),
             "path_type": checkpoint.settings.path_type,
             "solver": config.solver,
             "num_steps": None if config.adaptive else config.num_steps,
@@ -158,6 +167,7 @@ class Job:
             "guidance_interval": config.guidance_interval,
             **_internal(config),
             "seed": config.seed,
+            **_reference_rng(config, self.device),
             "labels": config.labels,
             "num_images": config.num_images,
             "image_size": self.image_size,
@@ -204,9 +214,8 @@ class Job:
 
     def blocks(self, size: int, processes: Processes) -> list[range]:
         """Return this process's share of the images, in blocks of a size."""
-        num_images = self.config.num_images
-        own = range(0, num_images, size)[processes.rank :: processes.size]
-        return [range(start, min(start + size, num_images)) for start in own]
+        share = processes.rank, processes.size
+        return image_blocks(self.config.num_images, size, self.config, share)
 
 
 def _convention(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -222,6 +231,28 @@ def _convention(checkpoint: Checkpoint) -> dict[str, Any]:
     return said
 
 
+def _class_names(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return the names of own data's classes, for those who look.
+
+    A registered data set's are left out, and none are put in their place if they do not fit.
+    """
+    settings = checkpoint.settings
+    if len(settings.class_names) == settings.num_classes:
+        return {"class_names": list(settings.class_names)}
+    fits = len(class_names_of_dataset(settings.dataset)) in (0, settings.num_classes)
+    return {} if fits else {"class_names": []}
+
+
+def _reference_rng(config: SampleConfig, device: torch.device) -> dict[str, Any]:
+    """Return what decides the reference's random numbers; nothing for each image's own."""
+    if config.rng != "reference":
+        return {}
+    # How a GPU's generator deals out the numbers of a large batch depends on its multiprocessors.
+    drawn = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    sizes = {"world_size": config.world_size, "rank_batch_size": config.batch_size}
+    return {"rng": "reference", **sizes, "rng_device": drawn}
+
+
 def _internal(config: SampleConfig) -> dict[str, Any]:
     if config.internal_scale == 1:
         return {}
@@ -232,7 +263,8 @@ def _internal(config: SampleConfig) -> dict[str, Any]:
 def _fill(output: NpzWriter, job: Job, processes: Processes, progress: Steps) -> None:
     """Make this process's share of the images that are not on disk yet."""
     blocks = job.blocks(output.run.block_size, processes)
-    todo = [i for block in blocks if not output.is_done(block.start, len(block)) for i in block]
+    left = (b for b in blocks if not output.is_done(b.start, len(b), b.step))
+    todo = [index for block in left for index in block]
     total = sum(map(len, blocks))
     done = total - len(todo)
     progress(done, total)
@@ -249,7 +281,7 @@ def _fill(output: NpzWriter, job: Job, processes: Processes, progress: Steps) ->
     )
     try:
         for batch in sampled:
-            output.write(batch.indices[0], batch.images, batch.labels)
+            output.write(batch.indices[0], batch.images, batch.labels, blocks[0].step)
     except NonFiniteError as error:
         kept = f"The batches finished before are kept in {unfinished_part(job.config.out)}."
         raise NonFiniteError(f"{error} {kept}") from error

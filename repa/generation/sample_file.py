@@ -48,12 +48,15 @@ class NpzWriter(contextlib.AbstractContextManager["NpzWriter"]):
         """Return how many images are marked as being on disk."""
         return self._progress.num_marked(0, self.run.num_images)
 
-    def is_done(self, first: int, count: int) -> bool:
-        """Whether images first to first + count - 1 are all marked as being on disk."""
-        return self._progress.num_marked(first, count) == count
+    def is_done(self, first: int, count: int, step: int = 1) -> bool:
+        """Whether images first, first + step, ..., so many, are all marked as being on disk."""
+        if step == 1:
+            return self._progress.num_marked(first, count) == count
+        places = range(first, first + count * step, step)
+        return all(self._progress.num_marked(place, 1) for place in places)
 
-    def write(self, first: int, images: np.ndarray, labels: np.ndarray) -> None:
-        """Put images first, first + 1, ... in their places, and mark them when they are on disk.
+    def write(self, first: int, images: np.ndarray, labels: np.ndarray, step: int = 1) -> None:
+        """Put images first, first + step, ... in their places, and mark them when on disk.
 
         The images are uint8 (B, H, W, 3), their labels int64 (B,).
 
@@ -61,7 +64,17 @@ class NpzWriter(contextlib.AbstractContextManager["NpzWriter"]):
             ValueError: Shape, dtype or index does not fit the file.
             InUseError: Another process has begun the run anew, or continued it.
         """
-        self.mark(first, self.put(first, images, labels))
+        if step == 1:
+            self.mark(first, self.put(first, images, labels))
+            return
+        places = range(first, first + len(images) * step, step)
+        rows = zip(
+            places, np.split(images, len(images)), np.split(labels, len(labels)), strict=True
+        )
+        marks = [self.put(*row) for row in rows]
+        os.fsync(self._part)
+        for place, mark in zip(places, marks, strict=True):
+            self._progress.mark(place, mark)
 
     def put(self, first: int, images: np.ndarray, labels: np.ndarray) -> bytes:
         """Put images in their places as `write` does; return their marks, for `mark`."""

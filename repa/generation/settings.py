@@ -4,24 +4,51 @@ A model in the registry may have defaults of its own: `for_model` takes them.
 """
 
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from repa.autoencoders.pixels import Quantizer
 from repa.checkpoints.names import DialectName
-from repa.errors import SettingError
+from repa.errors import SettingError, suggestion
 from repa.generation.defaults import defaults_of
 from repa.registry import default_checkpoint, entry_names
 from repa_base.settings import check_settings, setting
 from samplers.names import ADAPTIVE_METHODS, ODE_METHODS
 
 LabelScheme = Literal["random", "balanced"]
+RandomNumbers = Literal["image", "reference"]
 
 HINTS = ("dialect", "num_heads", "encoder_depth", "latents")
 """Settings that say of a checkpoint what its file does not tell; see `load_model`."""
 
 SOLVERS = ("sde", "ddpm", *ODE_METHODS)
 """`sde` is Euler-Maruyama, `ddpm` DiT's own; the others solve the ODE."""
+
+REFERENCE_SOLVERS = ("sde", "euler", "heun")
+"""Those that REPA's own script has, and so its random numbers."""
+
+
+def _check_whole(name: str, value: object) -> None:
+    """Raise SettingError unless the value of a setting is a whole number from 1."""
+    if type(value) is not int or value < 1:
+        raise SettingError(name, f"{name} must be a whole number from 1, got {value!r}.")
+
+
+def _numbers_of(
+    labels: tuple[int | str, ...], model: str | Path, said: dict[str, Any]
+) -> tuple[int, ...]:
+    """Return classes by their numbers, given some by names; a name may be a mistyped scheme."""
+    from repa.checkpoints.classes import labels_called
+
+    try:
+        return labels_called(labels, model, **said)
+    except SettingError:
+        schemes = get_args(LabelScheme)
+        if len(labels) == 1 and get_close_matches(str(labels[0]), schemes):
+            hint = suggestion(str(labels[0]), schemes)
+            raise SettingError("labels", f"unknown labels {labels[0]!r}{hint}") from None
+        raise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +100,8 @@ class Protocol:
         low=1,
     )
     labels: LabelScheme | tuple[int, ...] = setting(
-        "Classes: random, balanced (each in turn), or a list such as 0,1,7 to go round.",
+        "Classes: random, balanced (each in turn), or a list such as 0,7,golden retriever to go "
+        "round, by numbers or by names where those are known.",
         "random",
         choices=LabelScheme,
         value="random|balanced|LIST",
@@ -84,6 +112,17 @@ class Protocol:
         choices=Quantizer,
         value="|".join(get_args(Quantizer)),
     )
+    rng: RandomNumbers = setting(
+        "Whose random numbers: each image's own, or REPA's of its processes, on a GPU image by "
+        "image those of its generate.py with as many processes (--world-size) and images at a time "
+        "(--batch-size).",
+        "image",
+        choices=RandomNumbers,
+        value="image|reference",
+    )
+    world_size: int | None = setting(
+        "Processes (GPUs) of the run of REPA that --rng reference reproduces.", None, value="N"
+    )
     tf32: bool = setting("TF32 products and convolutions on a GPU, as in the reference.", True)
 
     def __post_init__(self) -> None:
@@ -93,9 +132,37 @@ class Protocol:
             if not 0 <= low <= high <= 1:
                 rule = f"LOW,HIGH with 0 <= LOW <= HIGH <= 1, got {low:g},{high:g}"
                 raise SettingError(name, f"{name} must be {rule}.")
-        if not isinstance(self.labels, str) and not (self.labels and min(self.labels) >= 0):
-            rule = f"one or more classes from 0, got {list(self.labels)}"
+        labels = () if isinstance(self.labels, str) else self.labels
+        if names := [label for label in labels if isinstance(label, str)]:
+            rule = f"numbers here, got {names[0]!r}: for_model knows the names of a model's classes"
             raise SettingError("labels", f"labels must be {rule}.")
+        if labels is self.labels and not (labels and min(labels) >= 0):
+            rule = f"one or more classes from 0, got {list(labels)}"
+            raise SettingError("labels", f"labels must be {rule}.")
+        self._check_rng()
+
+    def _check_rng(self) -> None:
+        """Raise SettingError unless the other settings suit the random numbers."""
+        world = self.world_size
+        if world is not None:
+            _check_whole("world_size", world)
+        if self.rng != "reference":
+            if world is not None:
+                raise SettingError("world_size", "world_size is of rng reference alone.")
+            return
+        if world is None:
+            rule = "how many processes (GPUs) the run of REPA had"
+            raise SettingError("world_size", f"world_size must be said with rng reference: {rule}.")
+        if self.seed * world + world > 1 << 64:
+            rule = "below 2**64 with rng reference, for every process"
+            raise SettingError("seed", f"seed * world_size + rank must be {rule}.")
+        if self.labels != "random":
+            got = self.labels if isinstance(self.labels, str) else list(self.labels)
+            rule = f"random with rng reference, which draws them, got {got}"
+            raise SettingError("labels", f"labels must be {rule}.")
+        if self.solver not in REFERENCE_SOLVERS:
+            rule = f"one of {', '.join(REFERENCE_SOLVERS)} with rng reference, as in REPA"
+            raise SettingError("solver", f"solver must be {rule}, got {self.solver}.")
 
     @classmethod
     def for_model(cls, model: str | Path = default_checkpoint(), **given: Any) -> Self:  # noqa: ANN401
@@ -105,7 +172,8 @@ class Protocol:
 
         Args:
             model: Registered name, file, or folder of a training run.
-            given: Values by the names of the fields.
+            given: Values by the names of the fields; `labels` may name classes of the model, which
+                become their numbers.
 
         Raises:
             SettingError: A value is out of its range or of its choices.
@@ -113,8 +181,12 @@ class Protocol:
         """
         known = {field.name for field in fields(cls)}
         named: dict[str, Any] = {"model": model} if "model" in known else {}
-        settings = cls(**given, **named)
         said = {name: given[name] for name in HINTS if given.get(name) is not None}
+        labels = given.get("labels")
+        if isinstance(labels, tuple) and any(isinstance(label, str) for label in labels):
+            cls(**{**given, "labels": (0,)}, **named)  # what else is wrong is said first
+            given["labels"] = _numbers_of(labels, model, said)
+        settings = cls(**given, **named)
         own = defaults_of(model, **said).values.items()
         return replace(settings, **{k: v for k, v in own if k in known and k not in given})
 
@@ -177,9 +249,8 @@ class SampleConfig(Protocol):
         if self.out.suffix != ".npz":
             raise SettingError("out", f"out must be a file name that ends in .npz, got {self.out}.")
         for name in ("num_heads", "encoder_depth"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise SettingError(name, f"{name} must be a whole number from 1, got {value!r}.")
+            if (value := getattr(self, name)) is not None:
+                _check_whole(name, value)
 
     @property
     def hints(self) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 Does not import torch, and does not know what the files hold.
 """
 
+from repa.registry.class_names import ClassName as ClassName
+from repa.registry.class_names import class_called as class_called
+from repa.registry.class_names import class_names_of_dataset as class_names_of_dataset
 from repa.registry.entries import Entry as Entry
 from repa.registry.entries import cache_dir as cache_dir
 from repa.registry.entries import cached_path as cached_path

@@ -135,7 +135,8 @@ def _captions(
     heading: int | None,
 ) -> list[str]:
     """Write the class, and the number below it; a `heading` names the class once in so many."""
-    name = class_namer((images.manifest or {}).get("dataset"))
+    manifest = images.manifest or {}
+    name = class_namer(manifest.get("dataset"), manifest.get("class_names"))
     captions = []
     for place, index in enumerate(cells):
         lines = []

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
+
+from repa.errors import RepaError
+from repa.registry import class_names_of_dataset
 
 _STEP = re.compile(r"(.+)/step-0*(\d+)")
 
@@ -30,27 +32,30 @@ def sampling_title(made: Mapping[str, Any]) -> str:
     return " · ".join(filter(None, parts))
 
 
-def class_namer(dataset: object) -> Callable[[int], str]:
-    """Return what writes a class of a data set: its number, with its name where one is known.
+def class_namer(dataset: object, class_names: object = None) -> Callable[[int], str]:
+    """Return what writes a class: its number, with its name where one is known.
 
-    Those of ImageNet come from torchvision, imported when the first is asked for; a digit is its
-    own name.
+    Args:
+        dataset: Name of a data set; the registry knows those of ImageNet's classes.
+        class_names: By label, in place of the data set's; an empty list is none, None those.
     """
-    if isinstance(dataset, str) and re.match("imagenet", dataset, re.IGNORECASE):
-        return _imagenet_class
-    return str
+    if isinstance(class_names, list | tuple):
+        names = [name if isinstance(name, str) else "" for name in class_names]
+    else:
+        names = _names_of(dataset)
+
+    def name(label: int) -> str:
+        known = names[label] if 0 <= label < len(names) else ""
+        return str(label) if known in ("", str(label)) else f"{label} {known}"
+
+    return name
 
 
-def _imagenet_class(label: int) -> str:
-    names = _imagenet_names()
-    return f"{label} {names[label]}" if 0 <= label < len(names) else str(label)
-
-
-@cache
-def _imagenet_names() -> list[str]:
-    from torchvision.models import ResNet50_Weights
-
-    return ResNet50_Weights.DEFAULT.meta["categories"]
+def _names_of(dataset: object) -> list[str]:
+    try:
+        return [each.words[0] for each in class_names_of_dataset(dataset)]
+    except RepaError:  # the package that holds them is not there, and a sheet can do without
+        return []
 
 
 def _number(value: object) -> str:

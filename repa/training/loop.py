@@ -128,6 +128,7 @@ def train(
             dataset=data.name,
             latent_space=space,
             reference=data.reference,
+            class_names=tuple((record or {}).get("class_names", ())),
         )
         latest, later = load_checkpoint(state, config, out, from_step, reporting.on_note)
         if latest is None:

@@ -14,6 +14,7 @@ from repa.errors import NonFiniteError, RepaError
 from repa.generation import Protocol, images_of
 from repa.models.sit import SiT
 from repa.sheets.contact_sheet import contact_sheet, save_png, stacked_sheets
+from repa.sheets.titles import class_namer
 from repa.training.settings import Reporting, TrainConfig
 from repa.training.state import TrainState
 
@@ -100,7 +101,9 @@ class Previews:
         guidance = f"guidance {protocol.cfg_scale:g} in [0, 0.7]"
         title += f" · {protocol.solver}, {protocol.num_steps} steps · {guidance}"
         title += f" · seed {protocol.seed}"
-        return contact_sheet(batch.images, batch.labels.tolist(), title=title)
+        name = class_namer(None, [each.words[0] for each in self.settings.classes])
+        captions = [name(label) for label in batch.labels.tolist()]
+        return contact_sheet(batch.images, captions, title=title)
 
 
 def decoder_of(

@@ -48,6 +48,7 @@ def test_names_in_the_registry_refer_to_entries_of_the_registry():
             assert entry["model"]["size"] in SIT_SIZES
     for entry in known["datasets"].values():
         assert entry["reference"] in known["references"] and entry["network"] in known["networks"]
+        assert entry.get("class_names") in (None, *known["class_names"])
     for entry in known["references"].values():
         assert entry["network"] in known["networks"]
     for entry in known["published"].values():

@@ -1,7 +1,6 @@
-import sys
-
 import pytest
 
+from repa.errors import RepaError
 from repa.sheets import class_namer, sampling_title
 
 MADE = {
@@ -44,11 +43,20 @@ def test_classes_of_imagenet_have_their_names_and_those_of_other_data_their_numb
     name = class_namer("imagenet-256")
     assert name(0) == "0 tench" and name(207) == "207 golden retriever"
     assert name(1000) == "1000" and name(-1) == "-1"
-    for dataset in ("digits", None, 7):
+    for dataset in ("digits", None, 7, "imagenet-256@0123abcd", "imagenette"):
         assert class_namer(dataset)(3) == "3"
 
 
-def test_classes_that_are_digits_need_no_torchvision(monkeypatch):
-    for package in ("torchvision", "torchvision.models"):
-        monkeypatch.setitem(sys.modules, package, None)
-    assert class_namer("digits")(3) == "3"
+def test_names_of_own_classes_come_before_those_of_the_data_set():
+    name = class_namer("imagenet-256", ["cat", "", "2", 7])
+    assert [name(label) for label in range(5)] == ["0 cat", "1", "2", "3", "4"]
+    assert class_namer("imagenet-256", [])(207) == "207"  # none, of a model of other classes
+    assert class_namer("imagenet-256", "odd")(0) == "0 tench"
+
+
+def test_a_sheet_does_without_names_whose_package_is_missing(monkeypatch):
+    def missing(name):
+        raise RepaError("not installed")
+
+    monkeypatch.setattr("repa.sheets.titles.class_names_of_dataset", missing)
+    assert class_namer("imagenet-256")(207) == "207"

@@ -14,8 +14,11 @@ from safetensors.torch import load_file
 from tiny_run import QUIET, TINY, file_bytes
 
 import repa.data.samples.opening as opening
+from repa.checkpoints import load_model
 from repa.data.samples.prepared_data import PreparedData
 from repa.errors import DataError, OutputExistsError, RepaError, SettingError
+from repa.generation import Protocol
+from repa.sheets import contact_sheet
 from repa.training.batch import Batches
 from repa.training.loop import train
 from repa.training.reading_ahead import reading_ahead, suitable_workers
@@ -243,6 +246,22 @@ def test_a_folder_of_classes_is_cropped_on_the_way_and_trained_on_as_pixels(pict
     assert file_bytes(whole) == file_bytes(ahead)
     record = json.loads((tmp_path / "run/config.json").read_text())["data_set"]
     assert record["class_names"] == ["cat", "dog"] and record["num_classes"] == 2
+    assert [each.words for each in load_model(whole).settings.classes] == [("cat",), ("dog",)]
+    protocol = Protocol.for_model(tmp_path / "run", labels=("dog", 0, "cat"))
+    assert protocol.labels == (1, 0, 0)
+
+
+def test_previews_of_own_data_name_the_classes(pictures, tmp_path, monkeypatch):
+    captions = []
+
+    def noted(images, labels, *, title):
+        captions.extend(labels)
+        return contact_sheet(images, labels, title=title)
+
+    monkeypatch.setattr("repa.training.previews.contact_sheet", noted)
+    config = replace(TINY, data=str(pictures), num_steps=1)
+    train(config, tmp_path / "run", reporting=replace(QUIET, preview_every=1))
+    assert set(captions) == {"0 cat", "1 dog"}
 
 
 @pytest.mark.parametrize("change", ["content", "name", "class", "gone", "more"])
