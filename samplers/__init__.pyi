@@ -31,6 +31,8 @@ from .noise import keyed_generator as keyed_generator
 from .noise import step_noise as step_noise
 from .ode import sample_ode as sample_ode
 from .schedule import grid_times as grid_times
+from .schedule import ode_times as ode_times
+from .schedule import sde_times as sde_times
 from .schedule import without_straddling as without_straddling
 from .sde import NormalFn as NormalFn
 from .sde import sample_sde as sample_sde

@@ -27,9 +27,11 @@ from repa.generation.opening import (
 from repa.generation.sample_file import NpzWriter
 from repa.generation.sample_run import SampleRun
 from repa.generation.settings import SampleConfig
+from repa.generation.solvers import DEFAULT_ORDER
 from repa_base.device import environment, toolkit_version
 from repa_base.processes import Processes, at_first
 from repa_base.progress import Steps
+from samplers import EXPONENTIAL_ORDERS
 
 _ATTEMPTS = 4  # to write what the disk keeps
 
@@ -154,6 +156,7 @@ class Job:
             "path_type": checkpoint.settings.path_type,
             "solver": config.solver,
             "num_steps": None if config.adaptive else config.num_steps,
+            **_few_steps(config),
             "cfg_scale": config.cfg_scale,
             "guidance_interval": config.guidance_interval,
             **_internal(config),
@@ -219,6 +222,18 @@ def _convention(checkpoint: Checkpoint) -> dict[str, Any]:
     if settings.latent_space.num_channels is not None:
         space = settings.latent_space
         said["latent_space"] = {"scale": space.scale, "bias": space.bias}
+    return said
+
+
+def _few_steps(config: SampleConfig) -> dict[str, Any]:
+    """Return the order and the times where they are the user's to choose, or not the published."""
+    said: dict[str, Any] = {}
+    if config.solver in EXPONENTIAL_ORDERS:
+        said["order"] = config.order or DEFAULT_ORDER
+    if config.times != "published":
+        said["times"] = config.times
+    if config.times == "shifted":
+        said["shift"] = config.shift
     return said
 
 
