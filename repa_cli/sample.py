@@ -84,6 +84,7 @@ def _own_defaults() -> dict[str, dict[str, Any]]:
     other_defaults=_own_defaults(),
     parsers={
         "model": _model,
+        "guide": _model,
         "guidance_interval": _interval,
         "internal_interval": _interval,
         "labels": _labels,
@@ -178,7 +179,9 @@ def _announce(config: SampleConfig, done: int) -> None:
         )
     how += f" (shift {config.shift:g})" if config.times == "shifted" else ""
     low, high = config.guidance_interval
-    guidance = f"guidance {config.cfg_scale:g} for t in [{low:g}, {high:g}]"
+    kind = "guidance" if config.guidance == "cfg" else f"{config.guidance} guidance"
+    guidance = f"{kind} {config.cfg_scale:g} for t in [{low:g}, {high:g}]"
+    guidance += "" if config.guide is None else f" away from {config.guide}"
     rows = network_rows(config, _path_type(config))
     cost = "" if rows is None else f", {rows:,} network rows an image"
     guidance = guidance if config.cfg_scale != 1 else "no guidance"

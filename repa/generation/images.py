@@ -21,6 +21,7 @@ from repa.autoencoders.pixels import images_from_pixels
 from repa.checkpoints.settings import CheckpointSettings
 from repa.errors import NonFiniteError, SettingError
 from repa.generation.draws import Draws, draw_batches
+from repa.generation.guiding import check_guide, guided_by
 from repa.generation.settings import Protocol
 from repa.generation.solvers import DEFAULT_ORDER, MULTISTEP
 from repa.models import SiT
@@ -35,7 +36,6 @@ from samplers import (
     ModelFn,
     NormalFn,
     classifier_free_output,
-    classifier_free_velocity,
     grid_times,
     internally_guided,
     ode_times,
@@ -85,6 +85,7 @@ def images_of(
     protocol: Protocol | None = None,
     *,
     autoencoder: Autoencoder | None = None,
+    guide: GenerativeModel | None = None,
     progress: Steps | None = None,
 ) -> Iterator[SampledImages]:
     """Yield the images of some indices in their order, `protocol.batch_size` at a time.
@@ -97,17 +98,18 @@ def images_of(
         indices: Which images, each in [0, 2**48); 0 to N - 1 are those of `repa sample --num N`.
         protocol: How they are made; None is the published protocol.
         autoencoder: Decodes latents; None loads that of the model's latent space, if it has one.
+        guide: On the model's device, what it is guided away from; None is itself without a class.
         progress: Called with the images made, a batch in work counted by its time gone by, and
             with how many there are to make.
 
     Raises:
-        SettingError: The protocol or its autoencoder does not suit the model.
+        SettingError: The protocol, the autoencoder or the guide does not suit the model.
         NonFiniteError: An image is NaN or infinite.
         RepaError: The autoencoder cannot be loaded, see `repa.autoencoders.load_autoencoder`.
     """
     protocol = protocol or Protocol()
     device = next(model.model.parameters()).device
-    check_protocol(protocol, model.settings)
+    check_protocol(protocol, model.settings, None if guide is None else guide.settings)
     space = model.settings.latent_space
     if autoencoder is None and not space.is_pixels:
         if space.autoencoder is None:
@@ -132,7 +134,7 @@ def images_of(
             tell(done + size * (1 - t), len(indices))
 
         with torch.no_grad(), float32_precision(tf32=protocol.tf32):
-            x = _sample(model, draws, device, protocol, on_time).float()
+            x = _sample(model, guide, draws, device, protocol, on_time).float()
             pixels = autoencoder.decode(x, space) if autoencoder else x
             rows = slice(None) if draws.rows is None else draws.rows
             pixels = pixels[rows]
@@ -146,8 +148,21 @@ def images_of(
         tell(done, len(indices))
 
 
-def check_protocol(protocol: Protocol, settings: CheckpointSettings) -> None:
-    """Raise SettingError unless a checkpoint of these settings can be sampled by the protocol."""
+def check_protocol(
+    protocol: Protocol, settings: CheckpointSettings, guide: CheckpointSettings | None = None
+) -> None:
+    """Raise SettingError unless a checkpoint of these settings can be sampled by the protocol.
+
+    `guide` are the settings of the checkpoint that it is guided away from, if there is one.
+    """
+    if guide is not None:
+        check_guide(settings, guide)
+        if protocol.solver == "ddpm":
+            raise SettingError("guide", "a guide guides velocities: leave out ddpm, or the guide.")
+        if protocol.cfg_scale == 1:
+            raise SettingError(
+                "guide", "the guide changes nothing where cfg_scale is 1: give --cfg."
+            )
     labels, count = protocol.labels, settings.num_classes
     if not isinstance(labels, str) and max(labels) >= count:
         rule = f"none of the {count} classes, 0 to {count - 1}"
@@ -172,6 +187,7 @@ def check_protocol(protocol: Protocol, settings: CheckpointSettings) -> None:
 
 def _sample(
     model: GenerativeModel,
+    guide: GenerativeModel | None,
     draws: Draws,
     device: torch.device,
     protocol: Protocol,
@@ -191,7 +207,14 @@ def _sample(
     if protocol.internal_scale != 1:
         internal = protocol.internal_scale, protocol.internal_interval
         asked = internally_guided(network.velocities, *internal)
-    velocity = classifier_free_velocity(asked, labels, null, scale, guided_channels=guided)
+    velocity = guided_by(
+        protocol,
+        asked,
+        labels,
+        null,
+        guide=None if guide is None else guide.velocity_model,
+        guided_channels=guided,
+    )
     solve = solver_of(protocol, PATHS[model.settings.path_type], normal)
     return solve(velocity, noise, on_time=on_time)
 

@@ -18,6 +18,7 @@ from repa.autoencoders.autoencoder import Autoencoder, find_autoencoder
 from repa.checkpoints import Checkpoint, read_checkpoint
 from repa.errors import ChecksumError, NonFiniteError, SettingError
 from repa.generation.draws import image_blocks
+from repa.generation.guiding import recorded
 from repa.generation.images import TOLERANCE, check_protocol, images_of
 from repa.generation.opening import (
     attach_output,
@@ -115,6 +116,7 @@ class Job:
     checkpoint: Checkpoint
     autoencoder: Autoencoder | None
     device: torch.device
+    guide: Checkpoint | None = None
 
     @classmethod
     def plan(cls, config: SampleConfig, processes: Processes) -> "Job":
@@ -124,11 +126,13 @@ class Job:
             raise SettingError("device", "the samplers need float64, which mps lacks: use cpu.")
         checkpoint = read_checkpoint(config.model, device, **config.hints)
         settings = checkpoint.settings
-        check_protocol(config, settings)
+        guide = None if config.guide is None else read_checkpoint(config.guide, device)
+        check_protocol(config, settings, guide and guide.settings)
         if config.world_size is not None and processes.size > config.world_size:
             rule = f"start at most {config.world_size} processes here, not {processes.size}"
             raise SettingError("world_size", f"world_size is that of rng reference: {rule}.")
-        checkpoint.check()
+        for each in (checkpoint, guide):
+            _ = each and each.check()
         name, pixels = settings.latent_space.autoencoder, settings.latent_space.is_pixels
         if config.autoencoder is not None:
             if pixels:
@@ -137,7 +141,7 @@ class Job:
         if name is None and not pixels:
             raise SettingError("autoencoder", f"{checkpoint.name} makes latents: name one.")
         autoencoder = find_autoencoder(name, device) if name else None
-        return cls(config, checkpoint, autoencoder, device)
+        return cls(config, checkpoint, autoencoder, device, guide)
 
     @property
     def image_size(self) -> int:
@@ -168,6 +172,8 @@ class Job:
             **_few_steps(config),
             "cfg_scale": config.cfg_scale,
             "guidance_interval": config.guidance_interval,
+            **recorded(config),
+            **_guide(self.guide),
             **_internal(config),
             "seed": config.seed,
             **_reference_rng(config, self.device),
@@ -268,6 +274,10 @@ def _few_steps(config: SampleConfig) -> dict[str, Any]:
     return said
 
 
+def _guide(guide: Checkpoint | None) -> dict[str, Any]:
+    return {} if guide is None else {"guide": guide.name, "guide_sha256": guide.sha256}
+
+
 def _internal(config: SampleConfig) -> dict[str, Any]:
     if config.internal_scale == 1:
         return {}
@@ -292,6 +302,7 @@ def _fill(output: NpzWriter, job: Job, processes: Processes, progress: Steps) ->
         todo,  # only the last block is smaller, so the blocks are the same here
         replace(job.config, batch_size=output.run.block_size),
         autoencoder=job.autoencoder,
+        guide=job.guide,
         progress=lambda made, _: progress(done + made, total),
     )
     try:

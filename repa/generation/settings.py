@@ -19,6 +19,7 @@ from samplers.names import ADAPTIVE_METHODS, EXPONENTIAL_ORDERS, ODE_METHODS, Gr
 
 LabelScheme = Literal["random", "balanced"]
 RandomNumbers = Literal["image", "reference"]
+GuidanceName = Literal["cfg", "cfg-zero", "apg"]
 
 HINTS = ("dialect", "num_heads", "encoder_depth", "latents")
 """Settings that say of a checkpoint what its file does not tell; see `load_model`."""
@@ -61,7 +62,11 @@ class Protocol:
         "Steps of the solver; adaptive solvers choose their own.", 250, low=1, flag="--steps"
     )
     cfg_scale: float = setting(
-        "Strength of classifier-free guidance; 1 turns it off.", 1.8, low=1, flag="--cfg"
+        "Strength of guidance, away from the network without a class or from --guide; 1 turns it "
+        "off.",
+        1.8,
+        low=1,
+        flag="--cfg",
     )
     guidance_interval: tuple[float, float] = setting(
         "Times with guidance, both ends included: 0 is the image, 1 the noise, "
@@ -69,6 +74,25 @@ class Protocol:
         (0.0, 0.7),
         flag="--interval",
         value="LOW,HIGH",
+    )
+    guidance: GuidanceName = setting(
+        "Kind of guidance: cfg is the published one, cfg-zero CFG-Zero* (scaled negative, 4 % of "
+        "the time still), apg adaptive projected guidance.",
+        "cfg",
+        choices=GuidanceName,
+        value="|".join(get_args(GuidanceName)),
+    )
+    apg_parallel: float = setting(
+        "Of apg: how much of the guidance along the velocity itself stays.", 0.0, low=0, high=1
+    )
+    apg_bound: float = setting(
+        "Of apg: longest guidance of an image, by the 2-norm; 0 is no bound.", 0.0, low=0
+    )
+    apg_momentum: float = setting(
+        "Of apg: how much of the guidance before is added; published are negative numbers.",
+        0.0,
+        low=-0.99,
+        high=0.99,
     )
     internal_scale: float = setting(
         "Strength of guidance by the network's own middle head, if it has one; 1 turns it off.",
@@ -150,6 +174,7 @@ class Protocol:
             if not 0 <= low <= high <= 1:
                 rule = f"LOW,HIGH with 0 <= LOW <= HIGH <= 1, got {low:g},{high:g}"
                 raise SettingError(name, f"{name} must be {rule}.")
+        self._check_guidance()
         check_order(self.solver, self.order)
         check_times(self.solver, self.times, self.shift, self.num_steps)
         labels = () if isinstance(self.labels, str) else self.labels
@@ -160,6 +185,17 @@ class Protocol:
             rule = f"one or more classes from 0, got {list(labels)}"
             raise SettingError("labels", f"labels must be {rule}.")
         self._check_rng()
+
+    def _check_guidance(self) -> None:
+        """Raise SettingError unless the settings of guidance go together."""
+        for name in ("apg_parallel", "apg_bound", "apg_momentum"):
+            if getattr(self, name) and self.guidance != "apg":
+                raise SettingError(name, f"{name} is of guidance apg alone.")
+        if self.guidance != "cfg" and self.solver == "ddpm":
+            raise SettingError("guidance", f"guidance {self.guidance} is of velocities, not ddpm.")
+        if self.guidance != "cfg" and self.cfg_scale == 1:
+            reason = "changes nothing where cfg_scale is 1"
+            raise SettingError("guidance", f"guidance {self.guidance} {reason}: give --cfg.")
 
     def _check_rng(self) -> None:
         """Raise SettingError unless the other settings suit the random numbers."""
@@ -235,6 +271,12 @@ class SampleConfig(Protocol):
         f"Decoder of latents: a name ({', '.join(entry_names('autoencoders'))}) or a folder of an "
         "AutoencoderKL; a name comes before a folder of that name, which is written ./NAME.  "
         "[default: the checkpoint's]",
+        None,
+        value="NAME|PATH",
+    )
+    guide: str | None = setting(
+        "Checkpoint to be guided away from instead of the network without a class (autoguidance): "
+        "a worse one of the same data, such as an earlier one of the same run.",
         None,
         value="NAME|PATH",
     )

@@ -25,7 +25,7 @@ _DECIMALS = {"fid": 2, "sfid": 2, "inception_score": 1, "precision": 2, "recall"
 """Of published numbers, unless the row says otherwise under "decimals"."""
 _DEFAULTS = MetricSettings()
 _REGISTERED = "as registered"
-_PUBLISHED_TIMES = "published"
+_PUBLISHED_TIMES, _PUBLISHED_GUIDANCE = "published", "cfg"
 # Both numbers come from a finite sample, so the error of their difference is sqrt(2) times one's.
 _ERRORS_ALLOWED = 2 * math.sqrt(2)
 
@@ -108,6 +108,8 @@ def closest_published_row(
     made = manifest or {}
     here = {
         "times": _PUBLISHED_TIMES,
+        "guidance": _PUBLISHED_GUIDANCE,
+        "guide": None,
         **made,
         "num_images": num_images,
         "reference": reference,
@@ -173,6 +175,7 @@ def _compared_row(
     dataset = find_entry("datasets", entry["dataset"])
     published = entry["settings"] | {key: dataset[key] for key in ("reference", "network")}
     published |= _moving(_DEFAULTS) | {"weights": _REGISTERED, "times": _PUBLISHED_TIMES}
+    published |= {"guidance": _PUBLISHED_GUIDANCE, "guide": None}
     if published["cfg_scale"] == here.get("cfg_scale") == 1:
         del published["guidance_interval"]  # guidance is off, wherever
     differences = tuple(
