@@ -242,7 +242,6 @@ class Protocol:
         said = {name: given[name] for name in HINTS if given.get(name) is not None}
         labels = given.get("labels")
         if isinstance(labels, tuple) and any(isinstance(label, str) for label in labels):
-            cls(**{**given, "labels": (0,)}, **named)  # what else is wrong is said first
             given["labels"] = _numbers_of(labels, model, said)
         settings = cls(**given, **named)
         own = defaults_of(model, **said).values.items()
