@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from repa.errors import UnknownNameError
+from repa.errors import UnknownNameError, suggestion
 from repa.generation.settings import LabelScheme, SampleConfig
 from repa.registry import entry_names, is_registered, load_registry
 from repa_base.settings import LARGEST
 from repa_cli.options import Device, Json, Overwrite, ProcessCount, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar
 from repa_cli.running.start import Loading
+from samplers.names import GridName
 
 if TYPE_CHECKING:
     from repa_cli.showing.bars import Bar, Lines
@@ -38,6 +39,19 @@ def _interval(value: str) -> tuple[float, float]:
     except ValueError as error:
         raise typer.BadParameter(f"{value!r} is not LOW,HIGH, two numbers such as 0,0.7") from error
     return low, high
+
+
+def _times(value: str) -> Any:  # noqa: ANN401
+    """Return a known name as it is, and numbers as a tuple."""
+    if value[:1].isdigit():
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError as error:
+            reason = f"{value!r} is not a list of times such as 1,0.8,0.5,0.2,0"
+            raise typer.BadParameter(reason) from error
+    if value not in (words := get_args(GridName)):
+        raise typer.BadParameter(f"unknown times {value!r}{suggestion(value, words)}")
+    return value
 
 
 def _labels(value: str) -> Any:  # noqa: ANN401
@@ -73,6 +87,8 @@ def _own_defaults() -> dict[str, dict[str, Any]]:
         "guidance_interval": _interval,
         "internal_interval": _interval,
         "labels": _labels,
+        "order": _count,
+        "times": _times,
         "num_heads": _count,
         "encoder_depth": _count,
         "world_size": _count,
@@ -151,10 +167,19 @@ def _announce(config: SampleConfig, done: int) -> None:
     own = defaults_of(config.model, **config.hints)
     by = f" (data set {own.dataset}, so the defaults of {own.registered})" if own.dataset else ""
     by = f" (dialect {own.dialect}, so the defaults of its authors)" if own.dialect else by
-    how = config.solver + ("" if config.adaptive else f" in {config.num_steps} steps")
+    how = config.solver + (f" of order {config.order}" if config.order else "")
+    how += "" if config.adaptive else f" in {config.num_steps} steps"
+    if config.times != "published":
+        named = isinstance(config.times, str)
+        how += (
+            f", {config.times} times"
+            if named
+            else " at " + ",".join(f"{t:g}" for t in config.times)
+        )
+    how += f" (shift {config.shift:g})" if config.times == "shifted" else ""
     low, high = config.guidance_interval
     guidance = f"guidance {config.cfg_scale:g} for t in [{low:g}, {high:g}]"
-    rows = network_rows(config)
+    rows = network_rows(config, _path_type(config))
     cost = "" if rows is None else f", {rows:,} network rows an image"
     guidance = guidance if config.cfg_scale != 1 else "no guidance"
     print_note(f"{config.model}{by}: {config.num_images:,} images, {how}, {guidance}{cost}.")
@@ -162,6 +187,15 @@ def _announce(config: SampleConfig, done: int) -> None:
         print_note(f"{own.remark}.")
     if done:
         print_note(f"going on at {done:,} of {config.num_images:,}.")
+
+
+def _path_type(config: SampleConfig) -> Any:  # noqa: ANN401
+    """Return the checkpoint's path where the times depend on it."""
+    if config.times not in ("logsnr", "karras"):
+        return "linear"
+    from repa.checkpoints import read_checkpoint
+
+    return read_checkpoint(config.model, **config.hints).settings.path_type
 
 
 def _run(

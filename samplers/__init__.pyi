@@ -1,6 +1,9 @@
+from .adams import sample_adams as sample_adams
 from .ddpm import OutputFn as OutputFn
 from .ddpm import classifier_free_output as classifier_free_output
 from .ddpm import sample_ddpm as sample_ddpm
+from .exponential import check_exponential as check_exponential
+from .exponential import sample_exponential as sample_exponential
 from .guidance import GuidanceInterval as GuidanceInterval
 from .guidance import classifier_free_velocity as classifier_free_velocity
 from .guidance import guided_velocity as guided_velocity
@@ -13,9 +16,12 @@ from .interpolant import DiscreteInterpolant as DiscreteInterpolant
 from .interpolant import Interpolant as Interpolant
 from .interpolant import LinearInterpolant as LinearInterpolant
 from .interpolant import score_from_velocity as score_from_velocity
+from .names import ADAMS_BASHFORTH_ORDERS as ADAMS_BASHFORTH_ORDERS
 from .names import ADAPTIVE_METHODS as ADAPTIVE_METHODS
+from .names import EXPONENTIAL_ORDERS as EXPONENTIAL_ORDERS
 from .names import FIXED_STEP_METHODS as FIXED_STEP_METHODS
 from .names import ODE_METHODS as ODE_METHODS
+from .names import GridName as GridName
 from .names import InterpolantName as InterpolantName
 from .names import PathName as PathName
 from .noise import Stream as Stream
@@ -24,6 +30,10 @@ from .noise import initial_noise as initial_noise
 from .noise import keyed_generator as keyed_generator
 from .noise import step_noise as step_noise
 from .ode import sample_ode as sample_ode
+from .schedule import grid_times as grid_times
+from .schedule import ode_times as ode_times
+from .schedule import sde_times as sde_times
+from .schedule import without_straddling as without_straddling
 from .sde import NormalFn as NormalFn
 from .sde import sample_sde as sample_sde
 from .velocity import ModelFn as ModelFn

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from samplers.guidance import GuidanceInterval
 from samplers.interpolant import DiscreteInterpolant
-from samplers.sde import NormalFn
+from samplers.sde import NormalFn, checked_normals
 from samplers.velocity import ModelFn, TimeFn
 
 OutputFn = Callable[[Tensor, Tensor, bool], Tensor]
@@ -94,11 +94,7 @@ def sample_ddpm(
         x = mean
         if not index:
             break
-        normals = normal(step)
-        if normals.shape != x.shape:
-            wanted, got = tuple(x.shape), tuple(normals.shape)
-            raise ValueError(f"normal(step) must have the noise's shape {wanted}, got {got}.")
-        x = mean + (log_variance / 2).exp() * normals.to(x.device, x.dtype)
+        x = mean + (log_variance / 2).exp() * checked_normals(normal(step), x)
     return x
 
 

@@ -16,3 +16,12 @@ ADAPTIVE_METHODS = ("adaptive_heun", "fehlberg2", "bosh3", "dopri5", "dopri8")
 """Methods that choose their steps to meet rtol and atol."""
 
 ODE_METHODS = FIXED_STEP_METHODS + ADAPTIVE_METHODS
+
+EXPONENTIAL_ORDERS = {"dpm++": 3, "dpm++sde": 2, "sa": 3}
+"""The highest order of each exponential integrator."""
+
+ADAMS_BASHFORTH_ORDERS = {"ab2": 2, "ab4": 4}
+"""The order of each Adams-Bashforth method for unequal steps."""
+
+GridName = Literal["published", "uniform", "shifted", "logsnr", "karras"]
+"""How the times of steps are spread; see `samplers.schedule.grid_times`."""

@@ -72,11 +72,12 @@ def sample_sde(
         score = score_from_velocity(slope, x, x.new_full((), t), interpolant)
         x = x + (t_next - t) * (slope - t * score)
         if t_next > 0:
-            x = x + sqrt(2 * t * (t - t_next)) * _checked(normal(step), x)
+            x = x + sqrt(2 * t * (t - t_next)) * checked_normals(normal(step), x)
     return x
 
 
-def _checked(normals: Tensor, x: Tensor) -> Tensor:
+def checked_normals(normals: Tensor, x: Tensor) -> Tensor:
+    """Return normals in float64 on the device of `x`; a ValueError if they have another shape."""
     # Broadcasting would give the rows of a batch the same noise without a word.
     if normals.shape != x.shape:
         wanted, got = tuple(x.shape), tuple(normals.shape)

@@ -5,16 +5,17 @@ from torch import Tensor
 
 from repa.generation.images import solver_of
 from repa.generation.settings import Protocol
-from samplers import INTERPOLANTS, GuidanceInterval
+from samplers import PATHS, GuidanceInterval
 from samplers.ddpm import respaced_times
-from samplers.names import ADAPTIVE_METHODS
+from samplers.names import ADAPTIVE_METHODS, PathName
 
 
-def network_rows(protocol: Protocol) -> int | None:
+def network_rows(protocol: Protocol, path_type: PathName = "linear") -> int | None:
     """Return how many rows the network computes for one image, two a guided evaluation.
 
     The solver itself is run on a single number and counted, so that the count is exact. It is None
     where it depends on the network: for adaptive solvers, and for implicit_adams, which iterates.
+    The path decides where the times logsnr and karras are, and so how many of them are guided.
     """
     if protocol.solver in (*ADAPTIVE_METHODS, "implicit_adams"):
         return None
@@ -30,5 +31,5 @@ def network_rows(protocol: Protocol) -> int | None:
         return torch.zeros_like(x)
 
     noise = torch.zeros(1, 1)
-    solver_of(protocol, INTERPOLANTS["linear"], lambda step: noise)(counted, noise)
+    solver_of(protocol, PATHS[path_type], lambda step: noise)(counted, noise)
     return rows

@@ -9,6 +9,7 @@ the reference's it depends on all of the protocol, see `repa.generation.draws`.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 from typing import Protocol as Interface
 
 import numpy as np
@@ -21,20 +22,30 @@ from repa.checkpoints.settings import CheckpointSettings
 from repa.errors import NonFiniteError, SettingError
 from repa.generation.draws import Draws, draw_batches
 from repa.generation.settings import Protocol
+from repa.generation.solvers import DEFAULT_ORDER, MULTISTEP
 from repa.models import SiT
 from repa_base.device import float32_precision
 from repa_base.progress import Steps
 from samplers import (
+    ADAMS_BASHFORTH_ORDERS,
+    EXPONENTIAL_ORDERS,
     PATHS,
+    GuidanceInterval,
     Interpolant,
     ModelFn,
     NormalFn,
     classifier_free_output,
     classifier_free_velocity,
+    grid_times,
     internally_guided,
+    ode_times,
+    sample_adams,
     sample_ddpm,
+    sample_exponential,
     sample_ode,
     sample_sde,
+    sde_times,
+    without_straddling,
 )
 
 TOLERANCE = 1e-5  # of adaptive solvers, relative and absolute
@@ -151,6 +162,9 @@ def check_protocol(protocol: Protocol, settings: CheckpointSettings) -> None:
         if not 2 <= protocol.num_steps <= 1000:
             rule = "from 2 to 1000 for ddpm, which has that many times"
             raise SettingError("num_steps", f"num_steps must be {rule}.")
+    elif protocol.solver == "sa" and settings.path_type != "linear":
+        reason = f"sa is for networks of the linear path; this one's is {settings.path_type}"
+        raise SettingError("solver", f"{reason}: use dpm++sde.")
     elif settings.prediction.target == "noise" and settings.path_type != "ddpm":
         reason = "the network predicts noise, from which no velocity follows at t = 1"
         raise SettingError("solver", f"{reason}, where all solvers begin.")
@@ -185,13 +199,44 @@ def _sample(
 def solver_of(protocol: Protocol, path: Interpolant, normal: NormalFn) -> Callable[..., Tensor]:
     """Return the protocol's solver: solve(velocity, noise, on_time=...) is the state at t = 0.
 
-    The SDE takes its increments from `normal`, and `path` for its score.
+    SDEs take their increments from `normal`, and `path` for the score or the expected data.
     """
-    steps = None if protocol.adaptive else protocol.num_steps
-    shared = {"num_steps": steps, "guidance_interval": protocol.guidance_interval}
-    if protocol.solver == "sde":
+    solver, interval = protocol.solver, protocol.guidance_interval
+    if solver in MULTISTEP and protocol.cfg_scale == 1:
+        interval = (0.0, 1.0)  # where guidance changes nothing, it ends no history
+    times = times_of(protocol, path, interval)
+    steps = None if times or protocol.adaptive else protocol.num_steps
+    shared: dict[str, Any] = {"num_steps": steps, "times": times, "guidance_interval": interval}
+    if solver == "sde":
         return partial(sample_sde, interpolant=path, normal=normal, **shared)
-    return partial(sample_ode, method=protocol.solver, rtol=TOLERANCE, atol=TOLERANCE, **shared)
+    if solver in ADAMS_BASHFORTH_ORDERS:
+        return partial(sample_adams, order=ADAMS_BASHFORTH_ORDERS[solver], **shared)
+    if solver in EXPONENTIAL_ORDERS:
+        shared |= {"interpolant": path, "order": protocol.order or DEFAULT_ORDER}
+        return partial(sample_exponential, method=solver, normal=normal, **shared)
+    return partial(sample_ode, method=solver, rtol=TOLERANCE, atol=TOLERANCE, **shared)
+
+
+def times_of(
+    protocol: Protocol, path: Interpolant, interval: tuple[float, float]
+) -> list[float] | None:
+    """Return the times that a protocol's solver visits; None are the solver's own.
+
+    The times of multistep solvers, unless they are given one by one, are fitted to the interval.
+    """
+    if isinstance(protocol.times, tuple):
+        return list(protocol.times)
+    if protocol.times != "published":
+        times = grid_times(
+            protocol.times, protocol.num_steps, shift=protocol.shift, interpolant=path
+        )
+    elif protocol.solver in MULTISTEP:
+        published = sde_times if protocol.solver in ("dpm++sde", "sa") else ode_times
+        times = published(protocol.num_steps)
+    else:
+        return None
+    fitted = protocol.solver in MULTISTEP
+    return without_straddling(times, GuidanceInterval(*interval)) if fitted else times
 
 
 def num_increments(protocol: Protocol) -> int:

@@ -28,10 +28,12 @@ from repa.generation.opening import (
 from repa.generation.sample_file import NpzWriter
 from repa.generation.sample_run import SampleRun
 from repa.generation.settings import SampleConfig
+from repa.generation.solvers import DEFAULT_ORDER
 from repa.registry import class_names_of_dataset
 from repa_base.device import environment, toolkit_version
 from repa_base.processes import Processes, at_first
 from repa_base.progress import Steps
+from samplers import EXPONENTIAL_ORDERS
 
 _ATTEMPTS = 4  # to write what the disk keeps
 
@@ -163,6 +165,7 @@ class Job:
             "path_type": checkpoint.settings.path_type,
             "solver": config.solver,
             "num_steps": None if config.adaptive else config.num_steps,
+            **_few_steps(config),
             "cfg_scale": config.cfg_scale,
             "guidance_interval": config.guidance_interval,
             **_internal(config),
@@ -251,6 +254,18 @@ def _reference_rng(config: SampleConfig, device: torch.device) -> dict[str, Any]
     drawn = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     sizes = {"world_size": config.world_size, "rank_batch_size": config.batch_size}
     return {"rng": "reference", **sizes, "rng_device": drawn}
+
+
+def _few_steps(config: SampleConfig) -> dict[str, Any]:
+    """Return the order and the times where they are the user's to choose, or not the published."""
+    said: dict[str, Any] = {}
+    if config.solver in EXPONENTIAL_ORDERS:
+        said["order"] = config.order or DEFAULT_ORDER
+    if config.times != "published":
+        said["times"] = config.times
+    if config.times == "shifted":
+        said["shift"] = config.shift
+    return said
 
 
 def _internal(config: SampleConfig) -> dict[str, Any]:

@@ -12,18 +12,16 @@ from repa.autoencoders.pixels import Quantizer
 from repa.checkpoints.names import DialectName
 from repa.errors import SettingError, suggestion
 from repa.generation.defaults import defaults_of
+from repa.generation.solvers import DEFAULT_ORDER, SOLVERS, Times, check_order, check_times
 from repa.registry import default_checkpoint, entry_names
 from repa_base.settings import check_settings, setting
-from samplers.names import ADAPTIVE_METHODS, ODE_METHODS
+from samplers.names import ADAPTIVE_METHODS, EXPONENTIAL_ORDERS, ODE_METHODS, GridName
 
 LabelScheme = Literal["random", "balanced"]
 RandomNumbers = Literal["image", "reference"]
 
 HINTS = ("dialect", "num_heads", "encoder_depth", "latents")
 """Settings that say of a checkpoint what its file does not tell; see `load_model`."""
-
-SOLVERS = ("sde", "ddpm", *ODE_METHODS)
-"""`sde` is Euler-Maruyama, `ddpm` DiT's own; the others solve the ODE."""
 
 REFERENCE_SOLVERS = ("sde", "euler", "heun")
 """Those that REPA's own script has, and so its random numbers."""
@@ -85,11 +83,31 @@ class Protocol:
         value="LOW,HIGH",
     )
     solver: str = setting(
-        "sde is Euler-Maruyama, ddpm is for networks that predict noise; the others solve"
-        f" the ODE: {', '.join(ODE_METHODS)}.",
+        "sde is Euler-Maruyama, ddpm is for networks that predict noise. For few steps: dpm++, ab2 "
+        "and ab4 on the ODE, dpm++sde, and sa on the SDE of sde. The others solve the ODE: "
+        f"{', '.join(ODE_METHODS)}.",
         "sde",
         choices=SOLVERS,
         value="NAME",
+    )
+    order: int | None = setting(
+        f"Of {', '.join(f'{name} (1 to {most})' for name, most in EXPONENTIAL_ORDERS.items())}.  "
+        f"[default: {DEFAULT_ORDER}]",
+        None,
+        value="N",
+    )
+    times: Times = setting(
+        "Times of the steps: published is equal steps to 0, for SDEs to 0.04 and then 0; uniform, "
+        "shifted (--shift), logsnr, karras, or a list such as 1,0.8,0.5,0.2,0.",
+        "published",
+        choices=GridName,
+        value="NAME|LIST",
+    )
+    shift: float = setting(
+        "Of shifted times, t to S t / (1 + (S - 1) t): below 1 more of them are near the image.",
+        1.0,
+        above=0,
+        value="S",
     )
     seed: int = setting(
         "Decides, with an image's number, its class and its noise.", 0, low=0, high=(1 << 63) - 1
@@ -132,6 +150,8 @@ class Protocol:
             if not 0 <= low <= high <= 1:
                 rule = f"LOW,HIGH with 0 <= LOW <= HIGH <= 1, got {low:g},{high:g}"
                 raise SettingError(name, f"{name} must be {rule}.")
+        check_order(self.solver, self.order)
+        check_times(self.solver, self.times, self.shift, self.num_steps)
         labels = () if isinstance(self.labels, str) else self.labels
         if names := [label for label in labels if isinstance(label, str)]:
             rule = f"numbers here, got {names[0]!r}: for_model knows the names of a model's classes"
@@ -163,6 +183,8 @@ class Protocol:
         if self.solver not in REFERENCE_SOLVERS:
             rule = f"one of {', '.join(REFERENCE_SOLVERS)} with rng reference, as in REPA"
             raise SettingError("solver", f"solver must be {rule}, got {self.solver}.")
+        if self.times != "published":
+            raise SettingError("times", "times must be the published ones with rng reference.")
 
     @classmethod
     def for_model(cls, model: str | Path = default_checkpoint(), **given: Any) -> Self:  # noqa: ANN401
@@ -181,6 +203,8 @@ class Protocol:
         """
         known = {field.name for field in fields(cls)}
         named: dict[str, Any] = {"model": model} if "model" in known else {}
+        if isinstance(given.get("times"), tuple):
+            given = {"num_steps": max(len(given["times"]) - 1, 1), **given}
         said = {name: given[name] for name in HINTS if given.get(name) is not None}
         labels = given.get("labels")
         if isinstance(labels, tuple) and any(isinstance(label, str) for label in labels):

@@ -25,6 +25,7 @@ _DECIMALS = {"fid": 2, "sfid": 2, "inception_score": 1, "precision": 2, "recall"
 """Of published numbers, unless the row says otherwise under "decimals"."""
 _DEFAULTS = MetricSettings()
 _REGISTERED = "as registered"
+_PUBLISHED_TIMES = "published"
 # Both numbers come from a finite sample, so the error of their difference is sqrt(2) times one's.
 _ERRORS_ALLOWED = 2 * math.sqrt(2)
 
@@ -105,7 +106,13 @@ def closest_published_row(
         The row, or None if nothing is published about the checkpoint.
     """
     made = manifest or {}
-    here = {**made, "num_images": num_images, "reference": reference, "network": network}
+    here = {
+        "times": _PUBLISHED_TIMES,
+        **made,
+        "num_images": num_images,
+        "reference": reference,
+        "network": network,
+    }
     here |= _moving(settings) | {"weights": _REGISTERED if registered_weights else "others"}
     rows = [
         _compared_row(name, entry, here, reference_verified)
@@ -165,7 +172,7 @@ def _compared_row(
 ) -> PublishedRow:
     dataset = find_entry("datasets", entry["dataset"])
     published = entry["settings"] | {key: dataset[key] for key in ("reference", "network")}
-    published |= _moving(_DEFAULTS) | {"weights": _REGISTERED}
+    published |= _moving(_DEFAULTS) | {"weights": _REGISTERED, "times": _PUBLISHED_TIMES}
     if published["cfg_scale"] == here.get("cfg_scale") == 1:
         del published["guidance_interval"]  # guidance is off, wherever
     differences = tuple(

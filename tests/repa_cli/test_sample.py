@@ -143,6 +143,13 @@ def test_model_without_defaults_of_its_own_gets_the_published_protocol(repa, her
     assert (code, err) == (0, f"repa: other.safetensors: {plan}\n")
 
 
+def test_steps_go_where_typed_times_say_and_the_command_tells_what_they_cost(repa, here):
+    code, _, err = repa(*TINY, "--solver", "dpm++", "--times", "1,0.7,0.4,0", "--cfg", "2")
+    assert code == 0
+    said = "dpm++ in 3 steps at 1,0.7,0.4,0, guidance 2 for t in [0, 0.7], 5 network rows an image."
+    assert said in err
+
+
 def test_steps_that_an_adaptive_solver_ignores_are_noted_when_they_were_asked_for(repa, here):
     code, _, err = repa(*TINY, "--solver", "dopri5")
     ignored, plan = err.splitlines()
@@ -224,6 +231,25 @@ def test_published_command_without_network_says_which_file_to_put_where(repa, he
         (["--labels", "1,,2"], ["--labels", "'1,,2' is no list of classes"]),
         (["--labels", ""], ["--labels", "is empty"]),
         (["--labels", "0,5"], ["--labels", "label 5 is none of the 5 classes"]),
+        (["--order", "2"], ["--order", "a choice of the solvers dpm++, dpm++sde, sa alone"]),
+        (["--solver", "sa", "--order", "4"], ["--order", "from 1 to 3 for sa, got 4"]),
+        (["--solver", "dpm++sde", "--order", "3"], ["--order", "from 1 to 2 for dpm++sde, got 3"]),
+        (["--solver", "dpm++", "--order", "x"], ["--order", "'x' is not a whole number from 1"]),
+        (["--times", "karas"], ["--times", "unknown times 'karas'; did you mean 'karras'"]),
+        (["--times", "1,0.5,0.7,0"], ["--times", "must fall, got 0.7 after 0.5"]),
+        (["--times", "1,0.5,0.5,0"], ["--times", "must fall, got 0.5 after 0.5"]),
+        (["--times", "1,nan,0"], ["--times", "must fall"]),
+        (["--times", "0.9,0"], ["--times", "must begin with 1"]),
+        (["--times", "1,0.1"], ["--times", "end with 0"]),
+        (["--times", "1"], ["--times", "must begin with 1"]),
+        (["--times", "1,x,0"], ["--times", "'1,x,0' is not a list of times"]),
+        (["--times", "1,0.5,0", "--steps", "3"], ["--steps", "2 by the times, got 3"]),
+        (["--times", "karras", "--steps", "1"], ["--steps", "at least 2 for karras times"]),
+        (["--times", "uniform", "--solver", "dopri5"], ["--times", "dopri5 has times of its own"]),
+        (["--times", "karras", "--solver", "explicit_adams"], ["--times", "equal steps: use ab2"]),
+        (["--shift", "2"], ["--shift", "add --times shifted"]),
+        (["--times", "shifted", "--shift", "0"], ["--shift", "above 0, got 0"]),
+        (["--times", "shifted", "--shift", "1e300"], ["--shift", "from 1e-6 to 1e6, got 1e+300"]),
         (["--quantizer", "rond"], ["--quantizer", "did you mean 'round'"]),
         (["--interval", "0.7,0"], ["--interval: must be LOW,HIGH with 0 <= LOW", "got 0.7,0"]),
         (["--interval", "0,1.5"], ["--interval", "0 <= LOW <= HIGH <= 1, got 0,1.5"]),

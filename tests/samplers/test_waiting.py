@@ -5,9 +5,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from samplers import (
+    EXPONENTIAL_ORDERS,
     INTERPOLANTS,
     classifier_free_velocity,
     initial_noise,
+    sample_adams,
+    sample_exponential,
     sample_ode,
     sample_sde,
     step_noise,
@@ -15,7 +18,8 @@ from samplers import (
 
 STEPS = 6
 SHAPE = (3, 4, 4)
-SAMPLERS = pytest.mark.parametrize("sampler", ["euler", "heun", "sde"])
+NEW = ["dpm++", "dpm++sde", "sa", "ab4"]
+SAMPLERS = pytest.mark.parametrize("sampler", ["euler", "heun", "sde", *NEW])
 
 
 class Reads(TorchDispatchMode):
@@ -40,15 +44,17 @@ def sample(sampler, device="cpu", on_time=lambda t: None):
     labels = torch.tensor([0, 3]).to(device)
     settings = {"num_steps": STEPS, "guidance_interval": (0.2, 0.7), "on_time": on_time}
     velocity = classifier_free_velocity(model, labels, 5, 1.5)
+    noises = {
+        "interpolant": INTERPOLANTS["linear"],
+        "normal": lambda step: step_noise(1, range(2), step, SHAPE),
+    }
+    if sampler == "ab4":
+        return lambda: sample_adams(velocity, noise, order=4, **settings)
+    if sampler in EXPONENTIAL_ORDERS:
+        return lambda: sample_exponential(velocity, noise, method=sampler, **noises, **settings)
     if sampler != "sde":
         return lambda: sample_ode(velocity, noise, method=sampler, **settings)
-    return lambda: sample_sde(
-        velocity,
-        noise,
-        interpolant=INTERPOLANTS["linear"],
-        normal=lambda step: step_noise(1, range(2), step, SHAPE),
-        **settings,
-    )
+    return lambda: sample_sde(velocity, noise, **noises, **settings)
 
 
 @SAMPLERS
@@ -59,7 +65,7 @@ def test_no_value_of_a_tensor_is_read_while_sampling(sampler):
     assert reads.count == 0
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "rk4", "sde"])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "rk4", "sde", *NEW])
 def test_who_asks_is_told_the_time_of_every_evaluation(sampler, monkeypatch):
     told, asked, network = [], [], model
 
@@ -99,7 +105,7 @@ def test_gpu_is_never_waited_for_while_sampling(sampler):
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("sampler", ["euler", "heun", "sde", "rk4"])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "sde", "rk4", *NEW])
 def test_gpu_ends_where_the_cpu_does(sampler):
     # The velocity is float32: a few units of its rounding, 6e-8, at each of some twenty
     # evaluations, on states of size 1 to 4.

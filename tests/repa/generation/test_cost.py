@@ -5,6 +5,7 @@ from repa.autoencoders.latent_space import PIXELS
 from repa.generation.cost import network_rows
 from repa.generation.images import images_of
 from repa.generation.settings import Protocol
+from repa.generation.solvers import MULTISTEP
 from repa.models.prediction import Prediction
 from samplers.names import ADAPTIVE_METHODS, FIXED_STEP_METHODS
 
@@ -35,7 +36,7 @@ def test_the_published_protocol_costs_422_rows_an_image():
     assert network_rows(Protocol(cfg_scale=1)) == 250
 
 
-@pytest.mark.parametrize("solver", ["sde", *FIXED_STEP_METHODS])
+@pytest.mark.parametrize("solver", ["sde", *MULTISTEP, *FIXED_STEP_METHODS])
 @pytest.mark.parametrize("interval", [(0.0, 0.7), (0.25, 0.75), (0.0, 1.0)])
 def test_rows_are_those_that_the_network_is_asked_for(solver, interval):
     protocol = Protocol(solver=solver, num_steps=8, cfg_scale=2, guidance_interval=interval)
@@ -51,3 +52,23 @@ def test_rows_are_those_that_the_network_is_asked_for(solver, interval):
 def test_rows_of_solvers_that_choose_their_steps_are_unknown():
     for solver in ADAPTIVE_METHODS:
         assert network_rows(Protocol(solver=solver)) is None
+
+
+@pytest.mark.parametrize("times", ["uniform", "shifted", "logsnr", "karras", (1.0, 0.5, 0.1, 0.0)])
+@pytest.mark.parametrize("solver", ["sde", "heun", "dpm++", "ab2"])
+@pytest.mark.parametrize("path_type", ["linear", "cosine"])
+def test_rows_follow_the_times_and_the_path(solver, times, path_type):
+    steps = {} if isinstance(times, tuple) else {"num_steps": 8}
+    steps |= {"shift": 0.4} if times == "shifted" else {}
+    protocol = Protocol.for_model("digits", solver=solver, times=times, **steps)
+    model = Counting()
+    model.path_type = path_type
+    list(images_of(model, range(2), protocol))
+    assert network_rows(protocol, path_type) == model.rows / 2
+
+
+def test_multistep_solvers_cost_one_evaluation_a_step_and_another_in_the_interval():
+    # Of 1, 0.9, ..., 0 seven steps are in [0, 0.7]; of eight steps 0.75 is moved there.
+    for num_steps, guided in ((10, 7), (8, 6)):
+        protocol = Protocol(solver="dpm++", num_steps=num_steps)
+        assert network_rows(protocol) == num_steps + guided

@@ -85,7 +85,7 @@ def read(path):
 
 
 @pytest.mark.parametrize("path_type", ["linear", "cosine"])
-@pytest.mark.parametrize("solver", ["sde", "heun", "rk4", "dopri5"])
+@pytest.mark.parametrize("solver", ["sde", "heun", "rk4", "dopri5", "dpm++", "dpm++sde", "ab2"])
 def test_file_holds_the_images_of_its_indices(settings, tmp_path, solver, path_type):
     path = save_checkpoint(tmp_path / "x.safetensors", path_type=path_type)
     protocol = {"solver": solver, "seed": 9, "cfg_scale": 2.5, "guidance_interval": (0.2, 0.8)}
@@ -141,13 +141,17 @@ def kill(done, total):
         os.kill(os.getpid(), signal.SIGKILL)
 
 generate(SampleConfig(model=sys.argv[1], num_images=20, num_steps=4, batch_size=7, device="cpu",
-                      out=Path(sys.argv[2])), progress=kill)
+                      out=Path(sys.argv[2]), solver=sys.argv[3]), progress=kill)
 """
 
 
-def test_killed_run_goes_on_and_ends_with_the_bytes_of_an_uninterrupted_one(settings, tmp_path):
+@pytest.mark.parametrize("solver", ["sde", "sa"])
+def test_killed_run_goes_on_and_ends_with_the_bytes_of_an_uninterrupted_one(
+    settings, tmp_path, solver
+):
+    settings |= {"solver": solver}
     expected = run(settings, out=tmp_path / "whole.npz").read_bytes()
-    arguments = [sys.executable, "-c", KILLED_RUN, settings["model"], str(settings["out"])]
+    arguments = [sys.executable, "-c", KILLED_RUN, settings["model"], str(settings["out"]), solver]
     assert subprocess.run(arguments, check=False).returncode == -signal.SIGKILL
     assert not settings["out"].exists()
     progress = []
@@ -465,6 +469,42 @@ def test_manifest_holds_every_setting_and_no_path_or_time(settings, checkpoint, 
     assert str(tmp_path).encode() not in first
     assert run(settings, guidance_interval=(0.1, 0.6), quantizer="round", labels=(1, 2),
                out=tmp_path / "again.npz").read_bytes() == first  # fmt: skip
+
+
+FEW_STEPS = [
+    ({"solver": "dpm++"}, {"order": 2}),
+    ({"solver": "sa", "order": 3}, {"order": 3}),
+    ({"solver": "ab4", "times": "karras"}, {"times": "karras"}),
+    (
+        {"solver": "dpm++sde", "order": 1, "times": "shifted", "shift": 0.5},
+        {"order": 1, "times": "shifted", "shift": 0.5},
+    ),
+    ({"times": (1.0, 0.7, 0.3, 0.1, 0.0)}, {"times": [1.0, 0.7, 0.3, 0.1, 0.0]}),
+    ({"solver": "heun", "times": "uniform"}, {"times": "uniform"}),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), FEW_STEPS)
+def test_manifest_names_order_and_times_where_they_are_not_the_published(settings, changes, said):
+    manifest = read_manifest(run(settings, **changes))
+    assert {key: manifest[key] for key in ("order", "times", "shift") if key in manifest} == said
+    assert generate(SampleConfig(**settings, **changes)).was_finished
+
+
+def test_times_and_orders_decide_the_images(settings, tmp_path):
+    made = [
+        read(run(settings, **changes, out=tmp_path / f"{number}.npz"))[0]
+        for number, (changes, _) in enumerate([*FEW_STEPS, ({"solver": "heun"}, {})])
+    ]
+    same = [(i, j) for j, b in enumerate(made) for i, a in enumerate(made[:j]) if (a == b).all()]
+    assert same == [(5, 6)]  # Heun's own times are uniform
+
+
+def test_sa_is_refused_on_another_path_than_the_linear_one(settings, tmp_path):
+    path = save_checkpoint(tmp_path / "x.safetensors", path_type="cosine")
+    with pytest.raises(SettingError, match=r"linear path; this one's is cosine: use dpm\+\+sde"):
+        run(settings, model=str(path), solver="sa")
+    assert not settings["out"].exists()
 
 
 def test_manifest_names_what_was_held_out_of_the_checkpoints_data(settings, tmp_path):

@@ -85,6 +85,7 @@ def test_every_row_of_the_released_checkpoint_is_found_by_its_own_settings():
         ({}, {"settings": MetricSettings(distances="exact")}, "distances exact instead of adm"),
         ({}, {"settings": MetricSettings(num_neighbors=5)}, "num_neighbors 5 instead of 3"),
         ({}, {"settings": MetricSettings(split_size=500)}, "split_size 500 instead of 5000"),
+        ({"times": "uniform"}, {}, "times uniform instead of published"),
         ({}, {"registered_weights": False}, "weights others instead of as registered"),
     ],
 )
