@@ -16,7 +16,16 @@ PACKAGES = {
 """What each package may import of ours."""
 
 _METRICS_GROUND = ("errors", "settings")
-_REPA_ORDER = ("errors", "sheets", "registry", "models", "autoencoders", "encoders", "data")
+_REPA_ORDER = (
+    "errors",
+    "tensor_file",
+    "sheets",
+    "registry",
+    "models",
+    "autoencoders",
+    "encoders",
+    "data",
+)
 _REPA_ORDER += ("checkpoints", "generation", "evaluation", "training", "analysis")
 ROOMS = {
     "metrics": {

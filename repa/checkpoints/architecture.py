@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
-from repa.checkpoints.contents import Contents, Tensors
+from repa.checkpoints.contents import Contents
 from repa.checkpoints.hints import Hints
 from repa.checkpoints.settings import (
     CheckpointSettings,
@@ -18,6 +18,7 @@ from repa.checkpoints.settings import (
     width_of,
 )
 from repa.models.sit import SIT_SIZES
+from repa.tensor_file import Tensors
 
 _REFERENCE_ENCODER_DEPTH = 8
 _LATENT_CHANNELS = 4

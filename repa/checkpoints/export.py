@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from repa.checkpoints.contents import Extra, Tensors
 from repa.checkpoints.reading import read_checkpoint
 from repa.checkpoints.settings import describe
 from repa.errors import NonFiniteError, OutputExistsError, SettingError
+from repa.tensor_file import Extra, Tensors
 from repa_base.files import check_output, replacing
 
 

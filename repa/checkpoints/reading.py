@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
-from repa.checkpoints.contents import Tensors, read_contents
 from repa.checkpoints.dialects import convert
 from repa.checkpoints.hints import Hints, latent_space_from_statistics
 from repa.checkpoints.settings import CheckpointSettings
@@ -25,6 +24,7 @@ from repa.errors import (
 )
 from repa.models.sit import SiT
 from repa.registry import entry_names, fetch, file_sha256, find_entry, is_registered
+from repa.tensor_file import Tensors, read_contents
 from repa_base.checksums import SUMS, check_file
 from samplers import PATHS, ModelFn
 

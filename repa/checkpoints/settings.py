@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from repa.autoencoders.latent_space import PIXELS, SD_LATENTS, LatentSpace
-from repa.checkpoints.contents import Extra, Tensors
 from repa.data.held_out import HeldOutReference
 from repa.errors import suggestion
 from repa.models.prediction import Prediction
 from repa.models.sit import SIT_SIZES
+from repa.tensor_file import Extra, Tensors
 from samplers import PATHS, PathName
 
 FORMATS = (1, 2, 3)

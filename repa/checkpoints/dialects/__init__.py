@@ -7,7 +7,7 @@ file speaks, or takes the one that is said. Another dialect is another file and 
 from typing import Protocol
 
 from repa.checkpoints.architecture import Converted
-from repa.checkpoints.contents import Contents, Extra, Tensors, unwrap
+from repa.checkpoints.contents import Contents, unwrap
 from repa.checkpoints.dialects import (
     dit,
     haste,
@@ -23,6 +23,7 @@ from repa.checkpoints.dialects import (
 from repa.checkpoints.dialects.refused import refusal
 from repa.checkpoints.hints import Hints
 from repa.errors import suggestion
+from repa.tensor_file import Extra, Tensors
 
 __all__ = ["DIALECTS", "Dialect", "convert"]
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints.architecture import Converted, converted
-from repa.checkpoints.contents import Contents, Tensors
+from repa.checkpoints.contents import Contents
 from repa.checkpoints.dialects.repa import fits as fits
 from repa.checkpoints.hints import Hints
+from repa.tensor_file import Tensors
 
 _LAYER = "projection_layer."
 _KERNEL = 3  # of `repa.models.blocks.ConvProjector`

@@ -5,7 +5,7 @@ Source:
     and DDT 1d1b4d2.
 """
 
-from repa.checkpoints.contents import Tensors
+from repa.tensor_file import Tensors
 
 _KNOWN = {
     "REG": (

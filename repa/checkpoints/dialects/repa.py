@@ -8,8 +8,9 @@ Source:
 """
 
 from repa.checkpoints.architecture import Converted, converted
-from repa.checkpoints.contents import Contents, Tensors
+from repa.checkpoints.contents import Contents
 from repa.checkpoints.hints import Hints
+from repa.tensor_file import Tensors
 
 _LEGACY = "decoder_blocks."
 

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from repa.autoencoders.latent_space import SD_LATENTS
 from repa.checkpoints.architecture import Converted, converted
-from repa.checkpoints.contents import Contents, Tensors
+from repa.checkpoints.contents import Contents
 from repa.checkpoints.hints import Hints
 from repa.models.blocks import time_frequencies
+from repa.tensor_file import Tensors
 
 GUIDED_CHANNELS = 3
 """Guidance leaves the fourth channel alone; DiT's, SiT's and LightningDiT's code has it so."""
