@@ -150,7 +150,10 @@ def _announce(config: SampleConfig, done: int) -> None:
 
     own = defaults_of(config.model, **config.hints)
     by = f" (data set {own.dataset}, so the defaults of {own.registered})" if own.dataset else ""
-    by = f" (dialect {own.dialect}, so the defaults of its authors)" if own.dialect else by
+    if own.dialect == "ours":
+        by = " (with the defaults that its file brings)"
+    elif own.dialect:
+        by = f" (dialect {own.dialect}, so the defaults of its authors)"
     how = config.solver + ("" if config.adaptive else f" in {config.num_steps} steps")
     low, high = config.guidance_interval
     guidance = f"guidance {config.cfg_scale:g} for t in [{low:g}, {high:g}]"

@@ -4,7 +4,7 @@ What shapes do not tell is asked for: the number of heads of a network of no nam
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
@@ -26,11 +26,15 @@ _LATENT_CHANNELS = 4
 
 @dataclass(frozen=True)
 class Converted:
-    """What a dialect makes of a file: settings, state dict, and what it took for granted."""
+    """What a dialect makes of a file: settings, state dict, and what it took for granted.
+
+    `autoencoder` is what the file has beside the network to decode its latents, if it has that.
+    """
 
     settings: CheckpointSettings
     tensors: Tensors
     assumed: tuple[str, ...] = ()
+    autoencoder: Tensors = field(default_factory=dict)
 
 
 def converted(

@@ -15,6 +15,19 @@ DialectName = Literal[
     "self-flow",
 ]
 
+SAMPLED = (
+    "solver",
+    "num_steps",
+    "cfg_scale",
+    "guidance_interval",
+    "internal_scale",
+    "internal_interval",
+    "labels",
+    "quantizer",
+)
+"""Settings of sampling that may come with a checkpoint: those of `repa.generation.Protocol` that
+say how images are made, rather than which."""
+
 SAMPLING: dict[str, dict[str, Any]] = {
     "sit": {"cfg_scale": 1.5, "guidance_interval": (0.0, 1.0), "quantizer": "round"},
     "dit": {

@@ -14,7 +14,8 @@ import torch
 from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
 from repa.checkpoints.dialects import convert
 from repa.checkpoints.hints import Hints, latent_space_from_statistics
-from repa.checkpoints.settings import CheckpointSettings
+from repa.checkpoints.names import SAMPLING
+from repa.checkpoints.settings import CheckpointSettings, sampling_of
 from repa.errors import (
     CheckpointFormatError,
     CheckpointMismatchError,
@@ -39,7 +40,8 @@ class Checkpoint:
 
     Its name is the registered one, or the file's without its folder; the dialect is one of
     `repa.checkpoints.dialects`. The tensors, the state dict, have the file's dtypes. What was taken
-    for granted when it was read stands in `assumed`, in a few words each.
+    for granted when it was read stands in `assumed`, in a few words each. `autoencoder` is the
+    state dict of what decodes its latents, if the file holds that; the latent space then names it.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Checkpoint:
     tensors: Tensors = field(repr=False)
     device: torch.device | str = "cpu"
     assumed: tuple[str, ...] = ()
+    autoencoder: Tensors = field(default_factory=dict, repr=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -90,6 +93,11 @@ class Checkpoint:
     def guided_channels(self) -> int:
         """How many of the leading channels guidance is for."""
         return self.settings.guided_channels or self.settings.model["in_channels"]
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How its authors sample it, where that is not the published protocol, by setting."""
+        return self.settings.sampling or SAMPLING.get(self.dialect, {})
 
     def check(self) -> None:
         """Raise as `model` does if the tensors do not make the network, without building it."""
@@ -168,17 +176,25 @@ def read_checkpoint(
     A file that a SHA256SUMS beside it lists, as one of a training run, is checked against it. What
     is raised is as of `load_model`.
     """
-    name, path, stated = _locate(name_or_path)
-    said = Hints(stated=stated, latents=_said_latents(latents), **hints)
-    if said.dialect is None and stated:
-        said = replace(said, dialect=stated.get("dialect"))
+    name, path, entry = _locate(name_or_path)
+    stated = entry if entry.get("model") else None
+    given = {key: entry.get(key) for key in ("dialect", "encoder_depth")}
+    given |= {key: value for key, value in hints.items() if value is not None}
+    said = Hints(stated=stated, latents=_said_latents(latents or entry.get("latents")), **given)
     _check_sum(path)
     contents = read_contents(path)
     try:
         dialect, found = convert(*contents, said)
+        settings = found.settings
+        if not settings.sampling and dialect != "ours":  # whose data set tells it
+            settings = replace(settings, sampling=sampling_of(entry))
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise CheckpointFormatError(f"{path}: {error}.") from error
-    return Checkpoint(name, path, dialect, found.settings, found.tensors, device, found.assumed)
+    space = settings.latent_space
+    if found.autoencoder and space.autoencoder is None:
+        settings = replace(settings, latent_space=replace(space, autoencoder=str(path)))
+    rest = device, found.assumed, found.autoencoder
+    return Checkpoint(name, path, dialect, settings, found.tensors, *rest)
 
 
 def _said_latents(name_or_path: str | Path | None) -> LatentSpace | None:
@@ -197,18 +213,18 @@ def _said_latents(name_or_path: str | Path | None) -> LatentSpace | None:
         raise CheckpointFormatError(f"{path}: {error}.") from error
 
 
-def _locate(name_or_path: str | Path) -> tuple[str, Path, dict[str, Any] | None]:
-    """Return the name to report, the file, and the registry's description if it has one."""
+def _locate(name_or_path: str | Path) -> tuple[str, Path, dict[str, Any]]:
+    """Return the name to report, the file, and the registry's entry, which is empty for a path."""
     name, path = str(name_or_path), Path(name_or_path)
     if is_registered("checkpoints", name_or_path):
         entry = find_entry("checkpoints", name)
-        return name, fetch("checkpoints", name), None if entry["model"] is None else entry
+        return name, fetch("checkpoints", name), entry
     if path.is_dir():
         file = _latest_average(path)
-        return f"{path.resolve().name}/{file.parent.name}", file, None
+        return f"{path.resolve().name}/{file.parent.name}", file, {}
     if not path.exists():
         raise UnknownNameError("model, file or folder", str(path), entry_names("checkpoints"))
-    return path.name, path, None
+    return path.name, path, {}
 
 
 def _latest_average(run: Path) -> Path:

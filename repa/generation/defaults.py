@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repa.checkpoints.names import SAMPLING
 from repa.registry import find_entry, is_registered, load_registry
 
 
@@ -19,7 +18,7 @@ class ModelDefaults:
 
     `registered` names the registered model that they belong to; None is the published protocol.
     `dataset` is the data set by which a file's model was found to be like that one, `dialect` the
-    form of the file whose authors' settings they are.
+    form of the file whose authors' settings they are: "ours" if an export says them.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -32,8 +31,8 @@ def defaults_of(model: str | Path, **hints: Any) -> ModelDefaults:  # noqa: ANN4
     """Find the defaults of a registered name, or of a checkpoint's file or run's folder.
 
     A checkpoint that says on which data set it was trained has those of the first registered model
-    of the same one; another dialect has its authors' settings, and any other checkpoint the
-    published protocol. `hints` are those of `repa.checkpoints.read_checkpoint`.
+    of the same one; another dialect, and an export of it, has its authors' settings, and any other
+    checkpoint the published protocol. `hints` are those of `repa.checkpoints.read_checkpoint`.
 
     Raises:
         RepaError: The file cannot be read, see `repa.checkpoints.read_checkpoint`.
@@ -43,8 +42,8 @@ def defaults_of(model: str | Path, **hints: Any) -> ModelDefaults:  # noqa: ANN4
     from repa.checkpoints import read_checkpoint
 
     checkpoint = read_checkpoint(model, **hints)
-    if own := SAMPLING.get(checkpoint.dialect):
-        return ModelDefaults(own, dialect=checkpoint.dialect)
+    if checkpoint.sampling:
+        return ModelDefaults(checkpoint.sampling, dialect=checkpoint.dialect)
     dataset = checkpoint.settings.dataset
     for name, entry in load_registry()["checkpoints"].items():
         if dataset == entry["dataset"] and "sampling" in entry:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 
 from repa.autoencoders.pixels import Quantizer
 from repa.checkpoints.names import DialectName
-from repa.errors import SettingError
+from repa.errors import CheckpointFormatError, SettingError
 from repa.generation.defaults import defaults_of
 from repa.registry import default_checkpoint, entry_names
 from repa_base.settings import check_settings, setting
@@ -105,7 +105,7 @@ class Protocol:
 
         Args:
             model: Registered name, file, or folder of a training run.
-            given: Values by the names of the fields.
+            given: Values by the names of the fields, and what is said of the file, see `HINTS`.
 
         Raises:
             SettingError: A value is out of its range or of its choices.
@@ -113,10 +113,17 @@ class Protocol:
         """
         known = {field.name for field in fields(cls)}
         named: dict[str, Any] = {"model": model} if "model" in known else {}
-        settings = cls(**given, **named)
+        own_fields = {k: v for k, v in given.items() if k in known or k not in HINTS}
+        settings = cls(**own_fields, **named)
         said = {name: given[name] for name in HINTS if given.get(name) is not None}
-        own = defaults_of(model, **said).values.items()
-        return replace(settings, **{k: v for k, v in own if k in known and k not in given})
+        own = defaults_of(model, **said)
+        taken = {k: v for k, v in own.values.items() if k in known and k not in given}
+        try:
+            return replace(settings, **taken)
+        except (SettingError, TypeError, ValueError) as error:
+            if own.dialect != "ours":
+                raise
+            raise CheckpointFormatError(f"{model}: its settings of sampling: {error}") from error
 
     @property
     def adaptive(self) -> bool:
