@@ -58,9 +58,11 @@ def _count(value: str) -> int:
 
 
 def _own_defaults() -> dict[str, dict[str, Any]]:
-    """Return the defaults that registered models have of their own, by setting and model."""
+    """Return the defaults that our registered models have of their own, by setting and model."""
     own: dict[str, dict[str, Any]] = {}
     for model, entry in load_registry()["checkpoints"].items():
+        if "dialect" in entry:
+            continue  # `repa inspect` shows those of other people's
         for name, value in entry.get("sampling", {}).items():
             own.setdefault(name, {})[model] = value
     return own

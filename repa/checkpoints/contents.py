@@ -32,9 +32,7 @@ def unwrap(tensors: Tensors, extra: Extra) -> Contents:
     Raises:
         ValueError: There is none, or the raw weights of a training state alone.
     """
-    args = extra.get("args")
-    args = vars(args) if isinstance(args, argparse.Namespace) else args
-    args = args if isinstance(args, dict) else {}
+    args = arguments_of(extra)
     if tensors:
         return Contents(_without_prefix(tensors), args, extra)
     for key in ("ema", "model", "state_dict"):
@@ -46,6 +44,13 @@ def unwrap(tensors: Tensors, extra: Extra) -> Contents:
         return Contents(_without_prefix(extra[key]), args, extra)
     keys = ", ".join(str(key) for key in list(extra)[:4]) or "(none)"
     raise ValueError(f"holds neither a state dict nor one under the key 'ema', but the keys {keys}")
+
+
+def arguments_of(extra: Extra) -> Extra:
+    """Return a trainer's arguments by name, which stand beside the tensors as `args`, or none."""
+    args = extra.get("args")
+    args = vars(args) if isinstance(args, argparse.Namespace) else args
+    return args if isinstance(args, dict) else {}
 
 
 def _without_prefix(tensors: Tensors) -> Tensors:

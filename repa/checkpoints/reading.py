@@ -4,6 +4,7 @@ A name in the registry, a file of any dialect, or a folder that our trainer wrot
 does not say what network it holds, the registry or its dialect does.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
+from repa.checkpoints.contents import arguments_of
 from repa.checkpoints.dialects import convert
 from repa.checkpoints.hints import Hints, latent_space_from_statistics
 from repa.checkpoints.names import SAMPLING
@@ -25,7 +27,7 @@ from repa.errors import (
 )
 from repa.models.sit import SiT
 from repa.registry import entry_names, fetch, file_sha256, find_entry, is_registered
-from repa.tensor_file import Tensors, read_contents
+from repa.tensor_file import Extra, Tensors, read_contents
 from repa_base.checksums import SUMS, check_file
 from samplers import PATHS, ModelFn
 
@@ -42,6 +44,7 @@ class Checkpoint:
     `repa.checkpoints.dialects`. The tensors, the state dict, have the file's dtypes. What was taken
     for granted when it was read stands in `assumed`, in a few words each. `autoencoder` is the
     state dict of what decodes its latents, if the file holds that; the latent space then names it.
+    `told` says where each setting is from, and `args` are a trainer's arguments in the file.
     """
 
     name: str
@@ -52,6 +55,8 @@ class Checkpoint:
     device: torch.device | str = "cpu"
     assumed: tuple[str, ...] = ()
     autoencoder: Tensors = field(default_factory=dict, repr=False)
+    told: Mapping[str, str] = field(default_factory=dict, repr=False)
+    args: Extra = field(default_factory=dict, repr=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -143,7 +148,7 @@ def load_model(
         num_heads: Attention heads, where neither tensors nor a named size tell them.
         encoder_depth: Block after which features are aligned; samples do not depend on it.
         latents: Latent space, in place of the dialect's: the name of an autoencoder of Stable
-            Diffusion's latents, or a file of statistics (latents_scale and latents_bias).
+            Diffusion's latents, or statistics (latents_scale and latents_bias), a name or a file.
 
     Raises:
         UnknownNameError: Neither a name nor a path.
@@ -191,24 +196,29 @@ def read_checkpoint(
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise CheckpointFormatError(f"{path}: {error}.") from error
     space = settings.latent_space
-    if found.autoencoder and space.autoencoder is None:
-        settings = replace(settings, latent_space=replace(space, autoencoder=str(path)))
-    rest = device, found.assumed, found.autoencoder
+    if space.autoencoder is None and not space.is_pixels:
+        own = str(path) if found.autoencoder else entry.get("autoencoder")
+        settings = replace(settings, latent_space=replace(space, autoencoder=own))
+    rest = device, found.assumed, found.autoencoder, found.told, arguments_of(contents[1])
     return Checkpoint(name, path, dialect, settings, found.tensors, *rest)
 
 
 def _said_latents(name_or_path: str | Path | None) -> LatentSpace | None:
-    """Return the latent space of an autoencoder's name or of a file of statistics."""
+    """Return the latent space of an autoencoder's name, or of statistics, a name or a file."""
     if name_or_path is None:
         return None
     if is_registered("autoencoders", name_or_path):
         return replace(SD_LATENTS, autoencoder=str(name_or_path))
-    path = Path(name_or_path)
-    if not path.exists():
-        raise UnknownNameError("latents or file", str(path), entry_names("autoencoders"))
+    path, autoencoder = Path(name_or_path), None
+    if is_registered("latents", name_or_path):
+        path = fetch("latents", str(name_or_path))
+        autoencoder = find_entry("latents", str(name_or_path))["autoencoder"]
+    elif not path.exists():
+        known = [*entry_names("latents"), *entry_names("autoencoders")]
+        raise UnknownNameError("latents or file", str(path), known)
     tensors, _ = read_contents(path)
     try:
-        return latent_space_from_statistics(tensors)
+        return replace(latent_space_from_statistics(tensors), autoencoder=autoencoder)
     except ValueError as error:
         raise CheckpointFormatError(f"{path}: {error}.") from error
 

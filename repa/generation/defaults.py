@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repa.registry import find_entry, is_registered, load_registry
+from repa.checkpoints.names import SAMPLING
+from repa.registry import Entry, find_entry, is_registered, load_registry
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ def defaults_of(model: str | Path, **hints: Any) -> ModelDefaults:  # noqa: ANN4
         RepaError: The file cannot be read, see `repa.checkpoints.read_checkpoint`.
     """
     if is_registered("checkpoints", model):
-        return ModelDefaults(find_entry("checkpoints", str(model)).get("sampling", {}), str(model))
+        entry = find_entry("checkpoints", str(model))
+        of_dialect = SAMPLING.get(entry.get("dialect", ""), {})
+        return ModelDefaults(of_dialect | _settings(entry), str(model))
     from repa.checkpoints import read_checkpoint
 
     checkpoint = read_checkpoint(model, **hints)
@@ -47,5 +50,11 @@ def defaults_of(model: str | Path, **hints: Any) -> ModelDefaults:  # noqa: ANN4
     dataset = checkpoint.settings.dataset
     for name, entry in load_registry()["checkpoints"].items():
         if dataset == entry["dataset"] and "sampling" in entry:
-            return ModelDefaults(entry["sampling"], name, dataset)
+            return ModelDefaults(_settings(entry), name, dataset)
     return ModelDefaults()
+
+
+def _settings(entry: Entry) -> dict[str, Any]:
+    """Return the settings of an entry, lists as tuples."""
+    said = entry.get("sampling", {})
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}

@@ -136,7 +136,7 @@ class SampleConfig(Protocol):
     """A protocol, and which images of which checkpoint it makes, and where they go."""
 
     model: str = setting(
-        f"Checkpoint: a name ({', '.join(entry_names('checkpoints'))}), a file, or the folder of a "
+        "Checkpoint: a name that `repa models` lists, such as digits, a file, or the folder of a "
         "training run. A name comes before a file of that name, which is written ./NAME.",
         default_checkpoint(),
         value="NAME|PATH",
@@ -145,9 +145,9 @@ class SampleConfig(Protocol):
         "Images to make. Published numbers are of 50,000.", 50_000, low=1, flag="--num"
     )
     autoencoder: str | None = setting(
-        f"Decoder of latents: a name ({', '.join(entry_names('autoencoders'))}) or a folder of an "
-        "AutoencoderKL; a name comes before a folder of that name, which is written ./NAME.  "
-        "[default: the checkpoint's]",
+        f"Decoder of latents: a name ({', '.join(entry_names('autoencoders'))}), a folder of an "
+        "AutoencoderKL, or a file of one in the names of latent-diffusion; a name comes before a "
+        "path of that name, which is written ./NAME.  [default: the checkpoint's]",
         None,
         value="NAME|PATH",
     )
@@ -168,8 +168,8 @@ class SampleConfig(Protocol):
         value="N",
     )
     latents: str | None = setting(
-        "Latent space, of a file that does not tell it: an autoencoder's name, or a file of "
-        "statistics (latents_scale, latents_bias).",
+        "Latent space, of a file that does not tell it: an autoencoder's name, or statistics, the "
+        f"name ({', '.join(entry_names('latents'))}) or a file of latents_scale and latents_bias.",
         None,
         value="NAME|FILE",
     )

@@ -13,6 +13,8 @@ from repa.checkpoints.hints import Hints
 from repa.checkpoints.settings import FORMATS, settings_from_description
 from repa.tensor_file import Tensors
 
+TOLD_BY = 'a description under the key "repa"'
+
 
 def recognise(contents: Contents) -> bool:
     """Whether there is a description."""
@@ -34,7 +36,7 @@ def convert(contents: Contents, hints: Hints) -> Converted:
     _check_heads(settings_from_description(stated, contents.tensors).model["num_heads"], hints)
     network, autoencoder = _parted(contents.tensors)
     found = converted(network, contents, replace(hints, stated=stated))
-    return replace(found, autoencoder=autoencoder)
+    return replace(found, autoencoder=autoencoder, told={"settings": "its description"})
 
 
 def _parted(tensors: Tensors) -> tuple[Tensors, Tensors]:

@@ -14,6 +14,8 @@ from repa.tensor_file import Tensors
 
 _LEGACY = "decoder_blocks."
 
+TOLD_BY = "assumed: nothing in the file is of another dialect"
+
 
 def recognise(contents: Contents) -> bool:
     """Whether there are tensors at all: what nothing else recognises is read as REPA's."""

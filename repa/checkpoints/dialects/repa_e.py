@@ -21,6 +21,8 @@ from repa.tensor_file import is_state_dict
 
 _MEAN, _VARIANCE = "bn.running_mean", "bn.running_var"
 
+TOLD_BY = "a batch norm's statistics (bn.running_mean, bn.running_var)"
+
 
 def recognise(contents: Contents) -> bool:
     """Whether there are a batch norm's statistics."""
@@ -36,7 +38,8 @@ def convert(contents: Contents, hints: Hints) -> Converted:
     assumed = () if autoencoder or hints.latents else (_BY_ITS_NORM,)
     tensors = {n: t for n, t in contents.tensors.items() if not n.startswith("bn.")}
     space = _space(contents.tensors[_MEAN], contents.tensors[_VARIANCE])
-    found = converted(tensors, contents, hints, assumed=assumed, latent_space=space)
+    told = {"latent_space": "its batch norm" if autoencoder else f"assumed: {_BY_ITS_NORM}"}
+    found = converted(tensors, contents, hints, assumed=assumed, latent_space=space, told=told)
     return replace(found, autoencoder=autoencoder) if is_state_dict(autoencoder) else found
 
 

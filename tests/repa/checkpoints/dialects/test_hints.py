@@ -76,7 +76,7 @@ def test_heads_that_no_named_size_tells_are_asked_for_and_checked():
 
 def test_statistics_of_latents_are_asked_for_where_a_file_needs_them(tmp_path):
     file = FOLDER / "irepa_conv.pt"
-    assert "say --latents FILE" in refusal(file, num_heads=4)
+    assert "say --latents sdvae-ft-mse-f8d4" in refusal(file, num_heads=4)
     named = read_checkpoint(file, num_heads=4, latents="sd-vae-ft-mse").latent_space
     assert (named.autoencoder, named.scale) == ("sd-vae-ft-mse", SD_LATENTS.scale)
     with pytest.raises(UnknownNameError, match="unknown latents or file 'sd-vae'"):
@@ -116,6 +116,26 @@ def test_known_networks_that_are_not_supported_are_refused_by_name(tmp_path, key
     file = saved(tmp_path / "x.pt", {**tensors(), key: torch.ones(1)})
     for hints in ({}, {"dialect": "repa"}):
         assert f"is {name}'s" in refusal(file, **hints)
+
+
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
+        (
+            ["encoder.conv_in.weight", "decoder.mid.block_1.conv1.weight"],
+            "an autoencoder of images",
+        ),
+        (["decoder.mid_block.resnets.0.conv1.weight"], "an autoencoder of images"),
+        (["latents_scale", "latents_bias"], "statistics of latents"),
+        (["model.joint_blocks.0.x_block.attn.qkv.weight"], "a network of text and image"),
+        (["time_embed.0.weight", "input_blocks.0.0.weight"], "a U-Net"),
+        (["model.embed_tokens.weight", "lm_head.weight"], "a language model"),
+        (["cls_token", "pos_embed", "blocks.0.attn.qkv.weight"], "an encoder of images"),
+    ],
+)
+def test_file_of_another_task_is_named_by_its_keys(tmp_path, keys, what):
+    file = saved(tmp_path / "x.pt", {key: torch.ones(2) for key in keys})
+    assert f"holds {what}" in refusal(file) and "no SiT" in refusal(file)
 
 
 def test_recorded_reg_is_refused_by_name():
