@@ -149,6 +149,23 @@ def labels_of(indices: Sequence[int], protocol: Protocol, num_classes: int) -> T
     return torch.tensor([int(cycle[i % len(cycle)]) for i in indices])
 
 
+def states_of(
+    model: GenerativeModel,
+    indices: Sequence[int],
+    protocol: Protocol,
+    on_time: Callable[[float], None] = lambda t: None,
+) -> Tensor:
+    """Return what is decoded for some images, float32 (B, C, H, W): the states x at t = 0.
+
+    Arguments as of `images_of`; `on_time` is told the time at every step, from 1 down to 0.
+    """
+    check_protocol(protocol, model.settings)
+    device = next(model.model.parameters()).device
+    labels = labels_of(indices, protocol, model.model.num_classes)
+    with torch.no_grad(), float32_precision(tf32=protocol.tf32):
+        return _sample(model, indices, labels.to(device), protocol, on_time).float()
+
+
 def _sample(
     model: GenerativeModel,
     indices: Sequence[int],
