@@ -43,6 +43,6 @@ def labels_called(
 def _settings_of(model: str | Path, hints: dict[str, Any]) -> CheckpointSettings:
     if is_registered("checkpoints", model):
         entry = find_entry("checkpoints", str(model))
-        if entry["model"] is not None:
+        if entry.get("model") is not None:
             return settings_from_description(entry, {})
     return read_checkpoint(model, **hints).settings

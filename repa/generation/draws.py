@@ -61,13 +61,18 @@ def draw_batches(
         return
     for start in range(0, len(indices), protocol.batch_size):
         batch = indices[start : start + protocol.batch_size]
-        yield Draws(
-            batch,
-            None,
-            initial_noise(protocol.seed, batch, shape),
-            labels_of(batch, protocol, num_classes),
-            partial(step_noise, protocol.seed, batch, shape=shape),
-        )
+        yield own_draws(batch, protocol, shape, num_classes)
+
+
+def own_draws(
+    indices: Sequence[int], protocol: Protocol, shape: Sequence[int], num_classes: int
+) -> Draws:
+    """Return each image's own numbers, on the CPU, for a batch of these images."""
+    noise = initial_noise(protocol.seed, indices, shape)
+    labels = labels_of(indices, protocol, num_classes)
+    return Draws(
+        indices, None, noise, labels, partial(step_noise, protocol.seed, indices, shape=shape)
+    )
 
 
 def labels_of(indices: Sequence[int], protocol: Protocol, num_classes: int) -> Tensor:
