@@ -209,7 +209,6 @@ class Protocol:
         own_fields = {k: v for k, v in given.items() if k in known or k not in HINTS}
         labels = given.get("labels")
         if isinstance(labels, tuple) and any(isinstance(label, str) for label in labels):
-            cls(**{**own_fields, "labels": (0,)}, **named)  # what else is wrong is said first
             own_fields["labels"] = _numbers_of(labels, model, said)
         settings = cls(**own_fields, **named)
         own = defaults_of(model, **said)

@@ -17,14 +17,16 @@ NAMES = ["big cat", "dog", "emu", "horse", "cat"]
 def here(tmp_path, monkeypatch):
     """A working folder that holds own.safetensors, of five classes with names."""
     monkeypatch.chdir(tmp_path)
+    save(tmp_path / "own.safetensors", dataset="pets@01234567", class_names=NAMES)
+    return tmp_path
+
+
+def save(path, **described):
     torch.manual_seed(0)
     sizes = {"input_size": 8, "in_channels": 3, "num_classes": 5, "encoder_depth": 1}
     settings = {**SIT_SIZES["SiT-Pico/4"], **sizes, "target_dims": []}
-    described = {"format": 1, "model": settings, "path_type": "linear", "dataset": "pets@01234567"}
-    described["class_names"] = NAMES
-    metadata = {"repa": json.dumps(described)}
-    save_file(SiT(**settings).state_dict(), tmp_path / "own.safetensors", metadata=metadata)
-    return tmp_path
+    described = {"format": 1, "model": settings, "path_type": "linear", **described}
+    save_file(SiT(**settings).state_dict(), path, metadata={"repa": json.dumps(described)})
 
 
 OWN = ("sample", "--model", "own.safetensors", "--num", 7, "--steps", 2, "--device", "cpu")
@@ -49,6 +51,15 @@ def test_classes_are_asked_for_by_name_or_number_and_named_on_the_sheet(repa, he
     before = (here / "samples.npz").read_bytes()
     assert "finished before" in repa(*OWN, "--labels", "2,1,0")[2]
     assert (here / "samples.npz").read_bytes() == before
+
+
+def test_a_model_of_five_classes_has_none_of_imagenets_names(repa, here):
+    save(here / "own.safetensors", dataset="imagenet-256")
+    assert repa(*OWN, "--labels", "3")[0] == 0
+    with np.load("samples.npz") as file:
+        assert json.loads(str(file["manifest"]))["class_names"] == []
+    code, _, err = repa(*OWN, "--labels", "tench")
+    assert code == 2 and "'tench': the names of own.safetensors's classes are not known" in err
 
 
 @pytest.mark.parametrize(

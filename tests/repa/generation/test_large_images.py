@@ -132,3 +132,11 @@ def test_guidance_of_sra_at_512_pixels_is_what_its_authors_state(tmp_path):
     torch.save(state, tmp_path / "b.pt")
     own = defaults_of(tmp_path / "b.pt", num_heads=3)
     assert (own.values, own.dialect, own.remark) == ({"cfg_scale": 2.5}, "sra", "")
+
+
+@pytest.mark.parametrize("head", [(), ("ap_head.linear1.weight",)])
+def test_defaults_of_256_pixels_are_what_is_published_without_a_remark(tmp_path, head):
+    state = torch.load(saved(tmp_path / "a.pt", input_size=32), weights_only=True)
+    torch.save(state | {name: torch.zeros(24) for name in head}, tmp_path / "b.pt")
+    own = defaults_of(tmp_path / "b.pt", num_heads=3)
+    assert (own.values, own.remark) == ({}, "")
