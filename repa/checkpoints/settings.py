@@ -78,11 +78,10 @@ class CheckpointSettings:
         Raises:
             MissingPackageError: See `repa.registry.class_names_of_dataset`.
         """
-        own = tuple(ClassName((name,)) for name in self.class_names)
-        for names in own, class_names_of_dataset(self.dataset):
-            if len(names) == self.num_classes:
-                return names
-        return ()
+        if len(self.class_names) == self.num_classes:
+            return tuple(ClassName((name,)) for name in self.class_names)
+        known = class_names_of_dataset(self.dataset)
+        return known if len(known) == self.num_classes else ()
 
 
 def settings_from_description(description: Extra, tensors: Tensors) -> CheckpointSettings:

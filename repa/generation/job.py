@@ -16,7 +16,7 @@ import torch
 
 from repa.autoencoders.autoencoder import Autoencoder, find_autoencoder
 from repa.checkpoints import Checkpoint, read_checkpoint
-from repa.errors import ChecksumError, NonFiniteError, SettingError
+from repa.errors import ChecksumError, NonFiniteError, RepaError, SettingError
 from repa.generation.draws import image_blocks
 from repa.generation.images import TOLERANCE, check_protocol, images_of
 from repa.generation.opening import (
@@ -242,8 +242,11 @@ def _class_names(checkpoint: Checkpoint) -> dict[str, Any]:
     settings = checkpoint.settings
     if len(settings.class_names) == settings.num_classes:
         return {"class_names": list(settings.class_names)}
-    fits = len(class_names_of_dataset(settings.dataset)) in (0, settings.num_classes)
-    return {} if fits else {"class_names": []}
+    try:
+        known = len(class_names_of_dataset(settings.dataset))
+    except RepaError:  # their package is not there, and images can do without
+        known = 0
+    return {} if known in (0, settings.num_classes) else {"class_names": []}
 
 
 def _reference_rng(config: SampleConfig, device: torch.device) -> dict[str, Any]:

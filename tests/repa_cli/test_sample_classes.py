@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from repa import SIT_SIZES, SiT
+from repa.errors import RepaError
 from repa.sheets.contact_sheet import SheetCanvas
 
 NAMES = ["big cat", "dog", "emu", "horse", "cat"]
@@ -51,6 +52,15 @@ def test_classes_are_asked_for_by_name_or_number_and_named_on_the_sheet(repa, he
     before = (here / "samples.npz").read_bytes()
     assert "finished before" in repa(*OWN, "--labels", "2,1,0")[2]
     assert (here / "samples.npz").read_bytes() == before
+
+
+def test_images_are_made_without_the_package_of_names(repa, here, monkeypatch):
+    def missing(name):
+        raise RepaError("not installed")
+
+    monkeypatch.setattr("repa.generation.job.class_names_of_dataset", missing)
+    save(here / "own.safetensors", dataset="imagenet-256")
+    assert repa(*OWN, "--labels", "3")[0] == 0
 
 
 def test_a_model_of_five_classes_has_none_of_imagenets_names(repa, here):
