@@ -1,6 +1,6 @@
 """Whole runs and single steps beside the schedulers of diffusers, which compute in float32."""
 
-from math import pi, tan
+from math import exp, pi, tan
 
 import mixtures
 import pytest
@@ -118,3 +118,22 @@ def test_third_order_is_the_step_of_diffusers_sa_solver_for_a_constant_tau(metho
     ours = kept * end.sigma / start.sigma * x + end.sigma * (1 - kept**2) ** 0.5 * noise
     ours = ours + _of_data(_PROCESSES[method], start, end, history)
     torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=0)
+
+
+def test_diffusers_dpm_of_third_order_leaves_out_half_of_the_curvature():
+    """Data that are the square of the log ratio: what is missing of their exact integral."""
+    times = [0.9, 0.7, 0.55, 0.35]
+    scheduler = DPMSolverMultistepScheduler(solver_order=3, **FLOW)
+    scheduler.set_timesteps(len(times))
+    scheduler.sigmas, scheduler._step_index = torch.tensor(times, dtype=torch.float64), 2
+    levels = _levels(times, INTERPOLANTS["linear"])
+    history = History(3)
+    history.begin(True)
+    for level in levels[:3]:
+        history.add(level.log_ratio, torch.tensor([level.log_ratio**2], dtype=torch.float64))
+    nothing = torch.zeros(1, dtype=torch.float64)
+    theirs = scheduler.multistep_dpm_solver_third_order_update(history.values[::-1], sample=nothing)
+    ours = _of_data(_PROCESSES["dpm++"], levels[2], levels[3], history)
+    h = levels[3].log_ratio - levels[2].log_ratio
+    missing = levels[3].alpha * (h**2 / 2 - (h - 1 + exp(-h)))
+    assert (ours - theirs).item() == pytest.approx(missing, rel=1e-9)

@@ -311,6 +311,26 @@ def test_step_that_straddles_an_end_of_its_own_times_is_guided_by_its_middle():
     assert velocity.flags == [False, True, True, False]
 
 
+@pytest.mark.parametrize("order", [2, 3])
+def test_a_step_is_not_corrected_by_a_prediction_of_other_guidance(order):
+    """Guidance switches at every step, so that nothing is left to correct."""
+
+    def velocity(x, t, guided):
+        return gaussian(x, t, guided) + guided
+
+    def ends(interval):
+        settings = {"times": [1.0, 0.8, 0.5, 0.3, 0.0], "method": "sa", "order": order}
+        noise, normal = impulses(4)
+        settings |= {"interpolant": LINEAR, "guidance_interval": interval, "normal": normal}
+        runs = (sample_exponential(velocity, noise, corrected=c, **settings) for c in (True, False))
+        return torch.stack(list(runs))
+
+    assert not torch.equal(*ends((0.0, 1.0)))
+    # Of the step from 0.8 alone. The last step, from 0.3, ends in the prediction that it begins
+    # with, so that nothing could correct the state there.
+    assert torch.equal(*ends((0.5, 0.8)))
+
+
 @EACH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_velocity_sees_the_noise_s_dtype_once_a_step_and_the_state_is_float64(method, order, dtype):

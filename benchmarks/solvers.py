@@ -1,0 +1,199 @@
+"""Quality against evaluations of every solver, on what is known exactly and on the digits model.
+
+    python benchmarks/solvers.py mixtures    Gaussian mixtures against the exact result
+    python benchmarks/solvers.py digits      FD-lite0, precision and recall of the digits model
+    python benchmarks/solvers.py table       what is known, as tables; `plot` draws it
+
+Each setting is a row of docs/solvers/mixtures.jsonl or digits.jsonl; what is there is not measured
+again, so a run that was stopped goes on. Rows say the machine's load when they were made.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).resolve().parents[1] / "docs" / "solvers"
+FEW = (8, 12, 16, 25, 50)
+COMPARED = (12, 25)
+NEW = ("dpm++ 1", "dpm++ 2", "dpm++ 3", "dpm++sde 1", "dpm++sde 2", "sa 1", "sa 2", "sa 3")
+NEW += ("ab2", "ab4")
+SPACINGS = ("uniform", "shifted 0.5", "shifted 0.3", "logsnr", "karras")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A solver with its order, its times with their shift, evaluations that it may take."""
+
+    solver: str
+    times: str
+    evaluations: int
+
+    @property
+    def protocol(self):
+        """Settings of `repa.generation.Protocol`."""
+        solver, _, order = self.solver.partition(" ")
+        times, _, shift = self.times.partition(" ")
+        steps = (self.evaluations + 1) // 2 if solver == "heun" else self.evaluations
+        settings = {"solver": solver, "num_steps": steps, "times": times}
+        settings |= {"order": int(order)} if order else {}
+        return settings | ({"shift": float(shift)} if shift else {})
+
+
+def settings_of_the_sweep():
+    """The published solvers at their own times, the new ones at several."""
+    for evaluations in (*FEW, 100, 250):
+        for solver in ("sde", "heun"):
+            yield Setting(solver, "published", evaluations)
+    for evaluations in (12, 25, 8, 16, 50):
+        spacings = (*SPACINGS, "published") if evaluations in COMPARED else ("uniform", "logsnr")
+        for times in spacings:
+            for solver in NEW:
+                if times != "published" or solver.startswith(("sa", "dpm++sde")):
+                    yield Setting(solver, times, evaluations)
+            if times != "published" and evaluations in COMPARED:
+                yield Setting("heun", times, evaluations)
+                yield Setting("sde", times, evaluations)
+
+
+class Rows:
+    """The rows of a file, by what was measured; a row is on disk before the next is begun."""
+
+    def __init__(self, path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.rows = [json.loads(line) for line in lines]
+
+    def has(self, **key):
+        """Whether there is a row with these values."""
+        return any(all(row.get(k) == v for k, v in key.items()) for row in self.rows)
+
+    def add(self, row):
+        """Write a row, with the load of the machine."""
+        row = {**row, "load": round(os.getloadavg()[0], 1)}
+        self.rows.append(row)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def solved(setting, guidance, seed, count, velocity, directions):
+    """Return the samples that a setting makes of the mixture, and its evaluations."""
+    from repa.generation import Protocol
+    from repa.generation.images import solver_of
+    from samplers import PATHS
+
+    scale, low, high = guidance
+    generator = torch.Generator().manual_seed(seed)
+    draw = partial(torch.randn, count, directions, generator=generator, dtype=torch.float64)
+    protocol = Protocol(cfg_scale=scale, guidance_interval=(low, high), **setting.protocol)
+    times = []
+    solve = solver_of(protocol, PATHS["linear"], lambda step: draw())
+    return solve(velocity, draw(), on_time=times.append), len(times)
+
+
+GUIDANCES = {"none": (1.0, 0.0, 1.0), "2 in [0, 0.7]": (2.0, 0.0, 0.7)}
+LIMITS = {"ode": ("ab4", 200), "sde": ("sa 2", 400), "dpm++sde": ("dpm++sde 2", 400)}
+"""By which solver and steps the exact result of each process is made where guidance is on."""
+
+
+def process_of(solver):
+    name = solver.split()[0]
+    return {"sde": "sde", "sa": "sde", "dpm++sde": "dpm++sde"}.get(name, "ode")
+
+
+def mixtures(options):
+    """Measure the mixtures; guided processes differ in their exact results, so each has its own."""
+    import gaussian_mixtures as known
+
+    rows = Rows(FOLDER / "mixtures.jsonl")
+    for name, guidance in GUIDANCES.items():
+        limits, velocity = {}, known.velocity(guidance[0])
+
+        def limit(process, guidance=guidance, velocity=velocity, limits=limits):
+            if guidance[0] == 1:
+                return known.exact_moments()
+            if process not in limits:
+                solver, steps = LIMITS[process]
+                setting = Setting(solver, "karras", steps)
+                made = [
+                    solved(setting, guidance, 1000 + part, 10_000, velocity, known.DIRECTIONS)[0]
+                    for part in range(3)
+                ]
+                limits[process] = known.moments(torch.cat(made))
+            return limits[process]
+
+        for setting in settings_of_the_sweep():
+            for seed in range(options.seeds):
+                key = {**asdict(setting), "guidance": name, "seed": seed}
+                if rows.has(**key):
+                    continue
+                x, asked = solved(
+                    setting, guidance, seed, options.count, velocity, known.DIRECTIONS
+                )
+                found = known.moments(x)
+                distances = {}
+                for label, process in (("", process_of(setting.solver)), (" of sde", "sde")):
+                    exact = limit(process)
+                    distances |= {
+                        f"fd{label}": known.frechet(found, exact),
+                        f"relative fd{label}": known.frechet(found, exact, known.SPECTRUM),
+                    }
+                rows.add({**key, "asked": asked, "count": options.count, **distances})
+
+
+def digits(options):
+    """Measure the digits model by its own settings, but for solver, times and evaluations."""
+    from metrics import MetricSettings
+    from repa.evaluation.evaluate import evaluate_file
+    from repa.generation import SampleConfig, generate, network_rows
+
+    rows, until = Rows(FOLDER / "digits.jsonl"), time.monotonic() + 60 * options.minutes
+    for setting in settings_of_the_sweep():
+        chosen = not options.only or setting.solver in options.only
+        chosen = chosen and (not options.times or setting.times in options.times)
+        if not chosen or (options.evaluations and setting.evaluations not in options.evaluations):
+            continue
+        for seed in range(options.seeds):
+            key = {**asdict(setting), "seed": seed, "count": options.count}
+            if rows.has(**key):
+                continue
+            if time.monotonic() > until:
+                return
+            with tempfile.TemporaryDirectory() as folder:
+                out = Path(folder) / "samples.npz"
+                made = {"num_images": options.count, "seed": seed, "out": out, "device": "cpu"}
+                config = SampleConfig.for_model("digits", **made, **setting.protocol)
+                start = time.monotonic()
+                generate(config)
+                seconds = time.monotonic() - start
+                judged = evaluate_file(out, settings=MetricSettings(num_resamples=20))
+            row = {**key, "rows": network_rows(config), "seconds": round(seconds, 1)}
+            rows.add(row | judged.to_dict()["samples"]["metrics"])
+            print(json.dumps(rows.rows[-1]), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["mixtures", "digits"])
+    parser.add_argument("--count", type=int, help="samples a setting")
+    parser.add_argument("--seeds", type=int, help="seeds a setting")
+    parser.add_argument("--minutes", type=float, default=600, help="begin no setting after these")
+    parser.add_argument("--evaluations", type=int, nargs="*", help="of the digits: only these")
+    parser.add_argument("--only", nargs="*", help="of the digits: only these solvers")
+    parser.add_argument("--times", nargs="*", help="of the digits: only these times")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    usual = {"mixtures": (5000, 3), "digits": (200, 1)}[options.what]
+    options.count, options.seeds = options.count or usual[0], options.seeds or usual[1]
+    {"mixtures": mixtures, "digits": digits}[options.what](options)
+
+
+if __name__ == "__main__":
+    main()

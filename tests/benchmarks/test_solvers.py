@@ -1,0 +1,74 @@
+"""The sweep of solvers: its mixtures are what they say, and a stopped run goes on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def sweep(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import solvers
+
+    return solvers
+
+
+@pytest.fixture
+def known(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gaussian_mixtures
+
+    return gaussian_mixtures
+
+
+@pytest.mark.parametrize("t", [1.0, 0.4, 0.03])
+@pytest.mark.parametrize("classes", [1, 2, 4])
+def test_expected_data_are_bayes_rule_s(known, t, classes):
+    variance = (1 - t) ** 2 * known.WITHIN + t**2
+    noise = torch.randn(5, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = (1 - t) * known.MEANS[0] + variance.sqrt() * noise
+    total = torch.zeros(5, 1, dtype=torch.float64)
+    by_hand = torch.zeros_like(x)
+    for mean in known.MEANS[:classes]:
+        off = x - (1 - t) * mean
+        likely = (-(off**2) / variance / 2).sum(1, keepdim=True).exp()
+        total += likely
+        by_hand += likely * (mean + (1 - t) * known.WITHIN / variance * off)
+    torch.testing.assert_close(known.expected(x, t, classes), by_hand / total)
+
+
+def test_frechet_distance_is_that_of_commuting_covariances(known):
+    one = torch.zeros(24, dtype=torch.float64), torch.eye(24, dtype=torch.float64)
+    other = torch.full((24,), 0.5, dtype=torch.float64), 4 * torch.eye(24, dtype=torch.float64)
+    assert known.frechet(one, other) == pytest.approx(24 * (0.25 + 1))
+    units = torch.full((24,), 2.0, dtype=torch.float64)
+    assert known.frechet(one, other, units) == pytest.approx(24 * (0.25 + 1) / 4)
+
+
+def test_samples_of_many_steps_have_the_exact_moments(sweep, known):
+    setting = sweep.Setting("ab4", "karras", 60)
+    x, asked = sweep.solved(setting, (1.0, 0.0, 1.0), 0, 4000, known.velocity(1.0), 24)
+    assert asked == 60
+    # Of 4,000 exact samples the distance is 0.001 by itself.
+    assert known.frechet(known.moments(x), known.exact_moments()) < 0.005
+
+
+def test_settings_are_protocols_and_each_is_measured_once(sweep):
+    from repa.generation import Protocol
+
+    settings = list(sweep.settings_of_the_sweep())
+    assert len(set(settings)) == len(settings)
+    for setting in settings:
+        Protocol(**setting.protocol)
+    assert sweep.Setting("heun", "published", 25).protocol["num_steps"] == 13
+
+
+def test_rows_on_disk_are_not_measured_again(sweep, tmp_path):
+    rows = sweep.Rows(tmp_path / "rows.jsonl")
+    rows.add({"solver": "sa 2", "seed": 0, "fd": 1.0})
+    again = sweep.Rows(tmp_path / "rows.jsonl")
+    assert again.has(solver="sa 2", seed=0) and not again.has(solver="sa 2", seed=1)
+    assert again.rows[0]["fd"] == 1.0 and again.rows[0]["load"] >= 0
