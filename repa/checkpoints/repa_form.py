@@ -85,7 +85,14 @@ def export_to_repa(
         )
     tensors, dims = _state_dict(checkpoint)
     options = _options(checkpoint.settings, dims, out)
-    args = {name[2:].replace("-", "_"): value for name, value in options.items()}
+    args = {
+        "model": options["--model"],
+        "resolution": int(options["--resolution"]),
+        "vae": options["--vae"],
+        "path_type": checkpoint.settings.path_type,
+        **{name: checkpoint.settings.model[name] for name in ("num_classes", "encoder_depth")},
+        "qk_norm": "--qk-norm" in options,
+    }
     with replacing(out) as partial:
         torch.save({"ema": tensors, "args": args, "format": "repa-toolkit"}, partial)
     return RepaExport(out, options, tuple(_notes(checkpoint, dims)))
