@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repa.checkpoints.names import SAMPLING, SAMPLING_AT_512
+from repa.checkpoints.names import SAMPLING_AT_512, sampling_as_published
 from repa.registry import Entry, find_entry, is_registered, load_registry
 
 _LARGE = "imagenet-512"
@@ -45,7 +45,7 @@ def defaults_of(model: str | Path, **hints: Any) -> ModelDefaults:  # noqa: ANN4
     """
     if is_registered("checkpoints", model):
         entry = find_entry("checkpoints", str(model))
-        of_dialect = SAMPLING.get(entry.get("dialect", ""), {})
+        of_dialect = sampling_as_published(entry.get("dialect") or "repa", entry["dataset"])
         return ModelDefaults(of_dialect | _settings(entry), str(model))
     from repa.checkpoints import read_checkpoint
 
@@ -56,7 +56,8 @@ def defaults_of(model: str | Path, **hints: Any) -> ModelDefaults:  # noqa: ANN4
     if checkpoint.sampling:
         return ModelDefaults(checkpoint.sampling, dialect=dialect, remark=remark)
     for name, entry in load_registry()["checkpoints"].items():
-        if dataset == entry["dataset"] and "sampling" in entry:
+        ours = entry.get("dialect") is None  # others' settings are of their networks, not the data
+        if ours and dataset == entry["dataset"] and "sampling" in entry:
             return ModelDefaults(_settings(entry), name, dataset)
     return ModelDefaults(remark=remark)
 
