@@ -63,6 +63,13 @@ def draw_curves(axes, found, times):
     axes.grid(alpha=0.3)
 
 
+def finish(figure, axes):
+    """Put the legend of one plot below all of them."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
+    figure.legend(handles, labels, loc="lower center", ncols=6, fontsize=9)
+
+
 def draw_mixtures(rows):
     figure, grid = plt.subplots(2, 3, figsize=(14, 8), sharex=True, sharey="row")
     for line, guidance in zip(grid, ("none", "2 in [0, 0.7]"), strict=True):
@@ -75,9 +82,8 @@ def draw_mixtures(rows):
         line[0].set_ylabel("Frechet distance to the exact result")
     for axes in grid[1]:
         axes.set_xlabel("evaluations")
-    grid[0, 0].legend(fontsize=7)
     figure.suptitle("Gaussian mixtures of an image-like spectrum")
-    figure.tight_layout()
+    finish(figure, grid[0, 0])
     figure.savefig(FOLDER / "mixtures.png", dpi=90)
 
 
@@ -90,11 +96,10 @@ def draw_digits(rows):
             draw_curves(axes, by_setting(rows, value), times)
             axes.set_title(f"{value}, {times} times")
     grid[0, 0].set_ylim(8, 40)
-    grid[0, 0].legend(fontsize=7)
     for axes in grid[-1]:
         axes.set_xlabel("evaluations")
     figure.suptitle("The digits model, guidance 2 in [0, 0.7]")
-    figure.tight_layout()
+    finish(figure, grid[0, 0])
     figure.savefig(FOLDER / "digits.png", dpi=90)
 
 

@@ -45,9 +45,11 @@ def download(url: str, path: Path, *, check: Callable[[Path], None] = lambda pat
         DownloadError: No network, no such address, a web page instead of a file, or a connection
             that broke off; the message says where to put the file by hand.
         ChecksumError: From `check`; the temporary file is removed.
+        OSError: The disk has no room for the file.
     """
     from http.client import HTTPException
 
+    from repa_base.files import is_full
     from repa_base.locks import locked
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +61,8 @@ def download(url: str, path: Path, *, check: Callable[[Path], None] = lambda pat
         try:
             _transfer(url, partial, path.name)
         except (OSError, HTTPException, ValueError) as error:
+            if isinstance(error, OSError) and is_full(error):
+                raise
             raise DownloadError(
                 f"cannot download {path.name} from {url} ({_reason(error)}); "
                 f"download it elsewhere and put it at {path}"
@@ -78,6 +82,8 @@ def _transfer(url: str, partial: Path, name: str) -> None:
     import urllib.error
     import urllib.request
     from http import HTTPStatus
+
+    from repa_base.files import check_room
 
     request = urllib.request.Request(url, headers={"User-Agent": "repa-toolkit"})
     start, tag = _resume_point(partial)
@@ -102,6 +108,7 @@ def _transfer(url: str, partial: Path, name: str) -> None:
         with partial.open("ab" if resumed else "wb") as file:
             before = file.tell()
             total = None if expected is None else before + int(expected)
+            check_room(int(expected or 0), partial)
             report = _progress.get() or (lambda name, url, done, total: None)
             report(name, url, before, total)
             while piece := answer.read(_PIECE_BYTES):

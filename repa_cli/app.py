@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from repa.errors import OtherProcessError, RepaError, UnknownNameError
-from repa_cli import cache, export, fid, grid, sample, stats, train
+from repa_cli import cache, fid, grid, sample, stats, train
+from repa_cli.checkpoints import export, inspect, models
 from repa_cli.data_sets import data, prepare
 from repa_cli.options import Command
 from repa_cli.output import error_text, shown_warnings, tell_error
@@ -57,6 +58,9 @@ for command in (
     data.data,
     train.train,
     export.export,
+    inspect.inspect,
+    models.models,
+    models.download,
 ):
     app.command(cls=Command)(_begun(command))
 

@@ -67,13 +67,13 @@ def print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
-def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print a table on stdout, first column to the left, the others (numbers) to the right."""
+def print_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:
+    """Print a table on stdout, the `left` first columns to the left, numbers to the right."""
     rows = [tuple(headings), *(tuple(row) for row in rows)]
     widths = [max(len(row[i]) for row in rows) for i in range(len(headings))]
     for number, row in enumerate(rows):
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        cells = [cell.ljust(width) for cell, width in zip(row[:left], widths, strict=False)]
+        cells += [cell.rjust(width) for cell, width in zip(row[left:], widths[left:], strict=True)]
         typer.echo("  ".join(cells).rstrip())
         if number == 0:
             typer.echo("  ".join("-" * width for width in widths))

@@ -71,9 +71,11 @@ def _count(value: str) -> int:
 
 
 def _own_defaults() -> dict[str, dict[str, Any]]:
-    """Return the defaults that registered models have of their own, by setting and model."""
+    """Return the defaults that our registered models have of their own, by setting and model."""
     own: dict[str, dict[str, Any]] = {}
     for model, entry in load_registry()["checkpoints"].items():
+        if "dialect" in entry:
+            continue  # `repa inspect` shows those of other people's
         for name, value in entry.get("sampling", {}).items():
             own.setdefault(name, {})[model] = value
     return own
@@ -167,7 +169,10 @@ def _announce(config: SampleConfig, done: int) -> None:
 
     own = defaults_of(config.model, **config.hints)
     by = f" (data set {own.dataset}, so the defaults of {own.registered})" if own.dataset else ""
-    by = f" (dialect {own.dialect}, so the defaults of its authors)" if own.dialect else by
+    if own.dialect == "ours":
+        by = " (with the defaults that its file brings)"
+    elif own.dialect:
+        by = f" (dialect {own.dialect}, so the defaults of its authors)"
     how = config.solver + (f" of order {config.order}" if config.order else "")
     how += "" if config.adaptive else f" in {config.num_steps} steps"
     if config.times != "published":

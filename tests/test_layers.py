@@ -16,8 +16,17 @@ PACKAGES = {
 """What each package may import of ours."""
 
 _METRICS_GROUND = ("errors", "settings")
-_REPA_ORDER = ("errors", "registry", "sheets", "models", "autoencoders", "encoders", "data")
-_REPA_ORDER += ("checkpoints", "generation", "evaluation", "training", "analysis")
+_REPA_ORDER = (
+    "errors",
+    "tensor_file",
+    "registry",
+    "sheets",
+    "models",
+    "autoencoders",
+    "encoders",
+    "data",
+)
+_REPA_ORDER += ("checkpoints", "generation", "inspection", "evaluation", "training", "analysis")
 ROOMS = {
     "metrics": {
         "errors": (),
@@ -144,6 +153,7 @@ def test_packaged_files_are_found_without_the_path_of_a_module():
             [name, "--help"]
             for name in ("sample", "fid", "stats", "grid", "cache", "prepare", "train", "export")
         ),
+        *([name, "--help"] for name in ("inspect", "models", "download")),
     ],
 )
 def test_help_answers_without_torch(arguments):

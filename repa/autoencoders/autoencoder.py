@@ -10,18 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repa.autoencoders import ldm
+from repa.autoencoders.hub import CONFIG, WEIGHTS, autoencoder_folder
 from repa.autoencoders.latent_space import LatentSpace
 from repa.errors import (
     CheckpointFormatError,
     CheckpointMismatchError,
-    DownloadError,
     UnknownNameError,
     first_line,
 )
-from repa.registry import cache_dir, entry_names, file_sha256, find_entry, is_registered
-
-_CONFIG = "config.json"
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
+from repa.registry import entry_names, file_sha256, is_registered
+from repa.tensor_file import Tensors, read_contents
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Autoencoder:
     @property
     def sha256(self) -> str:
         """SHA-256 of the weights in hexadecimal."""
-        return file_sha256(self.folder / _WEIGHTS)
+        return file_sha256(self.folder / WEIGHTS)
 
     @property
     def downsampling(self) -> int:
@@ -48,7 +47,7 @@ class Autoencoder:
         Raises:
             CheckpointFormatError: The folder describes no AutoencoderKL.
         """
-        path = self.folder / _CONFIG
+        path = self.folder / CONFIG
         try:
             return 2 ** (len(json.loads(path.read_text())["block_out_channels"]) - 1)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -94,9 +93,7 @@ class Autoencoder:
                 self.reference, 1 / config["scaling_factor"], config.get("shift_factor") or 0.0
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise CheckpointFormatError(
-                f"{self.folder / _CONFIG}: has no scale: {error}"
-            ) from error
+            raise CheckpointFormatError(f"{self.folder / CONFIG}: has no scale: {error}") from error
 
     @property
     def reference(self) -> str:
@@ -134,8 +131,63 @@ class Autoencoder:
         # diffusers gives tensors that are not in the file random values without an error.
         if missing := report["missing_keys"]:
             lack = f"{len(missing)} tensors of an AutoencoderKL, {missing[0]} for one"
-            raise CheckpointMismatchError(f"{self.folder / _WEIGHTS}: lacks {lack}.")
+            raise CheckpointMismatchError(f"{self.folder / WEIGHTS}: lacks {lack}.")
         return network.to(self.device).requires_grad_(False).eval()
+
+
+@dataclass(frozen=True)
+class AutoencoderFile(Autoencoder):
+    """An autoencoder in a file of torch.save, in the names of latent-diffusion; `folder` is it."""
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the file in hexadecimal."""
+        return file_sha256(self.folder)
+
+    @property
+    def reference(self) -> str:
+        """The file."""
+        return str(self.folder)
+
+    @property
+    def downsampling(self) -> int:
+        """An image's side over its latents' side.
+
+        Raises:
+            CheckpointFormatError: The file holds no such autoencoder.
+        """
+        return ldm.downsampling(self._tensors)
+
+    @property
+    def latent_space(self) -> LatentSpace:
+        """What the file does not tell.
+
+        Raises:
+            CheckpointFormatError: Always.
+        """
+        raise CheckpointFormatError(f"{self.folder}: does not tell the scale of its latents.")
+
+    @cached_property
+    def _tensors(self) -> Tensors:
+        if (found := ldm.find_state_dict(*read_contents(self.folder))) is None:
+            what = "holds no autoencoder in the names of latent-diffusion"
+            raise CheckpointFormatError(f"{self.folder}: {what} (decoder.mid.block_1 ...).")
+        return found
+
+    @cached_property
+    def network(self) -> Any:  # noqa: ANN401
+        """Diffusers' AutoencoderKL of the file's weights, as of `Autoencoder`."""
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        try:
+            with torch.device("meta"):
+                network: Any = AutoencoderKL(**ldm.settings_of(self._tensors))
+            tensors = {n: t.to(self.device) for n, t in ldm.renamed(self._tensors).items()}
+            network.load_state_dict(tensors, strict=True, assign=True)
+        except (ValueError, LookupError, RuntimeError) as error:
+            reason = f"holds no AutoencoderKL: {first_line(error).rstrip(':.')}"
+            raise CheckpointFormatError(f"{self.folder}: {reason}.") from error
+        return network.requires_grad_(False).eval()
 
 
 def latents_from_moments(moments: Tensor, noise: Tensor, latent_space: LatentSpace) -> Tensor:
@@ -161,44 +213,24 @@ def load_autoencoder(name_or_path: str, device: torch.device | str = "cpu") -> A
 def find_autoencoder(
     name_or_path: str | Path, device: torch.device | str = "cpu", *, download: bool = True
 ) -> Autoencoder:
-    """Find an AutoencoderKL by its name in the registry or by a folder that diffusers wrote.
+    """Find an AutoencoderKL by its name in the registry, a folder of diffusers', or a file.
 
-    A registered name is looked for in the cache folder (where it can be put by hand), in Hugging
-    Face's cache, and on the network, at the registry's revision or the newest one when that is
-    null. What is found is not verified: no hash is recorded. The network will go to `device`.
-    Without `download` nothing is looked for on the network.
+    A file is or holds a state dict in the names of latent-diffusion, as a checkpoint of REPA-E does
+    (see `repa.autoencoders.ldm`). A name is looked for as `autoencoder_folder` says. What is found
+    is not verified: no hash is recorded. The network will go to `device`.
 
     Raises:
-        UnknownNameError: Neither a name nor a folder.
-        CheckpointFormatError: The folder has no weights.
+        UnknownNameError: Neither a name nor a path.
+        CheckpointFormatError: The folder or file has no weights of an autoencoder.
         DownloadError: It is not on this machine and could not be downloaded.
     """
     name, folder = str(name_or_path), Path(name_or_path)
     if is_registered("autoencoders", name_or_path):
-        entry = find_entry("autoencoders", name)
-        source = entry["hugging_face"], entry["revision"]
-        return Autoencoder(name, _fetch(name, *source, download=download), device)
+        return Autoencoder(name, autoencoder_folder(name, download=download), device)
+    if folder.is_file():
+        return AutoencoderFile(folder.name, folder, device)
     if not folder.is_dir():
         raise UnknownNameError("autoencoder", str(folder), entry_names("autoencoders"))
-    if not (folder / _WEIGHTS).exists():
-        raise CheckpointFormatError(f"{folder}: holds no AutoencoderKL: {_WEIGHTS} is missing.")
+    if not (folder / WEIGHTS).exists():
+        raise CheckpointFormatError(f"{folder}: holds no AutoencoderKL: {WEIGHTS} is missing.")
     return Autoencoder(folder.resolve().name, folder, device)
-
-
-def _fetch(name: str, identifier: str, revision: str | None, *, download: bool) -> Path:
-    by_hand = cache_dir() / "autoencoders" / name
-    files = [_CONFIG, _WEIGHTS]
-    if all((by_hand / file).exists() for file in files):
-        return by_hand
-    from huggingface_hub import snapshot_download
-
-    try:
-        options: dict[str, Any] = {} if download else {"local_files_only": True}
-        found = snapshot_download(identifier, revision=revision, allow_patterns=files, **options)
-        return Path(found)
-    except Exception as error:  # the hub's client and its transport have errors of their own
-        raise DownloadError(
-            f"cannot download the autoencoder {name} ({first_line(error).rstrip('.')}); download "
-            f"{_CONFIG} and {_WEIGHTS} from https://huggingface.co/{identifier}/tree/"
-            f"{revision or 'main'} and put them into {by_hand}"
-        ) from error

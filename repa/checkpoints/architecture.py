@@ -4,11 +4,12 @@ What shapes do not tell is asked for: the number of heads of a network of no nam
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
-from repa.checkpoints.contents import Contents, Tensors
+from repa.checkpoints.contents import Contents
 from repa.checkpoints.hints import Hints
 from repa.checkpoints.settings import (
     CheckpointSettings,
@@ -19,18 +20,31 @@ from repa.checkpoints.settings import (
 )
 from repa.models.sit import SIT_SIZES
 from repa.registry import entry_names
+from repa.tensor_file import Extra, Tensors
 
 _REFERENCE_ENCODER_DEPTH = 8
 _LATENT_CHANNELS = 4
+_NOTHING: Mapping[str, str] = {}
+_SPACES = {
+    True: "assumed: four channels are latents of sd-vae-ft-ema times 0.18215, as in REPA's code",
+    False: "assumed: three channels are pixels",
+}
 
 
 @dataclass(frozen=True)
 class Converted:
-    """What a dialect makes of a file: settings, state dict, and what it took for granted."""
+    """What a dialect makes of a file: settings, state dict, and what it took for granted.
+
+    `told` says in a few words where the settings are from, by their names; what is only assumed
+    begins with that word. `autoencoder` is what the file has beside the network to decode its
+    latents, if it has that.
+    """
 
     settings: CheckpointSettings
     tensors: Tensors
     assumed: tuple[str, ...] = ()
+    autoencoder: Tensors = field(default_factory=dict)
+    told: Mapping[str, str] = field(default_factory=dict)
 
 
 def converted(
@@ -40,6 +54,7 @@ def converted(
     *,
     assumed: tuple[str, ...] = (),
     latent_space: LatentSpace | None = None,
+    told: Mapping[str, str] = _NOTHING,
     **known: Any,  # noqa: ANN401
 ) -> Converted:
     """Return a state dict with the settings that are stated, or else told by its shapes.
@@ -49,7 +64,8 @@ def converted(
         contents: The file that they are from; a trainer's arguments in it tell the alignment depth,
             which samples do not depend on (else the reference's default of 8), and the path.
         hints: What is said of the file; it comes before what is told here.
-        assumed: What the dialect takes for granted.
+        assumed: What the dialect takes for granted and is to be said whenever it is sampled.
+        told: Where the dialect has its settings from, see `Converted`.
         latent_space: The dialect's; None tells it by the channels: four are latents of
             sd-vae-ft-ema, three are pixels.
         known: Other settings of the dialect.
@@ -58,13 +74,18 @@ def converted(
         ValueError: The tensors are not a SiT's, or do not tell the number of heads.
     """
     if hints.stated is not None:
-        settings = settings_from_description(hints.stated, tensors)
+        settings, found = (
+            settings_from_description(hints.stated, tensors),
+            {"settings": "the registry"},
+        )
     else:
-        settings = _inferred(tensors, contents, hints, latent_space, known)
+        settings, found = _inferred(tensors, contents, hints, latent_space, known)
+    found |= told
     if hints.latents is not None:
         default = hints.latents.autoencoder or settings.latent_space.autoencoder
         settings = replace(settings, latent_space=replace(hints.latents, autoencoder=default))
-    return Converted(settings, tensors, assumed)
+        found["latent_space"] = "as said"
+    return Converted(settings, tensors, assumed, told=found)
 
 
 def _inferred(
@@ -73,8 +94,8 @@ def _inferred(
     hints: Hints,
     latent_space: LatentSpace | None,
     known: dict[str, Any],
-) -> CheckpointSettings:
-    args = contents.args
+) -> tuple[CheckpointSettings, dict[str, str]]:
+    args, told = contents.args, {}
     try:
         hidden_size, in_channels, patch_size, _ = tensors["x_embedder.proj.weight"].shape
         num_patches = tensors["pos_embed"].shape[1]
@@ -94,26 +115,38 @@ def _inferred(
     if latent_space is None:
         autoencoder = SD_LATENTS.autoencoder if latent else None
         latent_space = assumed_latent_space(autoencoder, in_channels)
-    encoder_depth = hints.encoder_depth or args.get("encoder_depth") or _REFERENCE_ENCODER_DEPTH
+        told["latent_space"] = _SPACES[latent]
+    if latent_space.num_channels is None and hints.latents is None and in_channels not in (3, 4):
+        raise ValueError(
+            f"has {in_channels} channels, of a latent space that nothing in it tells: say --latents"
+            " FILE (in Python latents), the statistics that it was trained with"
+        )
+    encoder_depth, told["encoder_depth"] = _encoder_depth(hints, args)
+    num_heads, told["num_heads"] = _num_heads(tensors, hidden_size, depth, hints.num_heads)
+    told["path_type"] = _path_told(args, known)
+    imagenet = latent and num_classes == 1000
+    if imagenet:
+        told["dataset"] = "assumed: ImageNet, by its 1000 classes and four channels"
     stated: dict[str, Any] = {"path_type": args.get("path_type") or "linear", **known}
-    return CheckpointSettings(
+    settings = CheckpointSettings(
         model={
             "input_size": input_size,
             "patch_size": patch_size,
             "in_channels": in_channels,
             "hidden_size": hidden_size,
             "depth": depth,
-            "num_heads": _num_heads(tensors, hidden_size, depth, hints.num_heads),
+            "num_heads": num_heads,
             "mlp_ratio": mlp_ratio,
             "num_classes": num_classes,
             "encoder_depth": min(encoder_depth, depth),
             "qk_norm": "blocks.0.attn.q_norm.weight" in tensors,
             **projectors_of(tensors),
         },
-        dataset=_dataset_of(8 * input_size) if latent and num_classes == 1000 else None,
+        dataset=_dataset_of(8 * input_size) if imagenet else None,
         latent_space=latent_space,
         **stated,
     )
+    return settings, told
 
 
 def _dataset_of(image_size: int) -> str | None:
@@ -122,19 +155,38 @@ def _dataset_of(image_size: int) -> str | None:
     return name if name in entry_names("datasets") else None
 
 
-def _num_heads(tensors: Tensors, hidden_size: int, depth: int, said: int | None) -> int:
-    """Tell the number of heads by the norm of a head, else by what is said or the named size."""
+def _encoder_depth(hints: Hints, args: Extra) -> tuple[int, str]:
+    """Return the alignment depth, and who says it."""
+    if hints.encoder_depth:
+        return hints.encoder_depth, "as said"
+    if depth := args.get("encoder_depth"):
+        return depth, "its arguments"
+    return _REFERENCE_ENCODER_DEPTH, "assumed: REPA's default; samples do not depend on it"
+
+
+def _path_told(args: Extra, known: dict[str, Any]) -> str:
+    """Say who tells the path."""
+    if args.get("path_type"):
+        return "its arguments"
+    return "its dialect" if "path_type" in known else "assumed: linear, as REPA's"
+
+
+def _num_heads(tensors: Tensors, hidden_size: int, depth: int, said: int | None) -> tuple[int, str]:
+    """Return the number of heads, and what tells it: the norm of a head, a person, the size."""
     norm = "blocks.0.attn.q_norm.weight"
     told = hidden_size // width_of(norm, tensors) if norm in tensors else None
     if told is not None and said not in (None, told):
         raise ValueError(f"its tensors have {told} heads, not {said}")
     if said is not None and hidden_size % said:
         raise ValueError(f"its width {hidden_size} is no multiple of {said} heads")
-    if found := told or said:
-        return found
-    for size in SIT_SIZES.values():
+    if told:
+        return told, "the norm of its heads"
+    if said:
+        return said, "as said"
+    for name, size in SIT_SIZES.items():
         if (size["hidden_size"], size["depth"]) == (hidden_size, depth):
-            return size["num_heads"]
+            size_name = name.split("/")[0]
+            return size["num_heads"], f"assumed: those of {size_name}, by its width and depth"
     raise ValueError(
         f"no named SiT has width {hidden_size} and depth {depth}, so its number of heads is "
         "unknown: say --num-heads (in Python num_heads)"

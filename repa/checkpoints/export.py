@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from repa.checkpoints.contents import Extra, Tensors
+from repa.autoencoders.ldm import PREFIX
 from repa.checkpoints.reading import read_checkpoint
 from repa.checkpoints.settings import describe
 from repa.errors import NonFiniteError, OutputExistsError, SettingError
+from repa.tensor_file import Extra, Tensors
 from repa_base.files import check_output, replacing
 
 
@@ -27,6 +28,8 @@ def export_weights(
     **hints: Any,  # noqa: ANN401
 ) -> Path:
     """Write the weights that sampling needs, with a description of their network; return `out`.
+
+    How its authors sample it goes along, and its own autoencoder, in the precision that it has.
 
     Args:
         source: Name in the registry, checkpoint file, or folder of a training run.
@@ -62,7 +65,15 @@ def export_weights(
     if not projectors:
         model["target_dims"] = []
         model.pop("projector", None)
-    description = describe(replace(settings, model=model))
+    space = settings.latent_space
+    for name, tensor in checkpoint.autoencoder.items():
+        full = PREFIX + name.removeprefix(PREFIX)
+        tensors[full] = _stored(tensor, tensor.dtype, f"{checkpoint.path}: tensor {full}")
+    if space.autoencoder == str(checkpoint.path):  # it goes along
+        space = replace(space, autoencoder=None)
+    description = describe(
+        replace(settings, model=model, sampling=checkpoint.sampling, latent_space=space)
+    )
     with replacing(out) as partial:
         write_weights(partial, tensors, description)
     return out

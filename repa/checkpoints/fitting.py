@@ -9,11 +9,11 @@ from typing import Any
 
 from torch import Tensor
 
-from repa.checkpoints.contents import Tensors
 from repa.checkpoints.reading import Checkpoint
 from repa.checkpoints.settings import CheckpointSettings
 from repa.errors import CheckpointMismatchError
 from repa.models.sit import SIT_SIZES
+from repa.tensor_file import Tensors
 
 _LABELS, _POSITIONS = "y_embedder.embedding_table.weight", "pos_embed"
 _PROJECTORS = "projectors."

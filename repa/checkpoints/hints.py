@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from repa.autoencoders.latent_space import LatentSpace
-from repa.checkpoints.contents import Extra, Tensors
+from repa.tensor_file import Extra, Tensors
 
 
 @dataclass(frozen=True, kw_only=True)

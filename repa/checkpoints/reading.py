@@ -4,6 +4,7 @@ A name in the registry, a file of any dialect, or a folder that our trainer wrot
 does not say what network it holds, the registry or its dialect does.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 import torch
 
 from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
-from repa.checkpoints.contents import Tensors, read_contents
+from repa.checkpoints.contents import arguments_of
 from repa.checkpoints.dialects import convert
 from repa.checkpoints.hints import Hints, latent_space_from_statistics
-from repa.checkpoints.settings import CheckpointSettings
+from repa.checkpoints.names import sampling_as_published
+from repa.checkpoints.settings import CheckpointSettings, sampling_of
 from repa.errors import (
     CheckpointFormatError,
     CheckpointMismatchError,
@@ -25,6 +27,7 @@ from repa.errors import (
 )
 from repa.models.sit import SiT
 from repa.registry import entry_names, fetch, file_sha256, find_entry, is_registered
+from repa.tensor_file import Extra, Tensors, read_contents
 from repa_base.checksums import SUMS, check_file
 from samplers import PATHS, ModelFn
 
@@ -39,7 +42,9 @@ class Checkpoint:
 
     Its name is the registered one, or the file's without its folder; the dialect is one of
     `repa.checkpoints.dialects`. The tensors, the state dict, have the file's dtypes. What was taken
-    for granted when it was read stands in `assumed`, in a few words each.
+    for granted when it was read stands in `assumed`, in a few words each. `autoencoder` is the
+    state dict of what decodes its latents, if the file holds that; the latent space then names it.
+    `told` says where each setting is from, and `args` are a trainer's arguments in the file.
     """
 
     name: str
@@ -49,6 +54,9 @@ class Checkpoint:
     tensors: Tensors = field(repr=False)
     device: torch.device | str = "cpu"
     assumed: tuple[str, ...] = ()
+    autoencoder: Tensors = field(default_factory=dict, repr=False)
+    told: Mapping[str, str] = field(default_factory=dict, repr=False)
+    args: Extra = field(default_factory=dict, repr=False)
 
     @cached_property
     def sha256(self) -> str:
@@ -90,6 +98,12 @@ class Checkpoint:
     def guided_channels(self) -> int:
         """How many of the leading channels guidance is for."""
         return self.settings.guided_channels or self.settings.model["in_channels"]
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How its authors sample it, where that is not the published protocol, by setting."""
+        said = self.settings.sampling
+        return said or sampling_as_published(self.dialect, self.settings.dataset)
 
     def check(self) -> None:
         """Raise as `model` does if the tensors do not make the network, without building it."""
@@ -135,7 +149,7 @@ def load_model(
         num_heads: Attention heads, where neither tensors nor a named size tell them.
         encoder_depth: Block after which features are aligned; samples do not depend on it.
         latents: Latent space, in place of the dialect's: the name of an autoencoder of Stable
-            Diffusion's latents, or a file of statistics (latents_scale and latents_bias).
+            Diffusion's latents, or statistics (latents_scale and latents_bias), a name or a file.
 
     Raises:
         UnknownNameError: Neither a name nor a path.
@@ -168,47 +182,60 @@ def read_checkpoint(
     A file that a SHA256SUMS beside it lists, as one of a training run, is checked against it. What
     is raised is as of `load_model`.
     """
-    name, path, stated = _locate(name_or_path)
-    said = Hints(stated=stated, latents=_said_latents(latents), **hints)
-    if said.dialect is None and stated:
-        said = replace(said, dialect=stated.get("dialect"))
+    name, path, entry = _locate(name_or_path)
+    stated = entry if entry.get("model") else None
+    given = {key: entry.get(key) for key in ("dialect", "encoder_depth")}
+    given |= {key: value for key, value in hints.items() if value is not None}
+    said = Hints(stated=stated, latents=_said_latents(latents or entry.get("latents")), **given)
     _check_sum(path)
     contents = read_contents(path)
     try:
         dialect, found = convert(*contents, said)
+        settings = found.settings
+        if not settings.sampling and dialect != "ours":  # whose data set tells it
+            settings = replace(settings, sampling=sampling_of(entry))
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise CheckpointFormatError(f"{path}: {error}.") from error
-    return Checkpoint(name, path, dialect, found.settings, found.tensors, device, found.assumed)
+    space = settings.latent_space
+    if space.autoencoder is None and not space.is_pixels:
+        own = str(path) if found.autoencoder else entry.get("autoencoder")
+        settings = replace(settings, latent_space=replace(space, autoencoder=own))
+    rest = device, found.assumed, found.autoencoder, found.told, arguments_of(contents[1])
+    return Checkpoint(name, path, dialect, settings, found.tensors, *rest)
 
 
 def _said_latents(name_or_path: str | Path | None) -> LatentSpace | None:
-    """Return the latent space of an autoencoder's name or of a file of statistics."""
+    """Return the latent space of an autoencoder's name, or of statistics, a name or a file."""
     if name_or_path is None:
         return None
     if is_registered("autoencoders", name_or_path):
         return replace(SD_LATENTS, autoencoder=str(name_or_path))
-    path = Path(name_or_path)
-    if not path.exists():
-        raise UnknownNameError("latents or file", str(path), entry_names("autoencoders"))
+    path, autoencoder = Path(name_or_path), None
+    if is_registered("latents", name_or_path):
+        path = fetch("latents", str(name_or_path))
+        autoencoder = find_entry("latents", str(name_or_path))["autoencoder"]
+    elif not path.exists():
+        known = [*entry_names("latents"), *entry_names("autoencoders")]
+        raise UnknownNameError("latents or file", str(path), known)
     tensors, _ = read_contents(path)
     try:
-        return latent_space_from_statistics(tensors)
+        return replace(latent_space_from_statistics(tensors), autoencoder=autoencoder)
     except ValueError as error:
         raise CheckpointFormatError(f"{path}: {error}.") from error
 
 
-def _locate(name_or_path: str | Path) -> tuple[str, Path, dict[str, Any] | None]:
-    """Return the name to report, the file, and the registry's description if it has one."""
+def _locate(name_or_path: str | Path) -> tuple[str, Path, dict[str, Any]]:
+    """Return the name to report, the file, and the registry's entry, which is empty for a path."""
     name, path = str(name_or_path), Path(name_or_path)
     if is_registered("checkpoints", name_or_path):
         entry = find_entry("checkpoints", name)
-        return name, fetch("checkpoints", name), None if entry["model"] is None else entry
+        return name, fetch("checkpoints", name), entry
     if path.is_dir():
         file = _latest_average(path)
-        return f"{path.resolve().name}/{file.parent.name}", file, None
+        return f"{path.resolve().name}/{file.parent.name}", file, {}
     if not path.exists():
         raise UnknownNameError("model, file or folder", str(path), entry_names("checkpoints"))
-    return path.name, path, None
+    return path.name, path, {}
 
 
 def _latest_average(run: Path) -> Path:

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from repa.autoencoders.latent_space import PIXELS, SD_LATENTS, LatentSpace
-from repa.checkpoints.contents import Extra, Tensors
+from repa.checkpoints.names import SAMPLED
 from repa.data.held_out import HeldOutReference
 from repa.errors import suggestion
 from repa.models.prediction import Prediction
 from repa.models.sit import SIT_SIZES
 from repa.registry import ClassName, class_names_of_dataset
+from repa.tensor_file import Extra, Tensors
 from samplers import PATHS, PathName
 
 FORMATS = (1, 2, 3)
@@ -30,9 +31,10 @@ class CheckpointSettings:
 
     The interpolant and, if known, the registered name of the data set that it was trained on, what
     its output means, where its input and output live, and which images were held out of training to
-    judge it by. Guidance is on the leading `guided_channels` of the velocity; None is all. Its own
-    `class_names`, by label, are none where there are only numbers, or those of the data set. Values
-    may come from a stranger's file.
+    judge it by. Guidance is on the leading `guided_channels` of the velocity; None is all. What
+    `sampling` says, by names of `SAMPLED`, is how its authors sample it, where that is not the
+    published protocol. Its own `class_names`, by label, are none where there are only numbers, or
+    those of the data set. Values may come from a stranger's file.
     """
 
     model: dict[str, Any]
@@ -42,6 +44,7 @@ class CheckpointSettings:
     latent_space: LatentSpace = PIXELS
     reference: HeldOutReference | None = None
     guided_channels: int | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -85,9 +88,9 @@ def settings_from_description(description: Extra, tensors: Tensors) -> Checkpoin
     """Read the description that our trainer writes, or an entry of the registry.
 
     It has "model" (keyword arguments of `SiT`, perhaps with "size" for a named size), "path_type",
-    "dataset", "prediction", "reference", "guided_channels", "class_names", and "latent_space" or
-    "autoencoder"; other keys are of no account here. The tensors of the state dict alone say which
-    projectors are there.
+    "dataset", "prediction", "reference", "guided_channels", "sampling", "class_names", and
+    "latent_space" or "autoencoder"; other keys are of no account here. The tensors of the state
+    dict alone say which projectors are there.
 
     Raises:
         ValueError: A value is missing or wrong.
@@ -116,8 +119,24 @@ def settings_from_description(description: Extra, tensors: Tensors) -> Checkpoin
         latent_space=assumed if space is None else LatentSpace(**space),
         reference=None if reference is None else HeldOutReference.from_mapping(reference),
         guided_channels=description.get("guided_channels"),
+        sampling=sampling_of(description),
         class_names=tuple(names),
     )
+
+
+def sampling_of(description: Extra) -> dict[str, Any]:
+    """Return what a description says of sampling, as far as it may; lists become tuples.
+
+    What the values may be is checked when they are used.
+
+    Raises:
+        ValueError: It is no dict.
+    """
+    said = description.get("sampling") or {}
+    if not isinstance(said, dict):
+        raise ValueError(f"sampling is {said!r}, not settings by name")
+    known = {name: value for name, value in said.items() if name in SAMPLED}
+    return {n: tuple(v) if isinstance(v, list) else v for n, v in known.items()}
 
 
 def describe(settings: CheckpointSettings) -> dict[str, Any]:
@@ -125,13 +144,16 @@ def describe(settings: CheckpointSettings) -> dict[str, Any]:
 
     Format 1, byte for byte what earlier versions wrote and read, wherever it suffices. They would
     overlook a prediction, a latent space or guided channels and make wrong images, so that these
-    have format 2 or 3, which they refuse. A reference and names they may overlook.
+    have format 2 or 3, which they refuse. A reference they may overlook, names of classes, and
+    settings of sampling, which are defaults alone.
     """
     described = {key: getattr(settings, key) for key in ("model", "path_type", "dataset")}
     if settings.reference is not None:
         described["reference"] = settings.reference.to_dict()
     if settings.class_names:
         described["class_names"] = list(settings.class_names)
+    if settings.sampling:
+        described["sampling"] = settings.sampling
     space, prediction = settings.latent_space, settings.prediction
     assumed = assumed_latent_space(space.autoencoder, settings.model["in_channels"])
     guided = settings.guided_channels

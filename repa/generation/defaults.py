@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repa.checkpoints.names import SAMPLING, SAMPLING_AT_512
-from repa.registry import find_entry, is_registered, load_registry
+from repa.checkpoints.names import SAMPLING_AT_512, sampling_as_published
+from repa.registry import Entry, find_entry, is_registered, load_registry
 
 _LARGE = "imagenet-512"
 _UNKNOWN = "settings that are not typed are those of 256 pixels: none published for 512 are known"
@@ -22,8 +22,8 @@ class ModelDefaults:
 
     `registered` names the registered model that they belong to; None is the published protocol.
     `dataset` is the data set by which a file's model was found to be like that one, `dialect` the
-    form of the file whose authors' settings they are. `remark` says, for a person, what speaks
-    against them; it is empty where nothing does.
+    form of the file whose authors' settings they are: "ours" if an export says them. `remark` says,
+    for a person, what speaks against them; it is empty where nothing does.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -37,25 +37,32 @@ def defaults_of(model: str | Path, **hints: Any) -> ModelDefaults:  # noqa: ANN4
     """Find the defaults of a registered name, or of a checkpoint's file or run's folder.
 
     A checkpoint that says on which data set it was trained has those of the first registered model
-    of the same one; another dialect has its authors' settings, and any other checkpoint the
-    published protocol. `hints` are those of `repa.checkpoints.read_checkpoint`.
+    of the same one; another dialect, and an export of it, has its authors' settings, and any other
+    checkpoint the published protocol. `hints` are those of `repa.checkpoints.read_checkpoint`.
 
     Raises:
         RepaError: The file cannot be read, see `repa.checkpoints.read_checkpoint`.
     """
     if is_registered("checkpoints", model):
-        return ModelDefaults(find_entry("checkpoints", str(model)).get("sampling", {}), str(model))
+        entry = find_entry("checkpoints", str(model))
+        of_dialect = sampling_as_published(entry.get("dialect") or "repa", entry["dataset"])
+        return ModelDefaults(of_dialect | _settings(entry), str(model))
     from repa.checkpoints import read_checkpoint
 
     checkpoint = read_checkpoint(model, **hints)
-    dialect, dataset, remark = checkpoint.dialect, checkpoint.settings.dataset, ""
-    own = SAMPLING.get(dialect, {})
-    if dataset == _LARGE:
-        own = {**own, **SAMPLING_AT_512.get(dialect, {})}
-        remark = "" if dialect in SAMPLING_AT_512 else _UNKNOWN
-    if own:
-        return ModelDefaults(own, dialect=dialect, remark=remark)
+    dialect, dataset = checkpoint.dialect, checkpoint.settings.dataset
+    known = dataset != _LARGE or checkpoint.settings.sampling or dialect in SAMPLING_AT_512
+    remark = "" if known else _UNKNOWN
+    if checkpoint.sampling:
+        return ModelDefaults(checkpoint.sampling, dialect=dialect, remark=remark)
     for name, entry in load_registry()["checkpoints"].items():
-        if dataset == entry["dataset"] and "sampling" in entry:
-            return ModelDefaults(entry["sampling"], name, dataset)
+        ours = entry.get("dialect") is None  # others' settings are of their networks, not the data
+        if ours and dataset == entry["dataset"] and "sampling" in entry:
+            return ModelDefaults(_settings(entry), name, dataset)
     return ModelDefaults(remark=remark)
+
+
+def _settings(entry: Entry) -> dict[str, Any]:
+    """Return the settings of an entry, lists as tuples."""
+    said = entry.get("sampling", {})
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in said.items()}

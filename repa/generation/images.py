@@ -20,7 +20,7 @@ from repa.autoencoders.autoencoder import Autoencoder, load_autoencoder
 from repa.autoencoders.pixels import images_from_pixels
 from repa.checkpoints.settings import CheckpointSettings
 from repa.errors import NonFiniteError, SettingError
-from repa.generation.draws import Draws, draw_batches
+from repa.generation.draws import Draws, draw_batches, own_draws
 from repa.generation.guiding import check_guide, guided_by
 from repa.generation.settings import Protocol
 from repa.generation.solvers import DEFAULT_ORDER, MULTISTEP
@@ -183,6 +183,26 @@ def check_protocol(
     elif settings.prediction.target == "noise" and settings.path_type != "ddpm":
         reason = "the network predicts noise, from which no velocity follows at t = 1"
         raise SettingError("solver", f"{reason}, where all solvers begin.")
+
+
+def states_of(
+    model: GenerativeModel,
+    indices: Sequence[int],
+    protocol: Protocol,
+    on_time: Callable[[float], None] = lambda t: None,
+) -> Tensor:
+    """Return what is decoded for some images, float32 (B, C, H, W): the states x at t = 0.
+
+    Arguments as of `images_of`, but the random numbers are each image's own; `on_time` is told the
+    time at every step, from 1 down to 0.
+    """
+    check_protocol(protocol, model.settings)
+    network = model.model
+    device = next(network.parameters()).device
+    shape = (network.in_channels, network.input_size, network.input_size)
+    draws = own_draws(indices, protocol, shape, network.num_classes)
+    with torch.no_grad(), float32_precision(tf32=protocol.tf32):
+        return _sample(model, None, draws, device, protocol, on_time).float()
 
 
 def _sample(

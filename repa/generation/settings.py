@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, get_args
 
 from repa.autoencoders.pixels import Quantizer
 from repa.checkpoints.names import DialectName
-from repa.errors import SettingError, suggestion
+from repa.errors import CheckpointFormatError, SettingError, suggestion
 from repa.generation.defaults import defaults_of
 from repa.generation.solvers import DEFAULT_ORDER, SOLVERS, Times, check_order, check_times
 from repa.registry import default_checkpoint, entry_names
@@ -219,6 +219,8 @@ class Protocol:
         if self.solver not in REFERENCE_SOLVERS:
             rule = f"one of {', '.join(REFERENCE_SOLVERS)} with rng reference, as in REPA"
             raise SettingError("solver", f"solver must be {rule}, got {self.solver}.")
+        if self.times != "published":
+            raise SettingError("times", "times must be the published ones with rng reference.")
 
     @classmethod
     def for_model(cls, model: str | Path = default_checkpoint(), **given: Any) -> Self:  # noqa: ANN401
@@ -228,8 +230,8 @@ class Protocol:
 
         Args:
             model: Registered name, file, or folder of a training run.
-            given: Values by the names of the fields; `labels` may name classes of the model, which
-                become their numbers.
+            given: Values by the names of the fields, and what is said of the file, see `HINTS`;
+                `labels` may name classes of the model, which become their numbers.
 
         Raises:
             SettingError: A value is out of its range or of its choices.
@@ -240,12 +242,19 @@ class Protocol:
         if isinstance(given.get("times"), tuple):
             given = {"num_steps": max(len(given["times"]) - 1, 1), **given}
         said = {name: given[name] for name in HINTS if given.get(name) is not None}
+        own_fields = {k: v for k, v in given.items() if k in known or k not in HINTS}
         labels = given.get("labels")
         if isinstance(labels, tuple) and any(isinstance(label, str) for label in labels):
-            given["labels"] = _numbers_of(labels, model, said)
-        settings = cls(**given, **named)
-        own = defaults_of(model, **said).values.items()
-        return replace(settings, **{k: v for k, v in own if k in known and k not in given})
+            own_fields["labels"] = _numbers_of(labels, model, said)
+        settings = cls(**own_fields, **named)
+        own = defaults_of(model, **said)
+        taken = {k: v for k, v in own.values.items() if k in known and k not in given}
+        try:
+            return replace(settings, **taken)
+        except (SettingError, TypeError, ValueError) as error:
+            if own.dialect != "ours":
+                raise
+            raise CheckpointFormatError(f"{model}: its settings of sampling: {error}") from error
 
     @property
     def adaptive(self) -> bool:
@@ -258,7 +267,7 @@ class SampleConfig(Protocol):
     """A protocol, and which images of which checkpoint it makes, and where they go."""
 
     model: str = setting(
-        f"Checkpoint: a name ({', '.join(entry_names('checkpoints'))}), a file, or the folder of a "
+        "Checkpoint: a name that `repa models` lists, such as digits, a file, or the folder of a "
         "training run. A name comes before a file of that name, which is written ./NAME.",
         default_checkpoint(),
         value="NAME|PATH",
@@ -267,9 +276,9 @@ class SampleConfig(Protocol):
         "Images to make. Published numbers are of 50,000.", 50_000, low=1, flag="--num"
     )
     autoencoder: str | None = setting(
-        f"Decoder of latents: a name ({', '.join(entry_names('autoencoders'))}) or a folder of an "
-        "AutoencoderKL; a name comes before a folder of that name, which is written ./NAME.  "
-        "[default: the checkpoint's]",
+        f"Decoder of latents: a name ({', '.join(entry_names('autoencoders'))}), a folder of an "
+        "AutoencoderKL, or a file of one in the names of latent-diffusion; a name comes before a "
+        "path of that name, which is written ./NAME.  [default: the checkpoint's]",
         None,
         value="NAME|PATH",
     )
@@ -296,8 +305,8 @@ class SampleConfig(Protocol):
         value="N",
     )
     latents: str | None = setting(
-        "Latent space, of a file that does not tell it: an autoencoder's name, or a file of "
-        "statistics (latents_scale, latents_bias).",
+        "Latent space, of a file that does not tell it: an autoencoder's name, or statistics, the "
+        f"name ({', '.join(entry_names('latents'))}) or a file of latents_scale and latents_bias.",
         None,
         value="NAME|FILE",
     )

@@ -17,4 +17,5 @@ from repa.registry.entries import find_entry as find_entry
 from repa.registry.entries import is_registered as is_registered
 from repa.registry.entries import load_registry as load_registry
 from repa.registry.entries import own_file as own_file
+from repa.registry.pins import Pins as Pins
 from repa_base.checksums import file_sha256 as file_sha256

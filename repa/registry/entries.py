@@ -1,7 +1,8 @@
 """The registry, checkpoints.json: what has a name, where its file is, and how to get it.
 
-Sections: checkpoints, autoencoders, encoders, networks (that measure), references, samples (other
-people's published image files), datasets, published (rows of papers). A file comes from our own
+Sections: checkpoints, autoencoders, latents (statistics of latents), encoders, networks (that
+measure), references, samples (other people's published image files), datasets, published (rows of
+papers). A file comes from our own
 package, from an installed package, or by download into the cache folder. Does not import torch,
 and does not know what the files hold.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from repa.errors import ChecksumError, DownloadError, MissingPackageError, UnknownNameError
+from repa.registry.pins import Pins
 from repa_base.checksums import file_sha256
 from repa_base.downloads import download
 
@@ -86,7 +88,8 @@ def fetch(section: str, name: str) -> Path:
     """Return the path of an entry's file, downloaded into the cache folder if need be.
 
     Safe with several processes: one downloads, the others wait. A file that was put into the cache
-    by hand is used like a downloaded one; size and hash are checked wherever they are known.
+    by hand is used like a downloaded one; size and hash are checked wherever they are known. A
+    download whose hash is not known is pinned, see `repa.registry.pins`.
 
     Args:
         section: As in `find_entry`.
@@ -108,13 +111,35 @@ def fetch(section: str, name: str) -> Path:
             )
     elif "package" in entry:
         path = _package_file(name, entry["package"], entry["file"])
-    elif entry.get("url") and entry.get("file"):
-        path = cached_path(section, entry)
-        if not path.exists():
-            download(entry["url"], path, check=functools.partial(check_file, entry=entry))
+    elif entry.get("file"):
+        return _cached(section, name, entry)
     else:
         raise DownloadError(f"{section.removesuffix('s')} {name!r} has no file to fetch.")
     check_file(path, entry=entry)
+    return path
+
+
+def _cached(section: str, name: str, entry: Entry) -> Path:
+    """Return the path of a file in the cache folder, downloaded if need be, and check it."""
+    path, pins = cached_path(section, entry), Pins(cache_dir())
+
+    def check(file: Path) -> None:
+        check_file(file, entry=entry)
+        pins.check(section, name, file)
+
+    def check_and_pin(file: Path) -> None:
+        check(file)
+        if entry.get("sha256") is None:
+            pins.add(section, name, file, entry["url"])
+
+    if not path.exists():
+        if not entry["url"]:
+            raise DownloadError(
+                f"{section.removesuffix('s')} {name!r} has no address of its own: find it at "
+                f"{entry['page']} and put it at {path}"
+            )
+        download(entry["url"], path, check=check_and_pin)
+    check(path)
     return path
 
 

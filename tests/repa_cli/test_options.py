@@ -91,12 +91,22 @@ def whole_number_options():
 OTHER_ARGUMENTS = {"fid": ["x.npz"], "stats": ["x.npz", "--out", "y.npz"], "grid": ["x.npz"]}
 OTHER_ARGUMENTS["grid"] += ["--out", "y.png"]
 OTHER_ARGUMENTS |= {"export": ["digits", "x.safetensors"], "prepare": ["x", "--out", "y"]}
-OTHER_ARGUMENTS["data"] = ["x"]
+OTHER_ARGUMENTS |= {"data": ["x"], "inspect": ["digits"]}
 
 
 def test_all_commands_have_whole_numbers_among_their_options_or_are_known_to_have_none():
     found = {command for command, _ in whole_number_options()}
-    assert found == {"sample", "fid", "stats", "train", "grid", "export", "prepare", "data"}
+    assert found == {
+        "sample",
+        "fid",
+        "stats",
+        "train",
+        "grid",
+        "export",
+        "inspect",
+        "prepare",
+        "data",
+    }
     assert {("sample", "--num"), ("train", "--skip")} < set(whole_number_options())
 
 

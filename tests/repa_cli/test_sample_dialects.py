@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import GOLDENS_DIR
+from ldm_autoencoder import Forward, random_state
 
 from repa.autoencoders.autoencoder import load_autoencoder
 from repa.autoencoders.latent_space import SD_LATENTS
 from repa.autoencoders.pixels import images_from_pixels
 from repa.checkpoints import read_checkpoint
-from samplers import classifier_free_output, initial_noise, sample_ddpm, step_noise
+from repa.tensor_file import read_contents
+from samplers import classifier_free_output, draw_labels, initial_noise, sample_ddpm, step_noise
 
 FOLDER = GOLDENS_DIR / "dialects"
 SHAPE = (4, 8, 8)
@@ -82,6 +84,83 @@ def test_dit_is_sampled_by_ddpm_unless_another_solver_is_typed(repa, here):
     assert manifest["solver"] == "heun" and not np.array_equal(other, found)
 
 
+@pytest.fixture
+def end_to_end(here):
+    """A file of REPA-E's trainer with a small autoencoder in it, and that one's state dict."""
+    _, extra = read_contents(FOLDER / "repae_e2e.pt")
+    state = random_state()
+    keys = {key: extra[key] for key in ("model", "ema", "args", "steps")}
+    torch.save({**keys, "vae": state}, here / "e2e.pt")
+    return state
+
+
+def made(repa, file, *options):
+    command = (
+        "sample",
+        "--model",
+        file,
+        "--num",
+        3,
+        "--steps",
+        3,
+        "--device",
+        "cpu",
+        "--overwrite",
+    )
+    code, _, err = repa(*command, *options)
+    assert code == 0, err
+    with np.load("samples.npz", allow_pickle=False) as found:
+        return found["arr_0"].astype(int), json.loads(str(found["manifest"])), err
+
+
+def test_repa_e_is_decoded_by_the_autoencoder_in_its_own_file(repa, here, end_to_end):
+    found, manifest, _ = made(repa, "e2e.pt", "--num-heads", 4, "--solver", "euler", "--cfg", 1)
+    assert (manifest["autoencoder"], manifest["image_size"]) == ("e2e.pt", 32)
+    assert manifest["autoencoder_sha256"] == manifest["checkpoint_sha256"]
+    model = read_checkpoint("e2e.pt", num_heads=4).model
+    x, labels = initial_noise(0, range(3), SHAPE).double(), draw_labels(0, range(3), 8)
+    for step in range(3):
+        with torch.no_grad():
+            x = x - model(x.float(), torch.full((3,), 1 - step / 3), labels).double() / 3
+    norm = read_contents(here / "e2e.pt")[1]["ema"]
+    latents = x / norm["bn.running_var"].rsqrt()[:, None, None]
+    latents = latents + norm["bn.running_mean"][:, None, None]
+    expected = images_from_pixels(Forward(end_to_end).decode(latents)).numpy().astype(int)
+    assert abs(found - expected).max() <= 1 and found.std() > 10
+
+
+def test_export_of_repa_e_keeps_its_autoencoder(repa, here, end_to_end):
+    first, _, _ = made(repa, "e2e.pt", "--num-heads", 4)
+    assert repa("export", "e2e.pt", "x.safetensors", "--num-heads", 4)[0] == 0
+    (here / "e2e.pt").unlink()
+    again, manifest, _ = made(repa, "x.safetensors")
+    assert np.array_equal(again, first) and manifest["autoencoder"] == "x.safetensors"
+
+
+def test_autoencoder_may_be_a_file_of_its_own(repa, here, end_to_end):
+    torch.save(end_to_end, here / "vae.pt")
+    typed = ("--num-heads", 4, "--autoencoder", "vae.pt")
+    first, manifest, _ = made(repa, "e2e.pt", *typed)
+    assert manifest["autoencoder"] == "vae.pt"
+    assert np.array_equal(first, made(repa, "e2e.pt", "--num-heads", 4)[0])
+    file = FOLDER / "repa_train.pt"
+    code, _, err = repa("sample", "--model", "e2e.pt", "--num-heads", 4, "--autoencoder", file)
+    assert code == 1 and "holds no autoencoder in the names of latent-diffusion" in err
+
+
+def test_exported_file_is_sampled_as_its_authors_sample_the_original(repa, here):
+    command = ("export", FOLDER / "sit_train.pt", "x.safetensors", "--num-heads", 3)
+    assert repa(*command)[0] == 0
+    found, manifest, err = made(repa, "x.safetensors", "--autoencoder", "vae")
+    assert "with the defaults that its file brings" in err
+    first, original, _ = made(
+        repa, FOLDER / "sit_train.pt", "--autoencoder", "vae", "--num-heads", 3
+    )
+    assert np.array_equal(found, first)
+    changed = {key for key in manifest.keys() | original if manifest.get(key) != original.get(key)}
+    assert changed == {"model", "checkpoint_sha256", "dialect"}
+
+
 def test_internal_guidance_is_on_as_published_and_says_where_its_head_is(repa, here):
     found, manifest, err = sampled(repa, "ig_train", "--num-heads", 4, "--steps", 3)
     assert (manifest["internal_scale"], manifest["cfg_scale"]) == (1.4, 1.35)
@@ -102,7 +181,7 @@ def test_internal_guidance_is_on_as_published_and_says_where_its_head_is(repa, h
         ("repa_train", ("--num-heads", 3, "--solver", "ddpm"), 2, "networks that predict noise"),
         ("repa_train", ("--num-heads", 3, "--ig", 1.4), 2, "no middle head"),
         ("dit_train", ("--num-heads", 3, "--steps", 1001), 2, "from 2 to 1000 for ddpm"),
-        ("irepa_mlp", ("--num-heads", 3), 1, "say --latents FILE"),
+        ("irepa_mlp", ("--num-heads", 3), 1, "say --latents sdvae-ft-mse-f8d4"),
         ("reg_train", (), 1, "is REG's"),
         ("repae_ldm", ("--num-heads", 4), 2, "--autoencoder"),
     ],

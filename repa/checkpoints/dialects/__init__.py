@@ -4,10 +4,11 @@
 file speaks, or takes the one that is said. Another dialect is another file and another line.
 """
 
+from dataclasses import replace
 from typing import Protocol
 
 from repa.checkpoints.architecture import Converted
-from repa.checkpoints.contents import Contents, Extra, Tensors, unwrap
+from repa.checkpoints.contents import Contents, unwrap
 from repa.checkpoints.dialects import (
     dit,
     haste,
@@ -23,12 +24,18 @@ from repa.checkpoints.dialects import (
 from repa.checkpoints.dialects.refused import refusal
 from repa.checkpoints.hints import Hints
 from repa.errors import suggestion
+from repa.tensor_file import Extra, Tensors
 
 __all__ = ["DIALECTS", "Dialect", "convert"]
 
 
 class Dialect(Protocol):
     """What a dialect's file defines."""
+
+    @property
+    def TOLD_BY(self) -> str:  # noqa: N802
+        """What `recognise` goes by, in a few words."""
+        ...
 
     def recognise(self, contents: Contents) -> bool:
         """Whether a file speaks this dialect, or one that stands later in the list."""
@@ -72,7 +79,9 @@ def convert(tensors: Tensors, extra: Extra, hints: Hints) -> tuple[str, Converte
     if reason := refusal(contents.tensors):
         raise ValueError(reason)
     name = _said(contents, hints.dialect) if hints.dialect else _found(contents)
-    return name, DIALECTS[name].convert(contents, hints)
+    found = DIALECTS[name].convert(contents, hints)
+    by = "as said" if hints.dialect else DIALECTS[name].TOLD_BY
+    return name, replace(found, told={"dialect": by, **found.told})
 
 
 def _said(contents: Contents, name: str) -> str:

@@ -6,7 +6,6 @@ Source:
 
 from dataclasses import replace
 
-from repa.autoencoders.latent_space import SD_LATENTS
 from repa.checkpoints.architecture import Converted, converted
 from repa.checkpoints.contents import Contents
 from repa.checkpoints.dialects import sit
@@ -14,6 +13,8 @@ from repa.checkpoints.hints import Hints
 from repa.models.prediction import Prediction
 
 _NUM_TIMES = 1000
+
+TOLD_BY = "its trainer's arguments (image_size, and none of SiT's)"
 
 
 def recognise(contents: Contents) -> bool:
@@ -37,10 +38,8 @@ def convert(contents: Contents, hints: Hints) -> Converted:
         hints,
         path_type="ddpm",
         prediction=Prediction("noise", channels=channels, num_times=_NUM_TIMES),
-        latent_space=replace(
-            SD_LATENTS, autoencoder=f"sd-vae-ft-{contents.args.get('vae', 'ema')}"
-        ),
         guided_channels=sit.GUIDED_CHANNELS,
+        **sit.decoder_of(contents.args),
     )
     model = {**found.settings.model, "out_channels": 2 * channels}
     return replace(found, settings=replace(found.settings, model=model))

@@ -8,6 +8,8 @@ from repa.checkpoints.contents import Contents
 from repa.checkpoints.dialects.repa import convert as convert
 from repa.checkpoints.dialects.repa import fits as fits
 
+TOLD_BY = "its trainer's arguments (attn_coeff, early_stop_point)"
+
 _ARGUMENTS = {"attn_coeff", "early_stop_point"}
 
 

@@ -14,6 +14,8 @@ from repa.checkpoints.hints import Hints
 
 _HEAD = "final_layer_xr."
 
+TOLD_BY = "a second head (final_layer_xr)"
+
 
 def recognise(contents: Contents) -> bool:
     """Whether there is a second head."""
@@ -34,4 +36,5 @@ def convert(contents: Contents, hints: Hints) -> Converted:
     model = {**settings.model, "internal_head": True}
     taken = f"its middle head after block {depth}, as its code's default (else --encoder-depth)"
     assumed = () if told else (taken,)
-    return replace(found, settings=replace(settings, model=model), assumed=assumed)
+    by = found.told if told else {**found.told, "encoder_depth": f"assumed: {taken}"}
+    return replace(found, settings=replace(settings, model=model), assumed=assumed, told=by)

@@ -12,14 +12,17 @@ from torch import Tensor
 
 from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints.architecture import Converted, converted
-from repa.checkpoints.contents import Contents, Tensors
+from repa.checkpoints.contents import Contents
 from repa.checkpoints.dialects.repa import fits as fits
 from repa.checkpoints.hints import Hints
+from repa.tensor_file import Tensors
 
 _LAYER = "projection_layer."
 _KERNEL = 3  # of `repa.models.blocks.ConvProjector`
 _AUTOENCODER = "sd-vae-ft-mse"
-_STATISTICS = "sdvae-ft-mse-f8d4-latents-stats.pt"
+_STATISTICS = "sdvae-ft-mse-f8d4"  # in the registry
+
+TOLD_BY = "a projector's projection_layer, or its trainer's arguments"
 
 
 def recognise(contents: Contents) -> bool:
@@ -33,7 +36,7 @@ def convert(contents: Contents, hints: Hints) -> Converted:
     if hints.latents is None and hints.stated is None:
         raise ValueError(
             "is iREPA's, whose latents are normalised by statistics in another file: say --latents "
-            f"FILE (in Python latents), {_STATISTICS} of the autoencoder it was trained with"
+            f"{_STATISTICS} (in Python latents), or a file of those that it was trained with"
         )
     tensors: Tensors = {}
     for name, tensor in contents.tensors.items():

@@ -1,12 +1,19 @@
-"""What our trainer and export write: safetensors with a JSON description under the key "repa"."""
+"""What our trainer and export write: safetensors with a JSON description under the key "repa".
+
+An export of a file that holds its own autoencoder has that as well, under another prefix.
+"""
 
 import json
 from dataclasses import replace
 
+from repa.autoencoders.ldm import PREFIX as AUTOENCODER_PREFIX
 from repa.checkpoints.architecture import Converted, converted
 from repa.checkpoints.contents import Contents
 from repa.checkpoints.hints import Hints
 from repa.checkpoints.settings import FORMATS, settings_from_description
+from repa.tensor_file import Tensors
+
+TOLD_BY = 'a description under the key "repa"'
 
 
 def recognise(contents: Contents) -> bool:
@@ -27,7 +34,15 @@ def convert(contents: Contents, hints: Hints) -> Converted:
         raise ValueError(f"its description is unreadable: {error}") from error
     stated = description if hints.stated is None else hints.stated
     _check_heads(settings_from_description(stated, contents.tensors).model["num_heads"], hints)
-    return converted(contents.tensors, contents, replace(hints, stated=stated))
+    network, autoencoder = _parted(contents.tensors)
+    found = converted(network, contents, replace(hints, stated=stated))
+    return replace(found, autoencoder=autoencoder, told={"settings": "its description"})
+
+
+def _parted(tensors: Tensors) -> tuple[Tensors, Tensors]:
+    """Return the tensors of the network, and those of its own autoencoder, which few files have."""
+    own = {n: tensor for n, tensor in tensors.items() if n.startswith(AUTOENCODER_PREFIX)}
+    return {n: tensor for n, tensor in tensors.items() if n not in own}, own
 
 
 def _check_heads(described: int, hints: Hints) -> None:

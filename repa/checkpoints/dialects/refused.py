@@ -5,8 +5,9 @@ Source:
     and DDT 1d1b4d2.
 """
 
-from repa.checkpoints.contents import Tensors
+from repa.tensor_file import Tensors
 
+_OWN = ("x_embedder.", "final_layer.")  # of every transformer of SiT's kind
 _KNOWN = {
     "REG": (
         ("wg_norm.", "cls_projectors2.", "final_layer.linear_cls."),
@@ -30,11 +31,38 @@ _KNOWN = {
     ),
 }
 
+_OTHERS = {
+    "an autoencoder of images; it goes to --autoencoder": (
+        "decoder.mid.block_1.",
+        "decoder.mid_block.",
+        "first_stage_model.",
+    ),
+    "statistics of latents; they go to --latents": ("latents_scale", "latents_bias"),
+    "a network of text and image": ("context_embedder.", "joint_blocks.", "text_encoder.", "cap_"),
+    "a U-Net": ("input_blocks.", "mid_block.", "middle_block.", "down_blocks."),
+    "a language model": ("lm_head.", "model.layers.", "transformer.h.", "bert."),
+    "an encoder of images": (
+        "cls_token",
+        "patch_embed.proj.",
+        "visual.",
+        "layer1.0.conv1.",
+        "Conv2d_1a_3x3.",
+        "mixed_5b.",
+    ),
+}
+"""What other files hold, by the beginnings of their tensors' names."""
+
 
 def refusal(tensors: Tensors) -> str | None:
-    """Return why the file of a known network is not read, or None."""
+    """Return why the file of a known network, or of another task, is not read, or None."""
     for name, (marks, reason) in _KNOWN.items():
         for tensor in tensors:
             if any(f".{tensor}".find(f".{mark}") >= 0 for mark in marks):
                 return f"is {name}'s (it holds {tensor[:80]}), which is not supported: {reason}"
+    if any(tensor.startswith(_OWN) for tensor in tensors):
+        return None
+    for what, marks in _OTHERS.items():
+        for tensor in tensors:
+            if tensor.removeprefix("module.").removeprefix("model.").startswith(marks):
+                return f"holds {what} (it has {tensor[:80]}), and no SiT"
     return None

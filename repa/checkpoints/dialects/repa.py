@@ -8,10 +8,13 @@ Source:
 """
 
 from repa.checkpoints.architecture import Converted, converted
-from repa.checkpoints.contents import Contents, Tensors
+from repa.checkpoints.contents import Contents
 from repa.checkpoints.hints import Hints
+from repa.tensor_file import Tensors
 
 _LEGACY = "decoder_blocks."
+
+TOLD_BY = "assumed: nothing in the file is of another dialect"
 
 
 def recognise(contents: Contents) -> bool:

@@ -1,6 +1,7 @@
 """REPA-E: the network is trained in a space that a batch norm of the autoencoder's latents spans.
 
-The norm's statistics are in the file, and samples are turned back by them, without the norm's eps.
+The norm's statistics are in the file, and samples are turned back by them, without the norm's eps;
+so is the autoencoder, as it was tuned together with the network.
 The form that trains no autoencoder has them in a file of their own as well, which is what its code
 samples by; the file's agree with them but for rounding.
 
@@ -8,14 +9,19 @@ Source:
     REPA-E models/sit.py and generate.py at 3ad8046.
 """
 
+from dataclasses import replace
+
 import torch
 
 from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints.architecture import Converted, converted
 from repa.checkpoints.contents import Contents
 from repa.checkpoints.hints import Hints
+from repa.tensor_file import is_state_dict
 
 _MEAN, _VARIANCE = "bn.running_mean", "bn.running_var"
+
+TOLD_BY = "a batch norm's statistics (bn.running_mean, bn.running_var)"
 
 
 def recognise(contents: Contents) -> bool:
@@ -28,11 +34,13 @@ fits = recognise
 
 def convert(contents: Contents, hints: Hints) -> Converted:
     """Return the network without the batch norm, which the latent space is made of."""
-    end_to_end = "vae" in contents.extra
-    assumed = () if end_to_end or hints.latents else (_BY_ITS_NORM,)
+    autoencoder = contents.extra.get("vae")
+    assumed = () if autoencoder or hints.latents else (_BY_ITS_NORM,)
     tensors = {n: t for n, t in contents.tensors.items() if not n.startswith("bn.")}
     space = _space(contents.tensors[_MEAN], contents.tensors[_VARIANCE])
-    return converted(tensors, contents, hints, assumed=assumed, latent_space=space)
+    told = {"latent_space": "its batch norm" if autoencoder else f"assumed: {_BY_ITS_NORM}"}
+    found = converted(tensors, contents, hints, assumed=assumed, latent_space=space, told=told)
+    return replace(found, autoencoder=autoencoder) if is_state_dict(autoencoder) else found
 
 
 _BY_ITS_NORM = "latents as its batch norm says, which is the statistics file up to rounding"

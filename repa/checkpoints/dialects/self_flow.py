@@ -17,6 +17,8 @@ from repa.checkpoints.hints import Hints
 _PATCHES, _HEAD = "x_embedder.proj.weight", "projector."
 _CHANNELS = 4  # of Stable Diffusion's latents, the only ones that it was published for
 
+TOLD_BY = "patches that are embedded by a linear layer"
+
 
 def recognise(contents: Contents) -> bool:
     """Whether patches are embedded by a linear layer."""

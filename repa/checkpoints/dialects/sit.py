@@ -10,15 +10,17 @@ Source:
 """
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from repa.autoencoders.latent_space import SD_LATENTS
 from repa.checkpoints.architecture import Converted, converted
-from repa.checkpoints.contents import Contents, Tensors
+from repa.checkpoints.contents import Contents
 from repa.checkpoints.hints import Hints
 from repa.models.blocks import time_frequencies
+from repa.tensor_file import Extra, Tensors
 
 GUIDED_CHANNELS = 3
 """Guidance leaves the fourth channel alone; DiT's, SiT's and LightningDiT's code has it so."""
@@ -26,6 +28,8 @@ GUIDED_CHANNELS = 3
 _PATHS = {"Linear": "linear", "GVP": "cosine"}
 _TIME, _HEAD = "t_embedder.mlp.0.weight", "final_layer.linear."
 _MOVED = ("x_embedder.", "t_embedder.", "y_embedder.", "blocks.", "final_layer.", "pos_embed")
+
+TOLD_BY = "its trainer's arguments (path_type, prediction, image_size)"
 
 
 def recognise(contents: Contents) -> bool:
@@ -60,9 +64,18 @@ def convert(contents: Contents, hints: Hints) -> Converted:
         contents,
         hints,
         path_type=_PATHS[path],
-        latent_space=replace(SD_LATENTS, autoencoder=f"sd-vae-ft-{args.get('vae', 'ema')}"),
         guided_channels=GUIDED_CHANNELS,
+        **decoder_of(args),
     )
+
+
+def decoder_of(args: Extra) -> dict[str, Any]:
+    """Return the latent space of SiT's and DiT's files, and who tells its decoder, as keywords."""
+    by = "its arguments; the scale 0.18215 is its code's"
+    if "vae" not in args:
+        by = "assumed: the decoder that its sample_ddp.py takes; the scale 0.18215 is its code's"
+    space = replace(SD_LATENTS, autoencoder=f"sd-vae-ft-{args.get('vae', 'ema')}")
+    return {"latent_space": space, "told": {"latent_space": by}}
 
 
 def in_our_convention(tensors: Tensors) -> Tensors:

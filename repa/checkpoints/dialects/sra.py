@@ -17,6 +17,8 @@ from repa.checkpoints.hints import Hints
 
 _HEAD = "ap_head."
 
+TOLD_BY = "a head for its own features (ap_head)"
+
 
 def recognise(contents: Contents) -> bool:
     """Whether there is a head for its own features."""

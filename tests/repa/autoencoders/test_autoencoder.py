@@ -162,7 +162,7 @@ def test_registered_revision_is_the_one_that_is_downloaded(folder, tmp_path, mon
     entry = {"hugging_face": "somebody/vae", "revision": revision}
     monkeypatch.setenv("REPA_CACHE", str(tmp_path))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", answer)
-    monkeypatch.setattr("repa.autoencoders.autoencoder.find_entry", lambda section, name: entry)
+    monkeypatch.setattr("repa.autoencoders.hub.find_entry", lambda section, name: entry)
     assert find_autoencoder("sd-vae-ft-ema").folder == folder
     assert asked == [("somebody/vae", revision)]
 

@@ -132,6 +132,7 @@ def test_guidance_of_sra_at_512_pixels_is_what_its_authors_state(tmp_path):
     torch.save(state, tmp_path / "b.pt")
     own = defaults_of(tmp_path / "b.pt", num_heads=3)
     assert (own.values, own.dialect, own.remark) == ({"cfg_scale": 2.5}, "sra", "")
+    assert defaults_of("sra-xl-2-512").values == {"cfg_scale": 2.5}
 
 
 @pytest.mark.parametrize("head", [(), ("ap_head.linear1.weight",)])

@@ -330,6 +330,7 @@ def test_a_run_on_a_cpu_says_that_it_is_none_of_those_published(settings):
         ({"labels": (1, 2)}, "labels", "labels must be random with rng reference"),
         ({"solver": "dopri5"}, "solver", "one of sde, euler, heun with rng reference"),
         ({"solver": "ddpm"}, "solver", "one of sde, euler, heun with rng reference"),
+        ({"times": "uniform"}, "times", "must be the published ones with rng reference"),
         ({"seed": 1 << 62, "world_size": 5}, "seed", r"must be below 2\*\*64"),
     ],
 )

@@ -2,17 +2,20 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import get_args
 from urllib.parse import urlsplit
 
 import pytest
 from file_server import CONTENT, Handler
 
+from repa.checkpoints.names import DialectName
 from repa.errors import ChecksumError, DownloadError, MissingPackageError, UnknownNameError
 from repa.models.sit import SIT_SIZES
 from repa.registry import entries as registry
 from repa.registry import fetch, file_sha256, find_entry, load_registry
 
-FILE_SECTIONS = ("checkpoints", "autoencoders", "encoders", "networks", "references", "samples")
+FILE_SECTIONS = ("checkpoints", "autoencoders", "latents", "encoders", "networks", "references")
+FILE_SECTIONS += ("samples",)
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +49,10 @@ def test_names_in_the_registry_refer_to_entries_of_the_registry():
         assert entry["autoencoder"] is None or entry["autoencoder"] in known["autoencoders"]
         if entry["model"]:
             assert entry["model"]["size"] in SIT_SIZES
+        assert entry.get("dialect", "repa") in get_args(DialectName)
+        assert entry["url"] or "page" in entry or "package_file" in entry
+    for entry in known["latents"].values():
+        assert entry["autoencoder"] in {None, *known["autoencoders"]}
     for entry in known["datasets"].values():
         assert entry["reference"] in known["references"] and entry["network"] in known["networks"]
         assert entry.get("class_names") in (None, *known["class_names"])
@@ -53,7 +60,8 @@ def test_names_in_the_registry_refer_to_entries_of_the_registry():
         assert entry["network"] in known["networks"]
     for entry in known["published"].values():
         assert entry["checkpoint"] in known["checkpoints"]
-        assert entry["settings"]["autoencoder"] in known["autoencoders"]
+        autoencoder = known["checkpoints"][entry["checkpoint"]]["autoencoder"]
+        assert entry["settings"].get("autoencoder", autoencoder) == autoencoder
 
 
 def test_published_default_protocol_is_the_row_of_1_42():

@@ -11,6 +11,7 @@ from repa.checkpoints import read_checkpoint
 from repa.checkpoints.architecture import Converted
 from repa.checkpoints.dialects import DIALECTS
 from repa.checkpoints.settings import CheckpointSettings
+from repa.errors import CheckpointFormatError
 from repa.models.prediction import Prediction
 
 MODEL = {
@@ -76,13 +77,24 @@ def test_every_form_is_recognised_as_its_dialect_and_holds_the_same_network(
 
 @pytest.mark.parametrize(
     ("in_channels", "space"),
-    [(3, PIXELS), (4, SD_LATENTS), (16, LatentSpace(scale=1 / 0.18215))],
+    [(3, PIXELS), (4, SD_LATENTS)],
 )
 def test_channels_of_a_bare_state_dict_tell_its_latent_space(tmp_path, in_channels, space):
     torch.save(tensors(in_channels=in_channels), tmp_path / "x.pt")
     checkpoint = read_checkpoint(tmp_path / "x.pt")
     assert checkpoint.settings.latent_space == space
     assert checkpoint.settings.latent_space.is_pixels == (in_channels == 3)
+    assert checkpoint.told["latent_space"].startswith("assumed: ")
+
+
+def test_latent_space_that_nothing_tells_is_asked_for(tmp_path):
+    torch.save(tensors(in_channels=16), tmp_path / "x.pt")
+    with pytest.raises(CheckpointFormatError, match=r"x\.pt: has 16 channels.*say --latents FILE"):
+        read_checkpoint(tmp_path / "x.pt")
+    statistics = {"latents_scale": torch.full((16,), 0.5), "latents_bias": torch.ones(16)}
+    torch.save(statistics, tmp_path / "stats.pt")
+    space = read_checkpoint(tmp_path / "x.pt", latents=tmp_path / "stats.pt").latent_space
+    assert space == LatentSpace(None, scale=(2.0,) * 16, bias=(1.0,) * 16)
 
 
 @pytest.mark.parametrize("save", [described, bare, trained])
@@ -102,6 +114,8 @@ def test_registered_description_comes_before_what_the_file_says(tmp_path, monkey
 class Newcomer:
     """A dialect of another project: its own key, noise prediction, reversed time."""
 
+    TOLD_BY = "its own key"
+
     @staticmethod
     def recognise(contents):
         return "newcomer" in contents.extra
@@ -120,4 +134,5 @@ def test_another_dialect_is_another_entry_of_the_list(tmp_path, monkeypatch):
     assert checkpoint.dialect == "newcomer"
     assert checkpoint.settings.prediction == Prediction("noise", reversed_time=True)
     assert checkpoint.assumed == ("that it is new",)
+    assert checkpoint.told == {"dialect": "its own key"}
     assert checkpoint.model.num_classes == 5

@@ -1,6 +1,7 @@
 """What a file does not tell: it is asked for, and what is said is checked."""
 
 import json
+from dataclasses import fields
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from repa import SIT_SIZES, SiT
 from repa.autoencoders.latent_space import SD_LATENTS
 from repa.checkpoints import export_weights, load_model, read_checkpoint
 from repa.checkpoints.dialects import DIALECTS
-from repa.checkpoints.names import SAMPLING, DialectName
+from repa.checkpoints.export import write_weights
+from repa.checkpoints.names import SAMPLED, SAMPLING, DialectName
+from repa.checkpoints.settings import CheckpointSettings, describe
 from repa.errors import CheckpointFormatError, UnknownNameError
-from repa.generation import SampleConfig
+from repa.generation import Protocol, SampleConfig
 
 FOLDER = GOLDENS_DIR / "dialects"
 PLAIN = {"input_size": 8, "in_channels": 4, "num_classes": 5, "encoder_depth": 1}
@@ -73,7 +76,7 @@ def test_heads_that_no_named_size_tells_are_asked_for_and_checked():
 
 def test_statistics_of_latents_are_asked_for_where_a_file_needs_them(tmp_path):
     file = FOLDER / "irepa_conv.pt"
-    assert "say --latents FILE" in refusal(file, num_heads=4)
+    assert "say --latents sdvae-ft-mse-f8d4" in refusal(file, num_heads=4)
     named = read_checkpoint(file, num_heads=4, latents="sd-vae-ft-mse").latent_space
     assert (named.autoencoder, named.scale) == ("sd-vae-ft-mse", SD_LATENTS.scale)
     with pytest.raises(UnknownNameError, match="unknown latents or file 'sd-vae'"):
@@ -115,6 +118,26 @@ def test_known_networks_that_are_not_supported_are_refused_by_name(tmp_path, key
         assert f"is {name}'s" in refusal(file, **hints)
 
 
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
+        (
+            ["encoder.conv_in.weight", "decoder.mid.block_1.conv1.weight"],
+            "an autoencoder of images",
+        ),
+        (["decoder.mid_block.resnets.0.conv1.weight"], "an autoencoder of images"),
+        (["latents_scale", "latents_bias"], "statistics of latents"),
+        (["model.joint_blocks.0.x_block.attn.qkv.weight"], "a network of text and image"),
+        (["time_embed.0.weight", "input_blocks.0.0.weight"], "a U-Net"),
+        (["model.embed_tokens.weight", "lm_head.weight"], "a language model"),
+        (["cls_token", "pos_embed", "blocks.0.attn.qkv.weight"], "an encoder of images"),
+    ],
+)
+def test_file_of_another_task_is_named_by_its_keys(tmp_path, keys, what):
+    file = saved(tmp_path / "x.pt", {key: torch.ones(2) for key in keys})
+    assert f"holds {what}" in refusal(file) and "no SiT" in refusal(file)
+
+
 def test_recorded_reg_is_refused_by_name():
     assert "is REG's" in refusal(FOLDER / "reg_train.pt")
 
@@ -145,7 +168,7 @@ def test_sit_of_another_path_or_prediction_is_refused(tmp_path):
         ("dit_train", {"num_heads": 3}),
         ("ig_train", {"num_heads": 4, "encoder_depth": 2}),
         ("irepa_conv", {"num_heads": 4, "latents": FOLDER / "irepa_conv_latents_stats.pt"}),
-        ("repae_e2e", {"num_heads": 4}),
+        ("repae_ldm", {"num_heads": 4}),
         ("selfflow_wrapped", {"num_heads": 3}),
     ],
 )
@@ -156,11 +179,78 @@ def test_export_of_another_dialect_needs_no_hints_and_means_the_same(tmp_path, n
     for what in ("prediction", "latent_space", "guided_channels"):
         assert getattr(again, what) == getattr(first, what)
     assert (again.dialect, again.settings.path_type) == ("ours", first.settings.path_type)
-    x, labels = torch.randn(2, 4, 8, 8), torch.tensor([0, 1])
+    model = first.settings.model
+    x = torch.randn(2, model["in_channels"], model["input_size"], model["input_size"])
+    labels = torch.tensor([0, 1])
     t = torch.tensor([0.3, 0.8])
     with torch.no_grad():
         expected = first.velocity_model(x, t, labels)
         assert torch.equal(again.velocity_model(x, t, labels), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "hints"),
+    [
+        ("repa_train", {"num_heads": 3}),
+        ("repa_legacy", {"num_heads": 4}),
+        ("sit_release", {"num_heads": 3, "dialect": "sit"}),
+        ("dit_release", {"num_heads": 3, "dialect": "dit"}),
+        ("haste_train", {"num_heads": 3}),
+        ("ig_train", {"num_heads": 4}),
+        ("sra_dit", {"num_heads": 4}),
+        ("selfflow_release", {"num_heads": 3}),
+        ("irepa_mlp", {"num_heads": 3, "latents": str(FOLDER / "irepa_mlp_latents_stats.pt")}),
+    ],
+)
+def test_settings_of_sampling_survive_an_export(tmp_path, name, hints):
+    file = FOLDER / f"{name}.pt"
+    out = export_weights(file, tmp_path / "x.safetensors", **hints)
+    first, again = Protocol.for_model(file, **hints), Protocol.for_model(out)
+    assert again == first
+    named = read_checkpoint(file, **hints).dialect in SAMPLING
+    assert (first != Protocol()) == named
+    # An export of an export, too.
+    twice = export_weights(out, tmp_path / "y.safetensors")
+    assert Protocol.for_model(twice) == first
+
+
+def test_settings_that_a_file_may_say_are_those_that_say_how():
+    which = {"seed", "batch_size", "tf32"}
+    assert set(SAMPLED) == {field.name for field in fields(Protocol)} - which
+
+
+def described(file, sampling):
+    settings = CheckpointSettings(model=PICO, latent_space=SD_LATENTS)
+    write_weights(file, tensors(), {**describe(settings), "sampling": sampling})
+    return file
+
+
+def test_a_file_says_how_it_is_sampled_and_nothing_else(tmp_path):
+    said = {"cfg_scale": 3, "out": "/elsewhere.npz", "overwrite": True, "seed": 7, "new": 1}
+    file = described(tmp_path / "x.safetensors", said)
+    config = SampleConfig.for_model(file)
+    assert config == SampleConfig(model=file, cfg_scale=3.0)
+    assert SampleConfig.for_model(file, cfg_scale=1.2).cfg_scale == 1.2
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"cfg_scale": "strong"},
+        {"cfg_scale": -1},
+        {"solver": "eular"},
+        {"guidance_interval": 0.5},
+        {"guidance_interval": [0.5, "x"]},
+        {"labels": {"a": 1}},
+        {"num_steps": None},
+        "much",
+    ],
+)
+def test_odd_settings_in_a_file_are_refused_by_its_name(tmp_path, sampling):
+    file = described(tmp_path / "x.safetensors", sampling)
+    with pytest.raises(CheckpointFormatError, match=r"x\.safetensors: .*sampling") as caught:
+        SampleConfig.for_model(file)
+    assert "\n" not in str(caught.value)
 
 
 def test_authors_settings_are_the_defaults_of_their_files_and_what_is_given_beats_them():

@@ -68,11 +68,10 @@ def tensor(array):
     return torch.from_numpy(np.asarray(array))
 
 
-@EVERY
-def test_velocity_is_the_recorded_one_at_every_time_with_labels_and_without(name):
+def velocities_of(name):
+    """Velocity and the recorded one, at every time with labels and without."""
     arrays, _ = recorded(name)
     loaded = load(name)
-    assert (loaded.dialect, loaded.prediction) == (DIALECTS[name], "velocity")
     x, labels = tensor(arrays["x"]), tensor(arrays["y"])
     null = torch.full_like(labels, loaded.model.null_label)
     cases = [(arrays["t_common"], arrays["v_common"], labels)]
@@ -83,9 +82,17 @@ def test_velocity_is_the_recorded_one_at_every_time_with_labels_and_without(name
     for times, velocities, asked in cases:
         for t, velocity in zip(times, velocities, strict=True):
             with torch.no_grad():
-                found = loaded.model(x, torch.full((len(x),), float(t)), asked)
-            assert found.shape == velocity.shape
-            torch.testing.assert_close(found, tensor(velocity), atol=VELOCITY, rtol=0)
+                yield loaded.model(x, torch.full((len(x),), float(t)), asked), tensor(velocity)
+
+
+@EVERY
+def test_velocity_is_the_recorded_one_at_every_time_with_labels_and_without(name):
+    assert (load(name).dialect, load(name).prediction) == (DIALECTS[name], "velocity")
+    pairs = list(velocities_of(name))
+    assert len(pairs) == 10  # five times, twice
+    for found, velocity in pairs:
+        assert found.shape == velocity.shape
+        torch.testing.assert_close(found, velocity, atol=VELOCITY, rtol=0)
 
 
 def case_of(name, meta):

@@ -40,28 +40,36 @@ def load(name):
     return load_model(FOLDER / f"{name}.pt", num_heads=heads, **said)
 
 
-@EVERY
-def test_raw_output_is_the_recorded_one_at_whole_times(name):
+def outputs_of(name):
+    """Raw output and the recorded one, at whole times."""
     arrays, _ = recorded(name)
     loaded = load(name)
-    assert (loaded.dialect, loaded.prediction) == (DIALECTS[name], "noise")
-    assert loaded.guided_channels == 3
     x, labels = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"])
     for k, expected in zip(arrays["t_native"], arrays["out_native"], strict=True):
         with torch.no_grad():
             found = loaded.network(x, torch.full((len(x),), int(k)), labels)
+        yield found, torch.from_numpy(expected)
+
+
+@EVERY
+def test_raw_output_is_the_recorded_one_at_whole_times(name):
+    loaded = load(name)
+    assert (loaded.dialect, loaded.prediction) == (DIALECTS[name], "noise")
+    assert loaded.guided_channels == 3
+    pairs = list(outputs_of(name))
+    assert len(pairs) == len(recorded(name)[0]["t_native"])
+    for found, expected in pairs:
         assert found.shape == expected.shape
-        torch.testing.assert_close(found, torch.from_numpy(expected), atol=OUTPUT, rtol=0)
+        torch.testing.assert_close(found, expected, atol=OUTPUT, rtol=0)
 
 
 def cases_of(name):
     return [case for case in recorded(name)[1]["cases"] if "ddpm" in case]
 
 
-@pytest.mark.parametrize(("name", "case"), [(n, case) for n in DIALECTS for case in cases_of(n)])
-def test_ddpm_with_the_recorded_noise_gives_the_recorded_sample(name, case):
+def sampled(loaded, name, case):
     arrays, meta = recorded(name)
-    loaded, said = load(name), meta["cases"][case]
+    said = meta["cases"][case]
     key = f"noise_seq/{case.split('/')[1]}"
     normals = torch.from_numpy(arrays[key if key in arrays else "noise_seq/ddpm8"])
     labels, scale = torch.from_numpy(arrays["labels"]), said["cfg_scale"]
@@ -70,8 +78,13 @@ def test_ddpm_with_the_recorded_noise_gives_the_recorded_sample(name, case):
         network, labels, network.null_label, scale, guided_channels=channels
     )
     noise = torch.from_numpy(arrays["noise"])
-    found = sample_ddpm(output, noise, num_steps=8, normal=lambda step: normals[step])
-    expected = torch.from_numpy(arrays[case]).double()
+    return sample_ddpm(output, noise, num_steps=8, normal=lambda step: normals[step])
+
+
+@pytest.mark.parametrize(("name", "case"), [(n, case) for n in DIALECTS for case in cases_of(n)])
+def test_ddpm_with_the_recorded_noise_gives_the_recorded_sample(name, case):
+    found = sampled(load(name), name, case)
+    expected = torch.from_numpy(recorded(name)[0][case]).double()
     bound = SAMPLE * expected.abs().max().item()
     torch.testing.assert_close(found, expected, atol=bound, rtol=0)
 

@@ -1,0 +1,9 @@
+from .checking import Check as Check
+from .checking import check_checkpoint as check_checkpoint
+from .checking import verdict as verdict
+from .description import Fact as Fact
+from .description import Inspection as Inspection
+from .description import inspect_checkpoint as inspect_checkpoint
+from .listing import ListedEntry as ListedEntry
+from .listing import download_entry as download_entry
+from .listing import list_entries as list_entries
