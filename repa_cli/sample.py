@@ -212,7 +212,7 @@ def _run(
     """Generate and draw; return what to report, which is nothing for the ranks after the first."""
     with Loading():
         from repa.generation.job import generate
-        from repa.generation.opening import unfinished_part
+        from repa.generation.sample_files.opening import unfinished_part
         from repa.sheets import check_png_folder, check_sheet, save_png_folder, save_sheet
         from repa_base.processes import joined_processes
 

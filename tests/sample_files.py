@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from repa.generation.opening import open_output
+from repa.generation.sample_files.opening import open_output
 
 SETTINGS = {
     "seed": 1,

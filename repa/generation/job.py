@@ -20,14 +20,14 @@ from repa.errors import ChecksumError, NonFiniteError, RepaError, SettingError
 from repa.generation.draws import image_blocks
 from repa.generation.guiding import recorded
 from repa.generation.images import TOLERANCE, check_protocol, images_of
-from repa.generation.opening import (
+from repa.generation.sample_files.opening import (
     attach_output,
     check_sample_file,
     open_output,
     unfinished_part,
 )
-from repa.generation.sample_file import NpzWriter
-from repa.generation.sample_run import SampleRun
+from repa.generation.sample_files.sample_file import NpzWriter
+from repa.generation.sample_files.sample_run import SampleRun
 from repa.generation.settings import SampleConfig
 from repa.generation.solvers import DEFAULT_ORDER
 from repa.registry import class_names_of_dataset
@@ -72,9 +72,10 @@ def generate(
             another block size, images taken over, images made again.
 
     Raises:
-        RepaError: See `repa.checkpoints.load_model`, `repa.generation.opening.open_output` and
-            `repa.autoencoders.find_autoencoder`; SettingError for settings that do not suit the
-            checkpoint; NonFiniteError when an image is NaN (the batches finished before are kept);
+        RepaError: See `repa.checkpoints.load_model`, `repa.autoencoders.find_autoencoder` and
+            `repa.generation.sample_files.opening.open_output`; SettingError for settings that do
+            not suit the checkpoint; NonFiniteError when an image is NaN (the batches finished
+            before are kept);
             ChecksumError when the disk does not keep what is written.
         OSError: The output cannot be written, or the disk has no room for it.
     """

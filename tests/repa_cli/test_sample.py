@@ -102,14 +102,14 @@ def test_run_that_only_lacked_its_last_touch_is_not_called_finished_before(repa,
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("repa.generation.sample_file.NpzWriter.finish", interrupt)
+        patch.setattr("repa.generation.sample_files.sample_file.NpzWriter.finish", interrupt)
         assert repa(*TINY)[0] == 130
     code, out, err = repa(*TINY)
     assert (code, err) == (0, "") and "samples.npz" in out
 
 
 def test_interrupted_run_says_where_it_goes_on(repa, here, monkeypatch):
-    from repa.generation.sample_file import NpzWriter
+    from repa.generation.sample_files.sample_file import NpzWriter
 
     def interrupted(self, first, *rows):
         if first:

@@ -24,8 +24,8 @@ from repa.errors import (
 )
 from repa.generation import Protocol, images, images_of, job
 from repa.generation.job import generate
-from repa.generation.sample_file import NpzWriter
-from repa.generation.sample_run import read_manifest
+from repa.generation.sample_files.sample_file import NpzWriter
+from repa.generation.sample_files.sample_run import read_manifest
 from repa.generation.settings import SampleConfig
 
 MODEL = {
@@ -557,7 +557,7 @@ def test_progress_rises_at_every_step_up_to_the_number_of_images(settings):
 
 def test_memory_does_not_grow_with_the_number_of_images(settings, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        sys.modules["repa.generation.sample_file"], "_CHUNK_BYTES", 4096
+        sys.modules["repa.generation.sample_files.sample_file"], "_CHUNK_BYTES", 4096
     )  # smaller than either file
 
     def peak(num_images):

@@ -25,8 +25,8 @@ from repa.checkpoints import load_model
 from repa.errors import OutputExistsError, SettingError
 from repa.generation import Protocol, images_of
 from repa.generation.job import Job, generate
-from repa.generation.sample_file import NpzWriter
-from repa.generation.sample_run import read_manifest
+from repa.generation.sample_files.sample_file import NpzWriter
+from repa.generation.sample_files.sample_run import read_manifest
 from repa.generation.settings import SampleConfig
 from repa_base.processes import Processes
 

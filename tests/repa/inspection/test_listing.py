@@ -33,7 +33,12 @@ def test_everything_that_can_be_fetched_is_listed_once_with_its_source():
     listed = list_entries(SECTIONS)
     registry = load_registry()
     assert [(e.section, e.name) for e in listed] == [(s, n) for s in SECTIONS for n in registry[s]]
-    assert set(registry) - set(SECTIONS) == {"default_checkpoint", "datasets", "published"}
+    assert set(registry) - set(SECTIONS) == {
+        "default_checkpoint",
+        "datasets",
+        "published",
+        "class_names",
+    }
     assert all(entry.source and entry.what for entry in listed)
 
 

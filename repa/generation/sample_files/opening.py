@@ -13,9 +13,9 @@ from pathlib import Path
 
 from metrics import InputError
 from repa.errors import InUseError, OutputExistsError
-from repa.generation.progress_file import NOTHING, ProgressFile, find_run
-from repa.generation.sample_file import REMEDY, NpzWriter, part_path
-from repa.generation.sample_run import (
+from repa.generation.sample_files.progress_file import NOTHING, ProgressFile, find_run
+from repa.generation.sample_files.sample_file import REMEDY, NpzWriter, part_path
+from repa.generation.sample_files.sample_run import (
     Manifest,
     SampleRun,
     difference,

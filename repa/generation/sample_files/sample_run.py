@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from metrics import ImageSource, InputError, open_images
-from repa.generation.npz_layout import Member, directory, members_of
+from repa.generation.sample_files.npz_layout import Member, directory, members_of
 
 MARK_BYTES = 8
 _MARKED = 1 << 32  # above the checksum, so that no mark is zero

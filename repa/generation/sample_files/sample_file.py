@@ -1,11 +1,11 @@
 """Write an NPZ of images that survives a kill: in place, image by image, resumable.
 
 While a run lasts there are two files beside the output: `NAME.npz.part`, laid out as the finished
-file from the first moment, and `NAME.npz.progress`, see `repa.generation.progress_file`. Images may
-be written in any order, by several processes at once, and the finished file is the same bytes
-whatever happened on the way: what is not on disk as it was written is found when the file is
-completed. The output appears under its own name whole or not at all. Memory does not depend on the
-number of images. How the files are begun and found again: `repa.generation.opening`.
+file from the first moment, and `NAME.npz.progress`, see `progress_file`. Images may be written in
+any order, by several processes at once, and the finished file is the same bytes whatever happened
+on the way: what is not on disk as it was written is found when the file is completed. The output
+appears under its own name whole or not at all. Memory does not depend on the number of images. How
+the files are begun and found again: `opening`.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from repa.errors import InUseError, OutputExistsError
-from repa.generation.npz_layout import directory
-from repa.generation.progress_file import ProgressFile
-from repa.generation.sample_run import MARK_BYTES, open_beginning
+from repa.generation.sample_files.npz_layout import directory
+from repa.generation.sample_files.progress_file import ProgressFile
+from repa.generation.sample_files.sample_run import MARK_BYTES, open_beginning
 from repa_base.files import to_disk, write_at
 
 REMEDY = "use --overwrite to replace it, or another --out"

@@ -23,9 +23,9 @@ from sample_files import (
 )
 
 from repa.errors import InUseError, OutputExistsError
-from repa.generation import opening
-from repa.generation.opening import unfinished_part
-from repa.generation.sample_run import read_manifest
+from repa.generation.sample_files import opening
+from repa.generation.sample_files.opening import unfinished_part
+from repa.generation.sample_files.sample_run import read_manifest
 from repa_base.in_place import marks_file
 from repa_base.locks import lock_if_free
 
@@ -250,7 +250,7 @@ def test_crash_while_the_files_are_made_is_recovered_from(path, tmp_path):
 KILLED_START = """
 import json, os, signal, sys
 from pathlib import Path
-from repa.generation.opening import open_output
+from repa.generation.sample_files.opening import open_output
 
 allocate = os.posix_fallocate
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from repa.errors import OutputExistsError
-from repa.generation.sample_run import MARK_BYTES, SampleRun
+from repa.generation.sample_files.sample_run import MARK_BYTES, SampleRun
 from repa_base.in_place.marks_file import MarksFile, attach_marks, replace_marks
 
 _BEGINNING = b'{"repa_unfinished_samples": '

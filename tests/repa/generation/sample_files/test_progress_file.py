@@ -8,8 +8,8 @@ import pytest
 from sample_files import SETTINGS, beside, files, finish, made_up, open_writer
 
 from repa.errors import OutputExistsError
-from repa.generation.progress_file import NOTHING, _header, find_run
-from repa.generation.sample_run import SampleRun
+from repa.generation.sample_files.progress_file import NOTHING, _header, find_run
+from repa.generation.sample_files.sample_run import SampleRun
 
 SMALL = {"num_images": 3, "image_size": 2}
 

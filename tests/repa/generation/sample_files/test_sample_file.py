@@ -9,9 +9,9 @@ import pytest
 from sample_files import OTHER, SETTINGS, beside, files, finish, made_up, open_writer, savez_bytes
 
 from repa.errors import InUseError, OutputExistsError
-from repa.generation import progress_file, sample_file
-from repa.generation.opening import attach_output
-from repa.generation.sample_run import read_manifest
+from repa.generation.sample_files import progress_file, sample_file
+from repa.generation.sample_files.opening import attach_output
+from repa.generation.sample_files.sample_run import read_manifest
 from repa_base.in_place import stored_zip
 
 
