@@ -48,6 +48,7 @@ from samplers import (
     without_straddling,
 )
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TOLERANCE = 1e-5  # of adaptive solvers, relative and absolute
 
 
@@ -110,6 +111,8 @@ def images_of(
     protocol = protocol or Protocol()
     device = next(model.model.parameters()).device
     check_protocol(protocol, model.settings, None if guide is None else guide.settings)
+    model = _in_precision(model, protocol)
+    guide = None if guide is None else _in_precision(guide, protocol)
     space = model.settings.latent_space
     if autoencoder is None and not space.is_pixels:
         if space.autoencoder is None:
@@ -146,6 +149,33 @@ def images_of(
         yield SampledImages(draws.indices, images.cpu().numpy(), draws.labels[rows].cpu().numpy())
         done += size
         tell(done, len(indices))
+
+
+@dataclass(frozen=True)
+class _Narrowed:
+    """A model whose network computes in fewer bits."""
+
+    model: SiT
+    settings: CheckpointSettings
+
+    @property
+    def velocity_model(self) -> ModelFn:
+        path = PATHS[self.settings.path_type]
+        return self.settings.prediction.velocity_model(self.model, path)
+
+
+def _in_precision(model: GenerativeModel, protocol: Protocol) -> GenerativeModel:
+    """Return the model as the protocol's precision asks, itself or a copy."""
+    if protocol.precision == "fp32":
+        return model
+    check_precision(protocol, next(model.model.parameters()).device)
+    return _Narrowed(model.model.narrowed(DTYPES[protocol.precision]), model.settings)
+
+
+def check_precision(protocol: Protocol, device: torch.device) -> None:
+    """Raise SettingError unless a network can compute so on a device."""
+    if protocol.precision == "fp16" and device.type == "cpu":
+        raise SettingError("precision", "fp16 needs a GPU: use bf16 or fp32 on a CPU.")
 
 
 def check_protocol(

@@ -19,7 +19,7 @@ from repa.checkpoints import Checkpoint, read_checkpoint
 from repa.errors import ChecksumError, NonFiniteError, RepaError, SettingError
 from repa.generation.draws import image_blocks
 from repa.generation.guiding import recorded
-from repa.generation.images import TOLERANCE, check_protocol, images_of
+from repa.generation.images import DTYPES, TOLERANCE, check_precision, check_protocol, images_of
 from repa.generation.sample_files.opening import (
     attach_output,
     check_sample_file,
@@ -31,7 +31,7 @@ from repa.generation.sample_files.sample_run import SampleRun
 from repa.generation.settings import SampleConfig
 from repa.generation.solvers import DEFAULT_ORDER
 from repa.registry import class_names_of_dataset
-from repa_base.device import environment, toolkit_version
+from repa_base.device import computes_bf16, environment, toolkit_version
 from repa_base.processes import Processes, at_first
 from repa_base.progress import Steps
 from samplers import EXPONENTIAL_ORDERS
@@ -89,6 +89,8 @@ def generate(
     if config.rng == "reference" and job.device.type != "cuda":
         reason = "those were drawn on GPUs, whose generators give other numbers than a CPU's"
         note(f"rng reference: these images are those of no published run; {reason}.")
+    if config.precision == "bf16" and not computes_bf16(job.device):
+        note("precision bf16: this CPU has no instructions for it, and fp32 is faster here.")
     for attempt in range(_ATTEMPTS):
         output = job.open_output(processes)
         if output is None:
@@ -141,6 +143,7 @@ class Job:
             name = config.autoencoder
         if name is None and not pixels:
             raise SettingError("autoencoder", f"{checkpoint.name} makes latents: name one.")
+        check_precision(config, device)
         autoencoder = find_autoencoder(name, device) if name else None
         return cls(config, checkpoint, autoencoder, device, guide)
 
@@ -187,7 +190,7 @@ class Job:
             # Of the run: an image's last digits depend on how many share its batch.
             "batch_size": config.batch_size,
             **({"rtol": TOLERANCE, "atol": TOLERANCE} if config.adaptive else {}),
-            "dtype": "float32",
+            "dtype": str(DTYPES[config.precision]).removeprefix("torch."),
             "tf32": config.tf32 and self.device.type == "cuda",
             "versions": {name: environment()[name] for name in ("torch", "numpy", "python")},
         }

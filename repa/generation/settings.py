@@ -20,6 +20,7 @@ from samplers.names import ADAPTIVE_METHODS, EXPONENTIAL_ORDERS, ODE_METHODS, Gr
 LabelScheme = Literal["random", "balanced"]
 RandomNumbers = Literal["image", "reference"]
 GuidanceName = Literal["cfg", "cfg-zero", "apg"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 HINTS = ("dialect", "num_heads", "encoder_depth", "latents")
 """Settings that say of a checkpoint what its file does not tell; see `load_model`."""
@@ -164,6 +165,13 @@ class Protocol:
     )
     world_size: int | None = setting(
         "Processes (GPUs) of the run of REPA that --rng reference reproduces.", None, value="N"
+    )
+    precision: Precision = setting(
+        "Of attention and MLPs, most of the work; all else stays float32. fp16 needs a GPU, bf16 "
+        "one or a CPU with instructions for it.",
+        "fp32",
+        choices=Precision,
+        value="|".join(get_args(Precision)),
     )
     tf32: bool = setting("TF32 products and convolutions on a GPU, as in the reference.", True)
 

@@ -60,7 +60,10 @@ class LabelEmbedder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens, by PyTorch's fused kernel."""
+    """Multi-head self-attention over all tokens, by PyTorch's fused kernel.
+
+    It computes in the dtype of its weights, whatever that of the tokens.
+    """
 
     def __init__(self, hidden_size: int, num_heads: int, qk_norm: bool) -> None:
         super().__init__()
@@ -73,14 +76,14 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Mix the tokens (B, N, hidden_size)."""
-        qkv = self.qkv(tokens).unflatten(2, (3, self.num_heads, -1))
+        qkv = self.qkv(tokens.to(self.qkv.weight.dtype)).unflatten(2, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
-    """Two linear layers with the tanh form of GELU between them."""
+    """Two linear layers with the tanh form of GELU between them, in the dtype of their weights."""
 
     def __init__(self, hidden_size: int, inner_dim: int) -> None:
         super().__init__()
@@ -89,7 +92,8 @@ class MLP(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Transform each token by itself."""
-        return self.fc2(F.gelu(self.fc1(tokens), approximate="tanh"))
+        inner = self.fc1(tokens.to(self.fc1.weight.dtype))
+        return self.fc2(F.gelu(inner, approximate="tanh"))
 
 
 class Block(nn.Module):

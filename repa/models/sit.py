@@ -7,6 +7,7 @@ Source:
     Peebles & Xie, arXiv 2212.09748 (the architecture); Yu et al., arXiv 2410.06940 (projectors).
 """
 
+import copy
 from typing import Literal, overload
 
 import torch
@@ -123,6 +124,18 @@ class SiT(nn.Module):
     def null_label(self) -> int:
         """The label that stands for "no label"."""
         return self.num_classes
+
+    def narrowed(self, dtype: torch.dtype) -> "SiT":
+        """Return a copy for sampling whose attention and MLPs compute in a 16-bit `dtype`.
+
+        The tokens between blocks, their norms and modulation, the embedders and the last layer stay
+        as they are: an image's small differences are sums of all blocks, and would be rounded off.
+        """
+        copied = copy.deepcopy(self).requires_grad_(False)
+        for block in copied.blocks:
+            for part in (block.attn, block.mlp):
+                part.to(dtype)
+        return copied
 
     def _initialise(self) -> None:
         for layer in self.modules():
