@@ -128,7 +128,8 @@ def _facts(checkpoint: Checkpoint) -> Iterator[Fact]:
     yield fact("num_heads", model["num_heads"])
     yield Fact("num_classes", model["num_classes"], every)
     yield Fact("input", [model["in_channels"], model["input_size"], model["input_size"]], every)
-    yield Fact("prediction", _prediction(checkpoint), every or "its dialect")
+    predicted = told.get("prediction", every or "its dialect")
+    yield Fact("prediction", _prediction(checkpoint), predicted)
     yield fact("path_type", settings.path_type)
     yield fact("latent_space", _space(checkpoint.latent_space))
     if settings.guided_channels is not None:

@@ -38,7 +38,11 @@ def convert(contents: Contents, hints: Hints) -> Converted:
     assumed = () if autoencoder or hints.latents else (_BY_ITS_NORM,)
     tensors = {n: t for n, t in contents.tensors.items() if not n.startswith("bn.")}
     space = _space(contents.tensors[_MEAN], contents.tensors[_VARIANCE])
-    told = {"latent_space": "its batch norm" if autoencoder else f"assumed: {_BY_ITS_NORM}"}
+    told = {
+        "latent_space": "its own file, scale and bias of its batch norm"
+        if autoencoder
+        else f"assumed: {_BY_ITS_NORM}"
+    }
     found = converted(tensors, contents, hints, assumed=assumed, latent_space=space, told=told)
     return replace(found, autoencoder=autoencoder) if is_state_dict(autoencoder) else found
 

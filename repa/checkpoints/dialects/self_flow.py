@@ -11,7 +11,7 @@ import math
 
 from repa.checkpoints.architecture import Converted, converted
 from repa.checkpoints.contents import Contents
-from repa.checkpoints.dialects.sit import in_our_convention
+from repa.checkpoints.dialects.sit import TURNED, in_our_convention
 from repa.checkpoints.hints import Hints
 
 _PATCHES, _HEAD = "x_embedder.proj.weight", "projector."
@@ -39,4 +39,5 @@ def convert(contents: Contents, hints: Hints) -> Converted:
             f"its patches of {linear.shape[1]} numbers are not of {_CHANNELS} channels"
         )
     tensors[_PATCHES] = linear.unflatten(1, (_CHANNELS, side, side))
-    return converted(in_our_convention(tensors), contents, hints)
+    told = {"prediction": TURNED}
+    return converted(in_our_convention(tensors), contents, hints, told=told)

@@ -25,6 +25,9 @@ from repa.tensor_file import Extra, Tensors
 GUIDED_CHANNELS = 3
 """Guidance leaves the fourth channel alone; DiT's, SiT's and LightningDiT's code has it so."""
 
+TURNED = "its dialect, whose time and sign were turned"
+"""Where the prediction is from, of a network that ran the other way."""
+
 _PATHS = {"Linear": "linear", "GVP": "cosine"}
 _TIME, _HEAD = "t_embedder.mlp.0.weight", "final_layer.linear."
 _MOVED = ("x_embedder.", "t_embedder.", "y_embedder.", "blocks.", "final_layer.", "pos_embed")
@@ -59,13 +62,15 @@ def convert(contents: Contents, hints: Hints) -> Converted:
     path = args.get("path_type", "Linear")
     if path not in _PATHS:
         raise ValueError(f"was trained on the path {path}, which is not supported")
+    known = decoder_of(args)
+    known["told"] |= {"prediction": TURNED}
     return converted(
         in_our_convention(tensors),
         contents,
         hints,
         path_type=_PATHS[path],
         guided_channels=GUIDED_CHANNELS,
-        **decoder_of(args),
+        **known,
     )
 
 

@@ -96,6 +96,13 @@ def test_sampling_is_the_authors_and_says_so(tmp_path):
     assert other.sampling_source == "REPA's published protocol"
 
 
+@pytest.mark.parametrize(("name", "turned"), [("sit_train", True), ("repa_train", False)])
+def test_time_that_was_turned_is_said(name, turned):
+    plain = inspect_checkpoint(FOLDER / f"{name}.pt", num_heads=3).to_dict()
+    assert plain["prediction"] == "velocity (t = 1 is noise)"
+    assert ("turned" in plain["sources"]["prediction"]) is turned
+
+
 def test_autoencoder_within_a_file_is_counted_and_named():
     found = inspect_checkpoint(FOLDER / "repae_e2e.pt", num_heads=4)
     assert found.to_dict()["latent_space"]["autoencoder"] == str(FOLDER / "repae_e2e.pt")

@@ -16,6 +16,7 @@ from repa.checkpoints.names import SAMPLED, SAMPLING, DialectName
 from repa.checkpoints.settings import CheckpointSettings, describe
 from repa.errors import CheckpointFormatError, UnknownNameError
 from repa.generation import Protocol, SampleConfig
+from repa.registry import entries, load_registry
 
 FOLDER = GOLDENS_DIR / "dialects"
 PLAIN = {"input_size": 8, "in_channels": 4, "num_classes": 5, "encoder_depth": 1}
@@ -212,6 +213,54 @@ def test_settings_of_sampling_survive_an_export(tmp_path, name, hints):
     # An export of an export, too.
     twice = export_weights(out, tmp_path / "y.safetensors")
     assert Protocol.for_model(twice) == first
+
+
+@pytest.fixture
+def registered(tmp_path, monkeypatch):
+    """Register a recorded file, as if it had been put into the cache by hand."""
+    monkeypatch.setenv("REPA_CACHE", str(tmp_path / "cache"))
+
+    def register(name, section="checkpoints", **entry):
+        plain = {"url": None, "sha256": None, "size": None, "model": None, "dataset": None}
+        content = load_registry()
+        content = {
+            **content,
+            section: {**content[section], "it": {**plain, **entry, "file": "it.pt"}},
+        }
+        monkeypatch.setattr(entries, "load_registry", lambda: content)
+        path = tmp_path / "cache" / section / "it.pt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((FOLDER / f"{name}.pt").read_bytes())
+
+    return register
+
+
+def test_registered_file_is_read_by_the_dialect_that_its_entry_says(registered, tmp_path):
+    registered("sit_release", dialect="sit", autoencoder="sd-vae-ft-ema")
+    checkpoint = read_checkpoint("it", num_heads=3)
+    assert (checkpoint.name, checkpoint.dialect, checkpoint.guided_channels) == ("it", "sit", 3)
+    assert SampleConfig.for_model("it", num_heads=3).cfg_scale == 1.5
+    registered("ig_train", dialect="internal-guidance", encoder_depth=2)
+    assert read_checkpoint("it", num_heads=4).assumed == ()
+
+
+def test_settings_of_an_entry_come_before_the_dialect_s_and_survive_an_export(registered, tmp_path):
+    said = {"cfg_scale": 2.2, "guidance_interval": [0.0, 0.65]}
+    registered("repae_ldm", dialect="repa-e", autoencoder="e2e-vavae", sampling=said)
+    assert read_checkpoint("it", num_heads=4).latent_space.autoencoder == "e2e-vavae"
+    first = Protocol.for_model("it", num_heads=4)
+    assert (first.cfg_scale, first.guidance_interval) == (2.2, (0.0, 0.65))
+    out = export_weights("it", tmp_path / "x.safetensors", num_heads=4)
+    assert Protocol.for_model(out) == first
+    assert read_checkpoint(out).latent_space.autoencoder == "e2e-vavae"
+
+
+def test_statistics_of_latents_may_be_said_by_a_registered_name(registered):
+    registered("irepa_mlp_latents_stats", "latents", autoencoder="sd-vae-ft-mse")
+    file = FOLDER / "irepa_mlp.pt"
+    named = read_checkpoint(file, num_heads=3, latents="it")
+    said = read_checkpoint(file, num_heads=3, latents=FOLDER / "irepa_mlp_latents_stats.pt")
+    assert named.latent_space == said.latent_space
 
 
 def test_settings_that_a_file_may_say_are_those_that_say_how():
