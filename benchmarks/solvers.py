@@ -148,6 +148,12 @@ def mixtures(options):
                 rows.add({**key, "asked": asked, "count": options.count, **distances})
 
 
+def measured(report):
+    """Return a report's values and standard errors by label."""
+    errors = {f"{label} error": value for label, value in report.standard_errors.items()}
+    return dict(report.values) | errors
+
+
 def digits(options):
     """Measure the digits model by its own settings, but for solver, times and evaluations."""
     from metrics import MetricSettings
@@ -174,8 +180,9 @@ def digits(options):
                 generate(config)
                 seconds = time.monotonic() - start
                 judged = evaluate_file(out, settings=MetricSettings(num_resamples=20))
+                report = judged.reports["samples"]
             row = {**key, "rows": network_rows(config), "seconds": round(seconds, 1)}
-            rows.add(row | judged.to_dict()["samples"]["metrics"])
+            rows.add(row | measured(report))
             print(json.dumps(rows.rows[-1]), flush=True)
 
 

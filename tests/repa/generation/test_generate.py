@@ -500,6 +500,14 @@ def test_times_and_orders_decide_the_images(settings, tmp_path):
     assert same == [(5, 6)]  # Heun's own times are uniform
 
 
+@pytest.mark.parametrize("solver", ["sa", "ab4"])
+def test_interval_of_no_guidance_neither_moves_times_nor_ends_a_history(settings, tmp_path, solver):
+    settings |= {"solver": solver, "cfg_scale": 1.0, "num_images": 4, "num_steps": 8}
+    inside = read(run(settings, guidance_interval=(0.2, 0.6)))[0]
+    everywhere = run(settings, guidance_interval=(0.0, 1.0), out=tmp_path / "other.npz")
+    assert np.array_equal(inside, read(everywhere)[0])
+
+
 def test_sa_is_refused_on_another_path_than_the_linear_one(settings, tmp_path):
     path = save_checkpoint(tmp_path / "x.safetensors", path_type="cosine")
     with pytest.raises(SettingError, match=r"linear path; this one's is cosine: use dpm\+\+sde"):

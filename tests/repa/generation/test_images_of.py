@@ -12,11 +12,19 @@ from repa.autoencoders.latent_space import PIXELS, LatentSpace
 from repa.autoencoders.pixels import images_from_pixels
 from repa.errors import NonFiniteError, SettingError
 from repa.generation import images as images_module
-from repa.generation.images import images_of
+from repa.generation.images import images_of, solver_of, times_of
 from repa.generation.settings import Protocol
 from repa.models.prediction import Prediction
 from repa_base.device import float32_precision
-from samplers import draw_labels, initial_noise
+from samplers import (
+    PATHS,
+    draw_labels,
+    grid_times,
+    initial_noise,
+    ode_times,
+    sample_exponential,
+    sde_times,
+)
 
 SHAPE, CLASSES = (3, 8, 8), 5
 HEUN = Protocol(solver="heun", num_steps=4, cfg_scale=1, seed=9, batch_size=3)
@@ -208,3 +216,34 @@ def test_tf32_is_allowed_as_asked_in_products_and_convolutions_and_put_back(tf32
         next(images_of(Known(watching), range(1), replace(HEUN, tf32=tf32)))
         assert set(seen) == {(tf32, tf32)}
         assert (matmul.allow_tf32, convolution.allow_tf32) == (not tf32, not tf32)
+
+
+def test_times_are_the_published_the_named_or_the_typed():
+    linear, cosine, whole = PATHS["linear"], PATHS["cosine"], (0.0, 1.0)
+    published = {"sde": None, "heun": None, "dopri5": None}
+    published |= {"dpm++": ode_times(5), "ab2": ode_times(5)}
+    published |= {"sa": sde_times(5), "dpm++sde": sde_times(5)}
+    for solver, times in published.items():
+        assert times_of(Protocol(solver=solver, num_steps=5), linear, whole) == times
+    shifted = Protocol(solver="sde", num_steps=5, times="shifted", shift=0.3)
+    assert times_of(shifted, linear, whole) == grid_times("shifted", 5, shift=0.3)
+    karras = Protocol(solver="heun", num_steps=5, times="karras")
+    for path in (linear, cosine):
+        assert times_of(karras, path, (0.0, 0.7)) == grid_times("karras", 5, interpolant=path)
+    fitted = times_of(replace(karras, solver="ab4"), linear, (0.0, 0.7))
+    assert 0.7 in fitted and len(set(fitted) - set(grid_times("karras", 5))) == 1
+    typed = Protocol(solver="dpm++", num_steps=3, times=(1.0, 0.8, 0.5, 0.0))
+    assert times_of(typed, linear, (0.0, 0.7)) == [1.0, 0.8, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("order", [None, 1, 2, 3])
+def test_order_of_the_protocol_is_the_solver_s(order):
+    noise = torch.linspace(-2, 2, 5, dtype=torch.float64).reshape(-1, 1)
+
+    def velocity(x, t, guided):
+        return torch.sin(3 * x) + t.reshape(-1, 1)
+
+    protocol = Protocol(solver="dpm++", num_steps=7, order=order, cfg_scale=1)
+    ours = solver_of(protocol, PATHS["linear"], lambda step: noise)(velocity, noise)
+    settings = {"num_steps": 7, "order": order or 2, "interpolant": PATHS["linear"]}
+    assert torch.equal(ours, sample_exponential(velocity, noise, **settings))
