@@ -89,7 +89,7 @@ def draw_mixtures(rows):
 
 def draw_digits(rows):
     values = ("FD-lite0", "Precision-lite0", "Recall-lite0")
-    spacings = ("uniform", "logsnr")
+    spacings = ("uniform", "shifted 0.5")
     figure, grid = plt.subplots(3, len(spacings), figsize=(10, 11), sharex=True, sharey="row")
     for line, value in zip(grid, values, strict=True):
         for axes, times in zip(line, spacings, strict=True):

@@ -2,7 +2,7 @@
 
     python benchmarks/solvers.py mixtures    Gaussian mixtures against the exact result
     python benchmarks/solvers.py digits      FD-lite0, precision and recall of the digits model
-    python benchmarks/solvers.py table       what is known, as tables; `plot` draws it
+    python benchmarks/solver_plots.py        draws what is known; with --tables prints it
 
 Each setting is a row of docs/solvers/mixtures.jsonl or digits.jsonl; what is there is not measured
 again, so a run that was stopped goes on. Rows say the machine's load when they were made.
