@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repa.training.settings import DATASETS, PRESETS, Reporting, TrainConfig, settings_for
+from repa.training.settings import DATASETS, PRESETS, Reporting, TrainConfig, settings_of
 from repa_base.settings import rules
 from repa_cli.options import Device, Json, choice, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar, progress_bars
@@ -102,10 +102,7 @@ def train(
         remedy = "see --out, or name a --preset or --data to start one"
         raise OutputExistsError(f"{folder} holds no run to go on with; {remedy}.")
     reported = {name: settings.pop(name) for name in rules(Reporting) if name in settings}
-    if own and stored is None:
-        config = settings_for(base=PRESETS[preset] if preset else None, **settings)
-    else:
-        config = replace(stored or PRESETS[preset or _DEFAULT], **settings)
+    config = settings_of(preset, **settings) if stored is None else replace(stored, **settings)
 
     with progress_bar(config.num_steps, "steps", "training", bar_format=_BAR) as bar:
 

@@ -1,18 +1,16 @@
 """A training run that takes less than a second: settings, state, numbered images, an encoder."""
 
-from dataclasses import replace
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from repa.data import PixelData
 from repa.encoders import Encoder
-from repa.training.settings import PRESETS, Reporting
+from repa.training.settings import Reporting, settings_of
 from repa.training.state import TrainState, model_settings
 
-TINY = replace(
-    PRESETS["digits"],
+TINY = settings_of(
+    "digits",
     model="SiT-Pico/8",
     image_size=16,
     encoder="none",

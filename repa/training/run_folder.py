@@ -245,7 +245,7 @@ def _write_config(
     out: Path, config: TrainConfig, num_lines: int, data: Mapping[str, Any] | None
 ) -> None:
     known = {} if data is None else {_DATA: data}
-    record = sealed({**asdict(config), **known, _LINES: num_lines})
+    record = sealed({**config.sections(), **known, _LINES: num_lines})
     write_text(out / _CONFIG, json.dumps(record, indent=2) + "\n")
 
 

@@ -31,7 +31,7 @@ from repa.errors import (
     suggestion,
 )
 from repa.models.sit import SIT_SIZES, SiT
-from repa.training.settings import CHANGEABLE, TrainConfig
+from repa.training.settings import CHANGEABLE, TrainConfig, settings_by_name
 from repa_base.checksums import SUMS, check_folder, parse_json, seal_folder
 from repa_base.files import replacing
 
@@ -104,7 +104,7 @@ class TrainState:
                 what = {**description, "weights": name, "step": self.step}
                 write_weights(partial / f"{name}.safetensors", model.state_dict(), what)
             save_file(self._optimizer_tensors(), partial / "optimizer.safetensors")
-            state = {"format": _SEALED, "step": self.step, "config": asdict(config)}
+            state = {"format": _SEALED, "step": self.step, "config": config.sections()}
             (partial / _STATE).write_text(json.dumps(state, indent=2) + "\n")
             seal_folder(partial)
         return target
@@ -171,6 +171,10 @@ def _check_state(checkpoint: Path, config: TrainConfig, *, unsealed: bool) -> No
     if not isinstance(state, dict) or not isinstance(stored := state.get("config"), dict):
         raise ValueError(f"{_STATE} holds no settings")
     step, now = state.get("step"), asdict(config)
+    try:
+        stored = settings_by_name(stored)
+    except RepaError as error:
+        raise ValueError(f"{_STATE} holds no settings ({error})") from error
     if type(step) is not int or step != step_of(checkpoint):
         raise ValueError(f"{_STATE} is of step {step!r}")
     if state.get("format") not in (_UNSEALED, _SEALED):

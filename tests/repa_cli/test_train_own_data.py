@@ -57,8 +57,9 @@ def test_a_set_is_trained_on_without_a_preset_and_all_that_was_chosen_is_recorde
     assert code == 0, error
     assert json.loads(out)["run"] == "runs/set"
     config = json.loads((folder.parent / "runs/set/config.json").read_text())
-    assert (config["data"], config["image_size"], config["flip"]) == (str(folder), SIDE, True)
-    assert (config["encoder"], config["learning_rate"]) == (ENCODER, 1e-4)
+    assert config["data"] == {"data": str(folder), "image_size": SIDE, "flip": True}
+    assert config["alignment"]["encoder"] == ENCODER
+    assert config["optimizer"]["learning_rate"] == 1e-4
     code, _, error = repa("train", "--out", "runs/set", "--resume", "--steps", 3, "--workers", 1)
     assert code == 0, error
 

@@ -102,9 +102,9 @@ def test_the_run_and_its_checkpoints_say_what_they_started_from(start, tmp_path)
     last = train(config_of(start), tmp_path / "run", reporting=QUIET)
     digest = sha256(start.read_bytes()).hexdigest()
     stored = json.loads((tmp_path / "run/config.json").read_text())
-    assert (stored["init"], stored["init_sha256"]) == (str(start), digest)
+    assert (stored["model"]["init"], stored["model"]["init_sha256"]) == (str(start), digest)
     state = json.loads((last / "state.json").read_text())["config"]
-    assert state == asdict(config_of(start, init_sha256=digest))
+    assert state == config_of(start, init_sha256=digest).sections()
 
 
 def test_a_resumed_run_ends_with_the_same_bytes_and_does_not_need_the_file(start, tmp_path):

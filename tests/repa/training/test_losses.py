@@ -1,7 +1,6 @@
 """The losses and three optimizer steps: recorded values of the reference, and identities."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import torch
 from repa import alignment_loss, velocity_loss
 from repa.training.batch import NoisyBatch
 from repa.training.losses import spatially_normalised, times_from_draws
-from repa.training.settings import PRESETS
+from repa.training.settings import settings_of
 from repa.training.state import TrainState
 from repa.training.step import losses_of, train_step
 from samplers import INTERPOLANTS
@@ -79,8 +78,8 @@ def test_losses_without_dropped_labels_equal_the_reference(name, recorded):
 def test_three_training_steps_equal_the_reference(name, recorded):
     model, golden, meta = recorded(name)
     settings = meta["steps3"]
-    config = replace(
-        PRESETS["digits"],
+    config = settings_of(
+        "digits",
         learning_rate=settings["lr"],
         weight_decay=settings["weight_decay"],
         max_grad_norm=settings["max_grad_norm"],

@@ -1,0 +1,39 @@
+"""What a run writes and tells beside its weights. Does not import torch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from repa_base.settings import check_settings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reporting:
+    """What a run writes beside its last weights; none of it changes them.
+
+    `on_step` is told the number and the losses of every step that is taken, `on_preview` the step
+    of a contact sheet and which share of it is drawn, 0 at first and 1 at its end, `on_note` what
+    else happens; `preview_cfg_scale` is the guidance of the previews.
+
+    Raises:
+        SettingError: A value is out of its range.
+    """
+
+    log_every: int = setting("Steps between lines of log.jsonl.", 50, low=1)
+    checkpoint_every: int = setting(
+        "Steps between checkpoints; the last step has one too.", 1000, low=1
+    )
+    preview_every: int = setting(
+        "Steps between contact sheets of samples, one at the last step too; 0 for none.",
+        1000,
+        low=0,
+    )
+    keep_last: int = setting("Latest checkpoints that are kept; older ones are removed.", 2, low=1)
+    keep_every: int = setting(
+        "Checkpoints at multiples of this step are kept as well; 0 for none.", 0, low=0
+    )
+    preview_cfg_scale: float = 2.0
+    on_step: Callable[[int, dict[str, float]], None] = field(default=lambda step, losses: None)
+    on_preview: Callable[[int, float], None] = field(default=lambda step, share: None)
+    on_note: Callable[[str], None] = field(default=lambda note: None)
+
+    __post_init__ = check_settings
