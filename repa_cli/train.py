@@ -89,7 +89,7 @@ def train(
         from repa.errors import OutputExistsError
         from repa.training.loop import Interrupted
         from repa.training.loop import train as run
-        from repa.training.run_folder import read_run_config
+        from repa.training.run.folder import read_run_config
         from repa_base.device import resolve_device
 
     own = settings.get("data", DATASETS[0]) not in DATASETS

@@ -6,8 +6,8 @@ from torch.nn import functional as F
 
 from repa.data import PixelData
 from repa.encoders import Encoder
+from repa.training.run.state import TrainState, model_settings
 from repa.training.settings import Reporting, settings_of
-from repa.training.state import TrainState, model_settings
 
 TINY = settings_of(
     "digits",

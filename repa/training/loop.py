@@ -3,9 +3,9 @@
 One loop for every data set. All random draws of step k are keyed by (seed, k), so a run that was
 killed and resumed ends with the same weights. A run is a folder:
 
-    config.json, history.jsonl   settings and what changed of them, see `repa.training.run_folder`
+    config.json, history.jsonl   settings and what changed of them, see `repa.training.run.folder`
     log.jsonl                    losses and learning rate, one line every `log_every` steps
-    checkpoints/step-0001000/    see `repa.training.state`
+    checkpoints/step-0001000/    see `repa.training.run.state`
     previews/step-0001000.png    samples, see `repa.training.previews`
     target_features.*            an encoder's features of all images, see `repa.training.targets`
     encoder-2/                   those of a second encoder, and so on
@@ -25,11 +25,9 @@ from repa.checkpoints.settings import CheckpointSettings, describe
 from repa.data import TrainingData, open_training_data
 from repa.errors import NonFiniteError, RepaError, SettingError
 from repa.training.batch import Batches
-from repa.training.initial import start_from_checkpoint, with_recorded_start
 from repa.training.previews import Previews, decoder_of
 from repa.training.reading_ahead import reading_ahead, suitable_workers
-from repa.training.resuming import check_longer, command, load_checkpoint
-from repa.training.run_folder import (
+from repa.training.run.folder import (
     Log,
     check_data,
     check_run_folder,
@@ -38,8 +36,10 @@ from repa.training.run_folder import (
     remove_old_checkpoints,
     set_aside,
 )
+from repa.training.run.initial import start_from_checkpoint, with_recorded_start
+from repa.training.run.resuming import check_longer, command, load_checkpoint
+from repa.training.run.state import TrainState, check_model, model_settings, step_of
 from repa.training.settings import Reporting, TrainConfig
-from repa.training.state import TrainState, check_model, model_settings, step_of
 from repa.training.step import train_step
 from repa.training.targets import Keeping, keep_targets, open_targets
 from repa_base.files import check_room, is_full

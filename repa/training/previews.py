@@ -14,8 +14,8 @@ from repa.errors import NonFiniteError, RepaError
 from repa.generation import Protocol, images_of
 from repa.models.sit import SiT
 from repa.sheets.contact_sheet import contact_sheet, save_png, stacked_sheets
+from repa.training.run.state import TrainState
 from repa.training.settings import Reporting, TrainConfig
-from repa.training.state import TrainState
 
 _COLUMNS, _ROWS, _STEPS = 10, 10, 25
 _YOUNG = 0.05

@@ -8,8 +8,8 @@ from torch import Tensor
 from repa.errors import NonFiniteError
 from repa.training.batch import NoisyBatch
 from repa.training.losses import alignment_loss, velocity_loss
+from repa.training.run.state import TrainState
 from repa.training.settings import TrainConfig
-from repa.training.state import TrainState
 from samplers import INTERPOLANTS, Interpolant
 
 

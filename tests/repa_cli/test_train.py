@@ -21,7 +21,7 @@ from repa.data import open_training_data
 from repa.generation.settings import SampleConfig
 from repa.training.batch import EpochOrder
 from repa.training.loop import train
-from repa.training.run_folder import latest_checkpoint
+from repa.training.run.folder import latest_checkpoint
 from repa.training.settings import Reporting, TrainConfig
 from repa_base.settings import flag_of, rules
 

@@ -14,7 +14,7 @@ import pytest
 from prepared_sets import COUNT, LATENT, SIDE, SPACE, NumberedRows
 
 from repa.data.row_files import Layout
-from repa.training.run_folder import latest_checkpoint
+from repa.training.run.folder import latest_checkpoint
 
 ENCODER = "dinov2-vit-s"
 SMALL = ["--model", "SiT-Pico/2", "--projector-dim", "8", "--batch-size", "8", "--encoder-depth"]

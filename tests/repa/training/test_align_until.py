@@ -13,7 +13,7 @@ import repa.training.targets as targets
 from repa.errors import SettingError
 from repa.training.batch import Batches
 from repa.training.loop import train
-from repa.training.run_folder import read_run_config
+from repa.training.run.folder import read_run_config
 from repa.training.step import train_step
 from repa.training.targets import EncoderTargets, StoredTargets
 from repa_base.checksums import unsealed

@@ -20,7 +20,7 @@ from repa.errors import (
 )
 from repa.training.batch import Batches
 from repa.training.loop import Interrupted, train
-from repa.training.run_folder import latest_checkpoint
+from repa.training.run.folder import latest_checkpoint
 from repa.training.settings import Reporting
 from repa.training.step import train_step
 from repa.training.targets import StoredTargets
@@ -284,7 +284,7 @@ def test_no_checkpoint_goes_before_the_next_one_is_saved(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "disk full")
 
-    monkeypatch.setattr("repa.training.state.save_file", full)
+    monkeypatch.setattr("repa.training.run.state.save_file", full)
     with pytest.raises(OSError, match="disk full"):
         train(TINY, out, resume=True, reporting=replace(QUIET, keep_last=1))
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-0000003"]

@@ -8,8 +8,8 @@ import torch
 from repa import alignment_loss, velocity_loss
 from repa.training.batch import NoisyBatch
 from repa.training.losses import spatially_normalised, times_from_draws
+from repa.training.run.state import TrainState
 from repa.training.settings import settings_of
-from repa.training.state import TrainState
 from repa.training.step import losses_of, train_step
 from samplers import INTERPOLANTS
 

@@ -10,7 +10,7 @@ from tiny_run import QUIET, TINY
 
 from repa.errors import RepaError, UnknownNameError
 from repa.training.loop import train
-from repa.training.run_folder import read_run_config
+from repa.training.run.folder import read_run_config
 from repa.training.settings import SECTIONS, TrainConfig, settings_by_name
 from repa.training.settings.train_config import upgraded_from_flat
 from repa_base.checksums import seal_folder

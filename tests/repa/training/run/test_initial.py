@@ -15,7 +15,7 @@ from repa.checkpoints import export_weights, load_model
 from repa.errors import ChecksumError, OutputExistsError, RepaError, SettingError
 from repa.models.blocks import position_embedding
 from repa.training.loop import train
-from repa.training.run_folder import read_run_config
+from repa.training.run.folder import read_run_config
 from repa.training.settings import TrainConfig
 
 LABELS = "y_embedder.embedding_table.weight"

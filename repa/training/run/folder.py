@@ -25,8 +25,8 @@ from repa.errors import (
     RepaError,
     SettingError,
 )
+from repa.training.run.state import step_of
 from repa.training.settings import CHANGEABLE, TrainConfig
-from repa.training.state import step_of
 from repa_base.checksums import parse_json, sealed, unsealed
 from repa_base.files import append_text, write_text
 from repa_base.locks import lock_if_free

@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 import pytest
 from tiny_run import TINY as PLAIN
 
-import repa.training.run_folder as run_folder
+import repa.training.run.folder as run_folder
 from repa.errors import CheckpointFormatError, OutputExistsError, SettingError
-from repa.training.run_folder import (
+from repa.training.run.folder import (
     Log,
     check_run_folder,
     checkpoints_of,
