@@ -6,7 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from repa.training.settings import DATASETS, PRESETS, Reporting, TrainConfig, settings_of
+from repa.training.settings import (
+    DATASETS,
+    PRESETS,
+    ConfigFile,
+    Reporting,
+    TrainConfig,
+    read_config_file,
+    settings_of,
+)
 from repa_base.settings import rules
 from repa_cli.options import Device, Json, choice, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar, progress_bars
@@ -28,6 +36,18 @@ def train(
             help=f"Settings to start from: {', '.join(PRESETS)}.  [default: {_DEFAULT}; with a "
             "path as --data, the published recipe; with --resume, the run's own]",
             parser=choice("preset", PRESETS),
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Settings in a file, a key of a section each ([optimizer] learning_rate = 2e-4); "
+            "--dry-run shows them all. An option that is typed beats the file, which beats the "
+            "preset.",
+            exists=True,
+            dir_okay=False,
             show_default=False,
         ),
     ] = None,
@@ -92,23 +112,25 @@ def train(
         from repa.training.run.folder import read_run_config
         from repa_base.device import resolve_device
 
+    file = read_config_file(config) if config else ConfigFile()
+    preset, settings = preset or file.preset, {**file.reporting, **file.settings, **settings}
     own = settings.get("data", DATASETS[0]) not in DATASETS
     name = Path(settings["data"]).absolute().name if own and not preset else preset or _DEFAULT
     folder = out or Path("runs") / name
     stored = read_run_config(folder) if resume else None
     if stored and preset:
-        print_note(f"--preset only starts a run; {folder} goes on with its own settings.")
+        print_note(f"a preset only starts a run; {folder} goes on with its own settings.")
     if resume and preset is None and stored is None and not own:
         remedy = "see --out, or name a --preset or --data to start one"
         raise OutputExistsError(f"{folder} holds no run to go on with; {remedy}.")
     reported = {name: settings.pop(name) for name in rules(Reporting) if name in settings}
-    config = settings_of(preset, **settings) if stored is None else replace(stored, **settings)
+    chosen = settings_of(preset, **settings) if stored is None else replace(stored, **settings)
 
-    with progress_bar(config.num_steps, "steps", "training", bar_format=_BAR) as bar:
+    with progress_bar(chosen.num_steps, "steps", "training", bar_format=_BAR) as bar:
 
         def show(step: int, losses: dict[str, float]) -> None:
             if bar.n == 0:
-                bar.begin(step, config.num_steps)
+                bar.begin(step, chosen.num_steps)
             bar.update(step - bar.n)
             bar.set_postfix({name: f"{losses[name]:.3f}" for name in _SHOWN})
 
@@ -122,7 +144,7 @@ def train(
         where = resolve_device(device)
         try:
             checkpoint = run(
-                config,
+                chosen,
                 folder,
                 resume=resume,
                 from_step=from_step,
@@ -136,7 +158,7 @@ def train(
             print_note(str(stop))
             raise typer.Exit(128 + stop.signal) from None
 
-    result = {"steps": config.num_steps, "checkpoint": str(checkpoint), "run": str(folder)}
+    result = {"steps": chosen.num_steps, "checkpoint": str(checkpoint), "run": str(folder)}
     if as_json:
         print_json(result)
     else:

@@ -214,7 +214,7 @@ def test_a_job_that_is_queued_again_starts_a_run_and_goes_on_with_the_settings_o
     before = files_of(tmp_path / "run")
     code, _, error = repa(*again)
     assert code == 0, error
-    assert "--preset only starts a run" in error
+    assert "a preset only starts a run" in error
     assert files_of(tmp_path / "run") == before
 
 
@@ -475,3 +475,40 @@ def test_a_start_or_alignment_that_cannot_be_is_an_error_in_one_line(
     found, out, error = training("--steps", 1, "--out", "second", *options)
     assert found == code and not out and error.count("\n") == 1 and said in error
     assert not list(tmp_path.glob("second/*.json"))
+
+
+def test_a_file_of_settings_beats_the_preset_and_what_is_typed_beats_the_file(
+    training, repa, tmp_path
+):
+    text = "[optimizer]\nlearning_rate = 2e-4\nbatch_size = 3\n[run]\nnum_steps = 1\nseed = 5\n"
+    (tmp_path / "my.toml").write_text(text + "[reporting]\nlog_every = 1\n")
+    code, _, error = training("--config", "my.toml", "--seed", 6)
+    assert code == 0, error
+    stored = json.loads((tmp_path / "run/config.json").read_text())
+    assert stored["run"] == {"num_steps": 1, "seed": 6}
+    assert stored["optimizer"]["learning_rate"] == 2e-4
+    assert stored["optimizer"]["batch_size"] == 8  # typed
+    assert (tmp_path / "run/log.jsonl").read_text().count("\n") == 1
+    code, _, error = repa("train", "--config", "my.toml", "--out", "run", "--resume")
+    assert code == 1 and error.count("\n") == 1 and "other settings (" in error
+    assert "seed" in error and "batch_size" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[optimizer]\nlearning_rat = 1", "did you mean optimizer.learning_rate?"),
+        ('preset = "repa-xl"', "did you mean 'repa-xl2'"),
+        ('preset = "repa-b2"', "prepared set of your own"),
+        ("[optimizer]\nlearning_rate = 0", "my.toml: [optimizer] learning_rate must be above 0"),
+    ],
+)
+def test_a_file_of_settings_that_cannot_be_meant_is_mistyped(
+    repa, tmp_path, monkeypatch, text, said
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.toml").write_text(text)
+    code, out, error = repa("train", "--config", "my.toml")
+    assert code == 2 and not out and error.count("\n") == 1 and said in error
+    assert [path.name for path in tmp_path.iterdir()] == ["my.toml"]
+    assert repa("train", "--config", "none.toml")[0] == 2

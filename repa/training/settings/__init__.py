@@ -3,6 +3,8 @@
 Nothing here imports torch when it is imported.
 """
 
+from repa.training.settings.config_file import ConfigFile as ConfigFile
+from repa.training.settings.config_file import read_config_file as read_config_file
 from repa.training.settings.presets import PRESETS as PRESETS
 from repa.training.settings.presets import settings_for as settings_for
 from repa.training.settings.presets import settings_of as settings_of
