@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from repa.errors import OtherProcessError, RepaError, UnknownNameError
-from repa_cli import cache, export, fid, grid, sample, stats, train
+from repa_cli import cache, export, fid, grid, plot, sample, stats, train
 from repa_cli.data_sets import data, prepare
 from repa_cli.options import Command
 from repa_cli.output import error_text, shown_warnings, tell_error
@@ -56,6 +56,7 @@ for command in (
     prepare.prepare,
     data.data,
     train.train,
+    plot.plot,
     export.export,
 ):
     app.command(cls=Command)(_begun(command))

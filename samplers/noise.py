@@ -28,6 +28,7 @@ class Stream(IntEnum):
     LABELS = 1
     INCREMENTS = 2
     TRAINING = 3
+    VALIDATION = 5
 
 
 def keyed_generator(seed: int, stream: Stream, index: int = 0, step: int = 0) -> Generator:

@@ -45,7 +45,14 @@ def defaults_of(model: str | Path, **hints: Any) -> ModelDefaults:  # noqa: ANN4
     checkpoint = read_checkpoint(model, **hints)
     if own := SAMPLING.get(checkpoint.dialect):
         return ModelDefaults(own, dialect=checkpoint.dialect)
-    dataset = checkpoint.settings.dataset
+    return defaults_of_dataset(checkpoint.settings.dataset)
+
+
+def defaults_of_dataset(dataset: str | None) -> ModelDefaults:
+    """Return the defaults of our own checkpoints of a data set: those of the first registered one.
+
+    The published protocol where there is none.
+    """
     for name, entry in load_registry()["checkpoints"].items():
         if dataset == entry["dataset"] and "sampling" in entry:
             return ModelDefaults(entry["sampling"], name, dataset)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from repa_base.progress import Progress
 from repa_base.settings import check_settings, setting
 
 
@@ -11,8 +12,9 @@ class Reporting:
     """What a run writes beside its last weights; none of it changes them.
 
     `on_step` is told the number and the losses of every step that is taken, `on_preview` the step
-    of a contact sheet and which share of it is drawn, 0 at first and 1 at its end, `on_note` what
-    else happens; `preview_cfg_scale` is the guidance of the previews.
+    of a contact sheet and which share of it is drawn, 0 at first and 1 at its end, `on_progress`
+    how far an evaluation is, `on_note` what else happens; `preview_cfg_scale` is the guidance of
+    the previews.
 
     Raises:
         SettingError: A value is out of its range.
@@ -27,6 +29,27 @@ class Reporting:
         1000,
         low=0,
     )
+    validate_every: int = setting(
+        "Steps between velocity losses on held-out images, and on as many that are trained on, by "
+        "fixed draws; 0 for none.",
+        0,
+        low=0,
+    )
+    eval_every: int = setting(
+        "Steps between evaluations of samples, as by repa fid, one at the last step too; 0 for "
+        "none.",
+        0,
+        low=0,
+    )
+    eval_num: int = setting(
+        "Samples of an evaluation, which are kept in memory.", 500, low=2, value="M"
+    )
+    eval_reference: str | None = setting(
+        "What to compare with, as for repa fid --ref.  [default: what was held out of the data]",
+        None,
+        flag="--eval-ref",
+        value="REF",
+    )
     keep_last: int = setting("Latest checkpoints that are kept; older ones are removed.", 2, low=1)
     keep_every: int = setting(
         "Checkpoints at multiples of this step are kept as well; 0 for none.", 0, low=0
@@ -34,6 +57,7 @@ class Reporting:
     preview_cfg_scale: float = 2.0
     on_step: Callable[[int, dict[str, float]], None] = field(default=lambda step, losses: None)
     on_preview: Callable[[int, float], None] = field(default=lambda step, share: None)
+    on_progress: Progress = field(default=lambda name, done, total: None)
     on_note: Callable[[str], None] = field(default=lambda note: None)
 
     __post_init__ = check_settings
