@@ -1,5 +1,7 @@
 """`repa train`: train a SiT with representation alignment."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +18,7 @@ from repa.training.settings import (
     settings_of,
 )
 from repa_base.settings import rules
-from repa_cli.options import Device, Json, choice, setting_options
+from repa_cli.options import Device, Json, ProcessCount, choice, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar, progress_bars
 from repa_cli.running.start import Loading
 
@@ -94,6 +96,7 @@ def train(
         ),
     ] = None,
     device: Device = "auto",
+    processes: ProcessCount = None,
     as_json: Json = False,
     **settings: Any,  # noqa: ANN401
 ) -> None:
@@ -103,35 +106,70 @@ def train(
     What is not given is the preset's, or with --resume the run's own. Writes a folder with
     config.json, log.jsonl, checkpoints/ and previews/. Ctrl-C ends the run after the step in hand,
     saved; --resume goes on from there and ends with the same weights. Settings that change neither
-    network nor data may be given anew with --resume; history.jsonl records from which step on.
+    network nor data may be given anew with --resume; history.jsonl records from which step on. With
+    several GPUs: --processes N, or on several machines torchrun ... -m -- repa_cli train ...
     """
     with Loading():
         from repa.errors import OutputExistsError
         from repa.training.loop import Interrupted
         from repa.training.loop import train as run
         from repa.training.run.folder import read_run_config
-        from repa_base.device import resolve_device
+        from repa_base.processes import at_first, joined_processes, suitable_backend
 
     file = read_config_file(config) if config else ConfigFile()
     preset, settings = preset or file.preset, {**file.reporting, **file.settings, **settings}
     own = settings.get("data", DATASETS[0]) not in DATASETS
     name = Path(settings["data"]).absolute().name if own and not preset else preset or _DEFAULT
     folder = out or Path("runs") / name
-    stored = read_run_config(folder) if resume else None
-    if stored and preset:
-        print_note(f"a preset only starts a run; {folder} goes on with its own settings.")
-    if resume and preset is None and stored is None and not own:
-        remedy = "see --out, or name a --preset or --data to start one"
-        raise OutputExistsError(f"{folder} holds no run to go on with; {remedy}.")
     reported = {name: settings.pop(name) for name in rules(Reporting) if name in settings}
-    chosen = settings_of(preset, **settings) if stored is None else replace(stored, **settings)
+    with joined_processes(suitable_backend(device)) as world:
+        stored = at_first(world, lambda: read_run_config(folder)) if resume else None
+        if stored and preset and world.is_first:
+            print_note(f"a preset only starts a run; {folder} goes on with its own settings.")
+        if resume and preset is None and stored is None and not own:
+            remedy = "see --out, or name a --preset or --data to start one"
+            raise OutputExistsError(f"{folder} holds no run to go on with; {remedy}.")
+        chosen = settings_of(preset, **settings) if stored is None else replace(stored, **settings)
+        with _telling(chosen.num_steps, shown=world.is_first) as told:
+            stop, checkpoint = None, None
+            try:
+                checkpoint = run(
+                    chosen,
+                    folder,
+                    resume=resume,
+                    from_step=from_step,
+                    skip=skip or (),
+                    device=world.device(device),
+                    reporting=Reporting(**told, **reported),
+                    workers=workers,
+                    processes=world,
+                )
+            except Interrupted as interrupted:
+                stop = interrupted
+    if stop is not None:
+        if world.is_first:
+            print_note(str(stop))
+        raise typer.Exit(128 + stop.signal)
+    if not world.is_first:
+        return
+    result = {"steps": chosen.num_steps, "checkpoint": str(checkpoint), "run": str(folder)}
+    if as_json:
+        print_json(result)
+    else:
+        print_table(["training", ""], [(key, str(value)) for key, value in result.items()])
 
-    with progress_bar(chosen.num_steps, "steps", "training", bar_format=_BAR) as bar:
+
+@contextmanager
+def _telling(num_steps: int, *, shown: bool) -> Iterator[dict[str, Any]]:
+    """Show how far a run is; give what `Reporting` tells it by."""
+    with progress_bar(num_steps, "steps", "training", bar_format=_BAR, shown=shown) as bar:
+
+        def count(step: int) -> None:
+            if bar.n == 0:
+                bar.begin(step, num_steps)
+            bar.update(step - bar.n)
 
         def show(step: int, losses: dict[str, float]) -> None:
-            if bar.n == 0:
-                bar.begin(step, chosen.num_steps)
-            bar.update(step - bar.n)
             bar.set_postfix({name: f"{losses[name]:.3f}" for name in _SHOWN})
 
         drawing = progress_bars()
@@ -139,27 +177,5 @@ def train(
         def show_preview(step: int, share: float) -> None:
             drawing(f"preview of step {step}", round(100 * share), 100)
 
-        told = {"on_step": show, "on_preview": show_preview, "on_note": print_note}
-        reporting = Reporting(**told, **reported)
-        where = resolve_device(device)
-        try:
-            checkpoint = run(
-                chosen,
-                folder,
-                resume=resume,
-                from_step=from_step,
-                skip=skip or (),
-                device=where,
-                reporting=reporting,
-                workers=workers,
-            )
-        except Interrupted as stop:
-            bar.close()
-            print_note(str(stop))
-            raise typer.Exit(128 + stop.signal) from None
-
-    result = {"steps": chosen.num_steps, "checkpoint": str(checkpoint), "run": str(folder)}
-    if as_json:
-        print_json(result)
-    else:
-        print_table(["training", ""], [(key, str(value)) for key, value in result.items()])
+        told = {"on_taken": count, "on_step": show, "on_preview": show_preview}
+        yield {**told, "on_note": print_note}

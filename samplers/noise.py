@@ -28,6 +28,7 @@ class Stream(IntEnum):
     LABELS = 1
     INCREMENTS = 2
     TRAINING = 3
+    SAMPLES = 4
     VALIDATION = 5
 
 

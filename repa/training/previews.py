@@ -42,11 +42,10 @@ class Previews:
     reporting: Reporting
     autoencoder: Autoencoder | None = None
 
-    def is_due(self, step: int) -> bool:
-        """Whether there shall be a sheet of this step; latents that nothing decodes have none."""
-        every, ended = self.reporting.preview_every, step == self.config.num_steps
-        asked = every > 0 and step > 0 and (ended or step % every == 0)
-        return asked and (self.settings.latent_space.is_pixels or self.autoencoder is not None)
+    @property
+    def are_possible(self) -> bool:
+        """Whether there can be sheets; latents that nothing decodes have none."""
+        return self.settings.latent_space.is_pixels or self.autoencoder is not None
 
     def path(self, step: int) -> Path:
         """Return where the sheet of a step is."""

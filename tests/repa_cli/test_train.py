@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 import repa.training.loop as loop
 import repa.training.previews as previews
+import repa.training.run.opening as opening
 import repa_cli.train as train_command
 from repa.data import open_training_data
 from repa.generation.settings import SampleConfig
@@ -91,9 +92,10 @@ def advised(error):
     return [shlex.split(command)[1:] for command in re.findall(r"repa train [^;\n]*", error)]
 
 
-def test_a_run_that_meets_two_damaged_images_reaches_its_end_by_the_advice_given(
-    training, repa, tmp_path, monkeypatch
-):
+@pytest.fixture
+def damaged_images(monkeypatch):
+    """Let two images of the digits be damaged, those of steps 4 and 6 of a tiny run."""
+
     class DamagedData:
         def __getattr__(self, name):
             return getattr(data, name)
@@ -104,43 +106,52 @@ def test_a_run_that_meets_two_damaged_images_reaches_its_end_by_the_advice_given
             return replace(batch, inputs=batch.inputs.where(~bad[:, None, None, None], torch.nan))
 
     data = open_training_data("digits", 16)
-    order = EpochOrder(TINY.seed, data.count, TINY.batch_size)
-    damaged = [order(3)[0], order(5)[2]]
-    monkeypatch.setattr(loop, "open_training_data", lambda name, size: DamagedData())
-    code, _, error = training("--steps", 8, "--checkpoint-every", 2)
-    for step in (4, 6):
-        assert code == 1 and error.splitlines()[-1].startswith("repa: error: the loss is nan")
-        assert f"at step {step}." in error
-        command = advised(error)[0]
-        assert command[-2:] == ["--skip", str(step)]
-        code, _, error = repa(*command)
+    order = EpochOrder(TINY.seed, data.count)(np.arange(8 * TINY.batch_size))
+    damaged = [order[3 * TINY.batch_size], order[5 * TINY.batch_size + 2]]
+    monkeypatch.setattr(opening, "open_training_data", lambda name, size: DamagedData())
+
+
+def log_of(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_that_meets_two_damaged_images_leaves_their_steps_out_and_says_so(
+    training, tmp_path, damaged_images
+):
+    code, _, error = training("--steps", 8, "--checkpoint-every", 5, "--log-every", 3)
     assert code == 0, error
-    assert latest_checkpoint(tmp_path / "run/checkpoints").name == "step-0000008"
-    entries = [json.loads(x) for x in (tmp_path / "run/history.jsonl").read_text().splitlines()]
-    assert [(entry["from_step"], entry["skip"]) for entry in entries] == [(3, [4]), (3, [6])]
+    assert "the loss or its gradient was not finite at step 4: left out." in error
+    assert "the loss or its gradient was not finite at step 6: left out." in error
+    entries = [(e["step"], e.get("not_finite"), "loss" in e) for e in log_of(tmp_path / "run")]
+    assert entries == [(3, None, True), (6, [4, 6], False), (8, None, True)]
+    # The weights are those of a run whose steps 4 and 6 are left out because that is asked for.
+    skipped = train(replace(TINY, num_steps=8), tmp_path / "other", skip=[4, 6], reporting=QUIET)
+    for name in ("model", "ema", "optimizer"):
+        ours, theirs = (
+            load_file(folder / f"{name}.safetensors")
+            for folder in (latest_checkpoint(tmp_path / "run/checkpoints"), skipped)
+        )
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--skip", "4"), ("--learning-rate", "0.0005"), ("--precision", "fp32")]
+    ("option", "value"),
+    [("--patience", "20"), ("--learning-rate", "0.0005"), ("--precision", "fp32")],
 )
-def test_every_way_on_that_a_message_advises_leads_to_the_end(
-    training, repa, tmp_path, monkeypatch, option, value
+def test_a_run_out_of_patience_stops_before_it_saves_and_every_way_on_leads_to_the_end(
+    training, repa, tmp_path, damaged_images, monkeypatch, option, value
 ):
-    def step(config, state, batch):
-        if state.step == 3 and config.learning_rate == 1e-3 and config.precision == "bf16":
-            raise loop.NonFiniteError("the loss is nan at step 4")
-        return train_step(config, state, batch)
-
-    train_step = loop.train_step
-    monkeypatch.setattr(loop, "train_step", step)
-    _, _, error = training("--steps", 6, "--checkpoint-every", 2, "--precision", "bf16")
+    rare = ("--steps", 7, "--checkpoint-every", 2, "--log-every", 100, "--precision", "bf16")
+    code, _, error = training(*rare, "--patience", 2)
+    assert code == 1
+    assert "error: the loss or its gradient was not finite at steps 4, 6. Go on" in error
+    # What was saved after step 4 told of it first; step 6 is not saved.
+    assert names(tmp_path / "run") == ["step-0000002", "step-0000004"]
     (command,) = [command for command in advised(error) if option in command]
     assert command[-2:] == [option, value]
     code, _, error = repa(*command)
     assert code == 0, error
-    assert names(tmp_path / "run")[-1] == "step-0000006"
-    entry = json.loads((tmp_path / "run/history.jsonl").read_text())
-    assert entry["from_step"] == 3
+    assert names(tmp_path / "run")[-1] == "step-0000007"
 
 
 def test_command_keeps_the_checkpoints_asked_for(training, tmp_path):
@@ -221,9 +232,9 @@ def test_a_job_that_is_queued_again_starts_a_run_and_goes_on_with_the_settings_o
 def test_the_command_that_an_interrupted_run_names_goes_on_with_it(
     training, repa, tmp_path, monkeypatch
 ):
-    def step(*arguments):
+    def step(*arguments, **options):
         signal.raise_signal(signal.SIGINT)
-        return train_step(*arguments)
+        return train_step(*arguments, **options)
 
     train_step = loop.train_step
     with monkeypatch.context() as patch:
@@ -389,9 +400,9 @@ def test_the_note_on_a_rate_that_is_never_reached_advises_what_reaches_it(traini
 def test_a_signal_ends_the_command_saved_with_the_code_of_the_signal(
     training, tmp_path, monkeypatch, number, code
 ):
-    def step(*arguments):
+    def step(*arguments, **options):
         signal.raise_signal(number)
-        return train_step(*arguments)
+        return train_step(*arguments, **options)
 
     train_step = loop.train_step
     monkeypatch.setattr(loop, "train_step", step)

@@ -1,7 +1,7 @@
 """What a run writes and tells beside its weights. Does not import torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from repa_base.progress import Progress
 from repa_base.settings import check_settings, setting
@@ -11,10 +11,11 @@ from repa_base.settings import check_settings, setting
 class Reporting:
     """What a run writes beside its last weights; none of it changes them.
 
-    `on_step` is told the number and the losses of every step that is taken, `on_preview` the step
-    of a contact sheet and which share of it is drawn, 0 at first and 1 at its end, `on_progress`
-    how far an evaluation is, `on_note` what else happens; `preview_cfg_scale` is the guidance of
-    the previews.
+    `on_taken` is told the number of every step at once, `on_step` its number and losses when they
+    are read, at a log, a preview or a checkpoint, unless the step was left out; `on_preview` the
+    step of a contact sheet and which share of it is drawn, 0 at first and 1 at its end,
+    `on_progress` how far an evaluation is, `on_note` what else happens. `preview_cfg_scale` is the
+    guidance of the previews.
 
     Raises:
         SettingError: A value is out of its range.
@@ -56,8 +57,14 @@ class Reporting:
     )
     preview_cfg_scale: float = 2.0
     on_step: Callable[[int, dict[str, float]], None] = field(default=lambda step, losses: None)
+    on_taken: Callable[[int], None] = field(default=lambda step: None)
     on_preview: Callable[[int, float], None] = field(default=lambda step, share: None)
     on_progress: Progress = field(default=lambda name, done, total: None)
     on_note: Callable[[str], None] = field(default=lambda note: None)
 
     __post_init__ = check_settings
+
+    def quiet(self) -> "Reporting":
+        """Return the same, and nobody is told."""
+        told = ("on_step", "on_taken", "on_preview", "on_progress", "on_note")
+        return replace(self, **{name: getattr(Reporting(), name) for name in told})

@@ -129,7 +129,13 @@ class ObjectiveSettings:
 class OptimizerSettings:
     """How the weights move."""
 
-    batch_size: int = setting("Images a step.", 256, low=1)
+    batch_size: int = setting("Images a step, of all processes together.", 256, low=1)
+    accumulate: int = setting(
+        "Parts of a batch, whose gradients are added one after another: less memory, same losses.",
+        1,
+        low=1,
+        value="PARTS",
+    )
     learning_rate: float = setting("Step size of AdamW between warm-up and decay.", 1e-4, above=0)
     warmup_steps: int = setting(
         "Steps over which the learning rate rises linearly from zero.", 0, low=0
@@ -142,6 +148,12 @@ class OptimizerSettings:
     ema_decay: float = setting(
         "Decay of the moving average of the weights, from the first step on.", 0.9999, low=0, high=1
     )
+    patience: int = setting(
+        "Steps that are left out, as their loss or gradient is not finite, before a run stops.",
+        10,
+        low=1,
+        value="STEPS",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +164,14 @@ class PrecisionSettings:
         "Compute dtype of the network: {choices}; weights, losses and optimizer stay float32.",
         "fp32",
         choices=Precision,
+    )
+    compile: bool = setting(
+        "Compile the blocks: faster steps after a minute, of other last digits.", False
+    )
+    recompute: bool = setting(
+        "Activation checkpointing: keep nothing inside of blocks, and compute it again for the "
+        "gradient; less memory, about a third more work.",
+        False,
     )
 
 

@@ -27,7 +27,7 @@ from repa_base.settings import check_settings
 
 CHANGEABLE = ("num_steps", "alignment_weight", "label_dropout", "learning_rate", "warmup_steps")
 CHANGEABLE += ("decay_steps", "weight_decay", "max_grad_norm", "ema_decay", "precision")
-CHANGEABLE += ("align_until", "data")
+CHANGEABLE += ("align_until", "data", "accumulate", "patience", "compile", "recompute")
 """Settings that a run may go on with other values of: they say how it steps, or for how long, or
 where its data are by now, whose content is checked by itself. All others decide the network, the
 data, the features to align with, or the draws of a step."""

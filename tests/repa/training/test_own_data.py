@@ -67,7 +67,11 @@ def test_steps_consume_the_same_whoever_reads_them_and_everything_of_one_image(f
             assert features.dtype == torch.float32
             values = ahead.data[:, 0, 0, 0].round().long()
             images = torch.where(values < 0, -values - 1, values)
-            assert images.tolist() == ahead.labels.tolist() == batches.order(step).tolist()
+            assert (
+                images.tolist()
+                == ahead.labels.tolist()
+                == batches.order(batches.share.positions(step)).tolist()
+            )
             assert features[:, 0, 0].long().tolist() == values.tolist()
             assert flip == bool((values < 0).any())
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_run import QUIET, TINY
 
-from repa.errors import RepaError, UnknownNameError
+from repa.errors import OutputExistsError, RepaError, UnknownNameError
 from repa.training.loop import train
 from repa.training.run.folder import read_run_config
 from repa.training.settings import SECTIONS, TrainConfig, settings_by_name
@@ -55,7 +55,13 @@ def test_settings_of_earlier_versions_lie_side_by_side():
     assert settings_by_name(asdict(TINY)) == settings_by_name(TINY.sections()) == asdict(TINY)
 
 
-def test_a_run_of_a_version_without_sections_opens_and_goes_on(tmp_path):
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_of_a_version_without_sections_opens_and_its_draws_are_not_mixed_with_others(
+    tmp_path,
+):
     out = tmp_path / "run"
     config = replace(TINY, num_steps=4, learning_rate=5e-4)
     last = train(config, out, skip=[4], reporting=QUIET)
@@ -64,9 +70,11 @@ def test_a_run_of_a_version_without_sections_opens_and_goes_on(tmp_path):
     shutil.copy(FLAT_RUN / "state.json", last)
     seal_folder(last)
     assert read_run_config(out) == config
-    history = (out / "history.jsonl").read_text()
-    longer = train(replace(config, num_steps=5), out, resume=True, reporting=QUIET)
-    assert longer.name == "step-0000005"
-    assert json.loads((out / "config.json").read_text())["optimizer"]["learning_rate"] == 5e-4
-    lines = (out / "history.jsonl").read_text()
-    assert lines.startswith(history) and '"changed": {"num_steps": [4, 5]}' in lines
+    before = files_of(out)
+    with pytest.raises(OutputExistsError, match=r"draws are of format 1, .* --init") as caught:
+        train(replace(config, num_steps=5), out, resume=True, reporting=QUIET)
+    assert "\n" not in str(caught.value)
+    assert files_of(out) == before
+    # What the message advises: its weights are what another run begins with.
+    begun = replace(config, init=str(out), num_steps=1)
+    assert train(begun, tmp_path / "new", reporting=QUIET).name == "step-0000001"
