@@ -84,7 +84,8 @@ def opened(how: Opening) -> Iterator[OpenRun]:
         # What it holds may have changed while it was not locked.
         before = at_first(world, lambda: check_run_folder(config, out, resume=how.resume))
         data, record = _opened_data(config, how)
-        targets = _opened_targets(config, data, how)
+        with together(world):
+            targets = _opened_targets(config, data, how)
         what = _description(config, data, targets)
         with together(world):
             state = TrainState.create(config, what.model, how.device)
@@ -189,32 +190,30 @@ def _opened_data(config: TrainConfig, how: Opening) -> tuple[TrainingData, dict[
 
 
 def _opened_targets(config: TrainConfig, data: TrainingData, how: Opening) -> TargetSource:
-    """Find the features to align with at every process."""
+    """Find the features to align with, at every process by itself."""
     grid_size = data.input_size // check_model(config)["patch_size"]
     encoder, precision = config.encoder, config.encoder_precision
-    with together(how.processes):
-        try:
-            found = open_targets(encoder, data, how.out, grid_size, how.device, precision)
-        except SettingError as error:
-            if error.field != "grid_size":
-                raise
-            raise SettingError("image_size", str(error)) from error  # what the grid comes of
-    return found
+    try:
+        return open_targets(encoder, data, how.out, grid_size, how.device, precision)
+    except SettingError as error:
+        if error.field != "grid_size":
+            raise
+        raise SettingError("image_size", str(error)) from error  # what the grid comes of
 
 
 def _kept_targets(
     targets: TargetSource, config: TrainConfig, data: TrainingData, how: Opening
 ) -> TargetSource:
     """Let the first process keep features as asked, and the others use what it has kept."""
-    world = how.processes
-    kept = None
+    world, kept = how.processes, []
 
     def keep() -> None:
-        nonlocal kept
-        kept = keep_targets(targets, how.out, how.keep_features, how.on_note)
+        kept.append(keep_targets(targets, how.out, how.keep_features, how.on_note))
 
     at_first(world, keep)
-    return kept or _opened_targets(config, data, how)
+    with together(world):
+        found = kept[0] if kept else _opened_targets(config, data, how)
+    return found
 
 
 def _description(
