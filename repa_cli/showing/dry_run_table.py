@@ -31,8 +31,6 @@ def _needs(plan: "DryRun") -> list[tuple[str, str]]:
     shape = " x ".join(map(str, plan.data["input"]))
     images = f"{plan.data['count']:,} of {plan.data['num_classes']:,} classes"
     epochs = config.num_steps / plan.steps_per_epoch
-    memory = f"about {size_text(plan.memory_bytes)}"
-    of_state = f"{size_text(sizes.state_bytes)} of weights, gradients, optimizer and average"
     return [
         ("images", f"{images}, an input {shape}"),
         ("parameters", _millions(sizes.num_parameters)),
@@ -41,8 +39,9 @@ def _needs(plan: "DryRun") -> list[tuple[str, str]]:
         ("steps an epoch", f"{plan.steps_per_epoch:,.1f}"),
         ("epochs", f"{epochs:,.1f}"),
         ("images at once", f"{plan.share:,} of a batch of {config.batch_size:,}"),
-        ("memory", f"{memory}; {of_state}"),
-        ("", f"{size_text(sizes.image_bytes)} an image at once"),
+        ("memory, about", size_text(plan.memory_bytes)),
+        ("  weights, gradients, optimizer, average", size_text(sizes.state_bytes)),
+        ("  an image at once", size_text(sizes.image_bytes)),
         ("a checkpoint", size_text(sizes.checkpoint_bytes)),
         *_times(plan),
     ]

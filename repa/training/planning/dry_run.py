@@ -1,5 +1,6 @@
 """A dry run: what a training would be, how large, and how long, before it is begun."""
 
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,7 @@ from repa.training.targets import EncoderTargets, JoinedTargets, TargetSource, o
 from repa_base.processes import Processes
 
 _ENOUGH = 2.0  # seconds of a measurement
+_FEWEST = 8  # images at once, if a share has them: one alone says nothing of what each costs
 _REPEATS = 3
 
 
@@ -170,14 +172,13 @@ def _timed(
         _wait(device)
         reading = time.perf_counter() - start
         train_step(own, state, [batch])  # the first one is slower
-        return _mean_seconds(lambda: train_step(own, state, [batch]), device), reading
+        return _seconds(lambda: train_step(own, state, [batch]), device), reading
 
     one, reading_one = step(1)
-    count = max(1, min(share, round(_ENOUGH / max(one, 1e-6))))
+    count = min(share, max(_FEWEST, round(_ENOUGH / max(one, 1e-6))))
     many, reading = step(count) if count > 1 else (one, reading_one)
     if count < share:
-        each = (many - one) / (count - 1) if count > 1 else one
-        many += max(0.0, each) * (share - count)
+        many += max(0.0, (many - one) / (count - 1)) * (share - count)
     keeping = {encoder.suitable_keeping for encoder in _encoders(targets)}
     if not keeping:
         return Timing(many, reading * share / count, 0.0, count)
@@ -193,14 +194,16 @@ def _encoders(targets: TargetSource) -> list[EncoderTargets]:
     return [source for source in sources if isinstance(source, EncoderTargets)]
 
 
-def _mean_seconds(work: Callable[[], object], device: torch.device | str) -> float:
-    """Return the seconds of one of some repetitions."""
-    _wait(device)
-    start = time.perf_counter()
+def _seconds(work: Callable[[], object], device: torch.device | str) -> float:
+    """Return the median seconds of some repetitions."""
+    found = []
     for _ in range(_REPEATS):
+        _wait(device)
+        start = time.perf_counter()
         work()
-    _wait(device)
-    return (time.perf_counter() - start) / _REPEATS
+        _wait(device)
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
 
 
 def _wait(device: torch.device | str) -> None:

@@ -118,13 +118,13 @@ def test_a_network_that_has_no_room_is_not_measured(tmp_path, monkeypatch):
 
 
 def test_more_images_than_are_measured_cost_what_each_costs(tmp_path, monkeypatch):
-    seconds = iter([0.5, 0.5 + 3 * 0.25])  # of 1 and of 4 images
+    seconds = iter([0.5, 0.5 + 7 * 0.25])  # of 1 and of 8 images
     monkeypatch.setattr(
-        "repa.training.planning.dry_run._mean_seconds", lambda work, device: next(seconds)
+        "repa.training.planning.dry_run._seconds", lambda work, device: next(seconds)
     )
     from repa.data import open_training_data
     from repa.training.targets import StoredTargets
 
     data = open_training_data("digits", 16)
     found = _timed(TINY, tiny_state(), data, StoredTargets([]), "cpu", 16)
-    assert found.measured_images == 4 and found.step == pytest.approx(0.5 + 15 * 0.25)
+    assert found.measured_images == 8 and found.step == pytest.approx(0.5 + 15 * 0.25)
