@@ -1,10 +1,12 @@
 """`repa train`: train a SiT with representation alignment."""
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,11 +24,14 @@ from repa_cli.options import Device, Json, ProcessCount, choice, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar, progress_bars
 from repa_cli.running.start import Loading
 
+if TYPE_CHECKING:
+    from repa_base.processes import Processes
+
 _DEFAULT = "digits"
-_BAR = "{desc}: {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} "
-_BAR += "[{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-_SHOWN = ("loss", "alignment")
-"""Of the losses; the bar has its length beside them, in 120 columns."""
+_BAR = "{desc} |{bar:22}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+_SOON = 0.2  # seconds
+_SHOWN = {"loss": "loss", "alignment": "align", "gradient_norm": "grad"}
+"""Of what a step measures; the bar has its length beside them, in 120 columns."""
 
 
 @setting_options(Reporting)
@@ -95,6 +100,14 @@ def train(
             show_default=False,
         ),
     ] = None,
+    dry: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print all settings, sizes, memory and time instead, from a short measurement, "
+            "and write nothing.",
+        ),
+    ] = False,
     device: Device = "auto",
     processes: ProcessCount = None,
     as_json: Json = False,
@@ -130,7 +143,11 @@ def train(
             remedy = "see --out, or name a --preset or --data to start one"
             raise OutputExistsError(f"{folder} holds no run to go on with; {remedy}.")
         chosen = settings_of(preset, **settings) if stored is None else replace(stored, **settings)
-        with _telling(chosen.num_steps, shown=world.is_first) as told:
+        if dry:
+            if world.is_first:
+                _tell_plan(chosen, folder, world, device, reported, as_json=as_json)
+            return
+        with _telling(chosen, shown=world.is_first) as told:
             stop, checkpoint = None, None
             try:
                 checkpoint = run(
@@ -159,18 +176,45 @@ def train(
         print_table(["training", ""], [(key, str(value)) for key, value in result.items()])
 
 
+def _tell_plan(
+    config: TrainConfig,
+    folder: Path,
+    world: "Processes",
+    device: str,
+    reported: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    """Print what a run would be."""
+    from repa.training.planning.dry_run import dry_run
+    from repa_cli.showing.dry_run_table import print_dry_run
+
+    reporting = Reporting(**reported)
+    shown = {name: getattr(reporting, name) for name in rules(Reporting)}
+    plan = dry_run(config, folder, device=world.device(device), processes=world.size)
+    if as_json:
+        print_json({**plan.to_dict(), "reporting": shown})
+    else:
+        print_dry_run(plan, shown)
+
+
 @contextmanager
-def _telling(num_steps: int, *, shown: bool) -> Iterator[dict[str, Any]]:
+def _telling(config: TrainConfig, *, shown: bool) -> Iterator[dict[str, Any]]:
     """Show how far a run is; give what `Reporting` tells it by."""
+    num_steps, batch_size = config.num_steps, config.batch_size
     with progress_bar(num_steps, "steps", "training", bar_format=_BAR, shown=shown) as bar:
 
         def count(step: int) -> None:
             if bar.n == 0:
                 bar.begin(step, num_steps)
+                speed.at(step)
             bar.update(step - bar.n)
 
+        speed = _Speed(batch_size)
+
         def show(step: int, losses: dict[str, float]) -> None:
-            bar.set_postfix({name: f"{losses[name]:.3f}" for name in _SHOWN})
+            shown = {short: f"{losses[name]:.3f}" for name, short in _SHOWN.items()}
+            bar.set_postfix({**shown, "img/s": f"{speed.at(bar.n):.0f}"})
 
         drawing = progress_bars()
 
@@ -178,4 +222,21 @@ def _telling(num_steps: int, *, shown: bool) -> Iterator[dict[str, Any]]:
             drawing(f"preview of step {step}", round(100 * share), 100)
 
         told = {"on_taken": count, "on_step": show, "on_preview": show_preview}
+        told["on_progress"] = progress_bars()
         yield {**told, "on_note": print_note}
+
+
+class _Speed:
+    """Images a second, since it was last asked for and at least a fifth of a second ago."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size, self._step, self._rate = batch_size, 0.0, 0.0
+        self._since = -math.inf
+
+    def at(self, step: float) -> float:
+        """Return the speed when so many steps are taken; steps are told in groups, at a log."""
+        now = time.monotonic()
+        if now - self._since > _SOON and step > self._step:
+            self._rate = self._batch_size * (step - self._step) / (now - self._since)
+            self._since, self._step = now, step
+        return self._rate

@@ -13,9 +13,11 @@ waited for at a log, a preview or a checkpoint alone. A run is a folder:
     set-aside/step-0001000/      checkpoints after one that the run went back to
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,17 +33,15 @@ from repa.training.reading_ahead import reading_ahead, suitable_workers
 from repa.training.run.folder import Log, remove_old_checkpoints
 from repa.training.run.opening import Opening, OpenRun, announce, opened
 from repa.training.run.resuming import command
-from repa.training.run.state import TrainState
 from repa.training.settings import Reporting, TrainConfig
 from repa.training.step import step_network, train_step
 from repa.training.stopping import Interrupted, Stop, stop_on_signals
 from repa.training.targets import Keeping
+from repa.training.watching.regular import Regular, regular_work
 from repa_base.files import check_room, is_full
 from repa_base.processes import Processes, at_first
 
 T = TypeVar("T")
-Work = Callable[[TrainState], Mapping[str, float]]
-"""Done now and then with the state of a run, by the first process; what it returns is logged."""
 
 
 def train(
@@ -109,6 +109,9 @@ def train(
         keep_features=keep_features,
         on_note=reporting.on_note,
         processes=processes,
+        watch=partial(
+            regular_work, reporting=reporting, device=device, is_first=processes.is_first
+        ),
     )
     with opened(how) as run:
         latest = _to_the_end(run, how, reporting, workers)
@@ -154,8 +157,6 @@ class _Loop:
     processes: Processes
     network: nn.Module
     previews: Previews
-    regular: Sequence[tuple[int, Work]] = ()
-    """Steps between two times that something is done, 0 for never, and what."""
 
     def __post_init__(self) -> None:
         self.config, self.out, self.state = self.run.config, self.run.out, self.run.state
@@ -168,7 +169,7 @@ class _Loop:
         """Take every step that is left; return the last checkpoint, if one was written."""
         state, num_steps = self.state, self.config.num_steps
         self.log = self.at_first(lambda: Log(self.out / "log.jsonl", state.step))
-        drawn = self.draw(stop, if_missing=True)
+        done = self.look(stop, if_missing=True)
         while state.step < num_steps and not stop.agreed():
             self.check_room()
             self.step(batches)
@@ -176,11 +177,8 @@ class _Loop:
                 self.write_log()
             if self.is_due(self.reporting.checkpoint_every):
                 self.save()
-            for every, work in self.regular:
-                if self.is_due(every):
-                    self.do(work)
-            drawn = self.draw(stop)
-        if stop.agreed() and not (state.step == num_steps and drawn):
+            done = self.look(stop)
+        if stop.agreed() and not (state.step == num_steps and done):
             if state.step > self.saved:
                 self.write_log()
                 self.save()
@@ -233,10 +231,29 @@ class _Loop:
         self.read()
         self.latest, self.saved = self.at_first(self._saved), self.state.step
 
-    def do(self, work: Work) -> None:
-        """Let the first process do something with the state, and log what it returns."""
+    def look(self, stop: Stop, *, if_missing: bool = False) -> bool:
+        """Do all that is due beside the steps; return whether nothing was given up."""
+        start = time.monotonic()
+        due = [each for each in self.run.regular if self.is_due(each.every)]
+        done = [self.do(each, stop, if_missing=if_missing) for each in due]
+        done.append(self.draw(stop, if_missing=if_missing))
+        self.log.leave_out(time.monotonic() - start)
+        return all(done)
+
+    def do(self, regular: Regular, stop: Stop, *, if_missing: bool) -> bool:
+        """Let the first process do work, and log it; return whether it was not given up."""
         self.read()
-        self.at_first(lambda: self.log.write(self.state.step, work(self.state)))
+        step = self.state.step
+
+        def done() -> bool:
+            if regular.work is None or (if_missing and regular.key in self.log.at_start):
+                return True
+            entry = regular.work(self.state, stop.is_set)
+            if entry:
+                self.log.write(step, entry)
+            return entry is not None
+
+        return self.at_first(done)
 
     def draw(self, stop: Stop, *, if_missing: bool = False) -> bool:
         """Draw the preview that is due, if any is; return whether it was not given up."""
@@ -289,7 +306,7 @@ class _Loop:
         if step == 0:
             return "stopped before the first step"
         if step == self.config.num_steps:
-            return f"stopped after the last step, {step}, which is saved, before its preview"
+            return f"stopped after the last step, {step}, which is saved, before all was drawn"
         return f"stopped after step {step}, which is saved"
 
     @property

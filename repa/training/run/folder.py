@@ -204,7 +204,8 @@ def remove_old_checkpoints(folder: Path, *, keep_last: int, keep_every: int) -> 
 class Log:
     """A file of JSON lines, one an entry.
 
-    Entries after the step resumed from are dropped, and so is what is no entry.
+    Entries after the step resumed from are dropped, and so is what is no entry. `at_start` are the
+    keys that entries of that step have.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -215,6 +216,12 @@ class Log:
         kept = [line for line in lines if _is_entry_until(line, step)]
         if kept != lines:
             write_text(path, "".join(kept))
+        entries = [parse_json(line) for line in kept]
+        self.at_start = {key for entry in entries if entry["step"] == step for key in entry}
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count a time among that of the steps."""
+        self._since += seconds
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Add an entry of a step."""

@@ -4,7 +4,7 @@ All that can be refused is refused here. Of several processes the first one read
 folder, and what it finds, or meets, is known to all.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from repa.training.run.resuming import check_longer, load_checkpoint
 from repa.training.run.state import TrainState, check_model, model_settings, step_of
 from repa.training.settings import TrainConfig
 from repa.training.targets import Keeping, TargetSource, keep_targets, open_targets
+from repa.training.watching.regular import Regular
 from repa_base.processes import Processes, at_first, together
 
 
@@ -44,6 +45,9 @@ class Opening:
     keep_features: Keeping | None = None
     on_note: Callable[[str], None] = lambda note: None
     processes: Processes = field(default_factory=Processes)
+    watch: Callable[[TrainConfig, TrainingData, CheckpointSettings], Sequence[Regular]] = (
+        lambda config, data, what: ()
+    )
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,7 @@ class OpenRun:
     share: Share
     skipped: frozenset[int]
     latest: Path | None
+    regular: Sequence[Regular] = ()
 
 
 @contextmanager
@@ -88,6 +93,7 @@ def opened(how: Opening) -> Iterator[OpenRun]:
             targets = _opened_targets(config, data, how)
         what = _description(config, data, targets)
         with together(world):
+            regular = how.watch(config, data, what)
             state = TrainState.create(config, what.model, how.device)
         config, latest, skipped = at_first(
             world, lambda: _begun(replace(how, config=config), state, what, before, record)
@@ -95,7 +101,7 @@ def opened(how: Opening) -> Iterator[OpenRun]:
         state.copy_from_first(world)
         if config.is_aligned(state.step):
             targets = _kept_targets(targets, config, data, how)
-        yield OpenRun(config, out, state, data, targets, what, share, skipped, latest)
+        yield OpenRun(config, out, state, data, targets, what, share, skipped, latest, regular)
 
 
 def _begun(

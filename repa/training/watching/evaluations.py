@@ -4,7 +4,7 @@ Samples are what `repa sample` makes of the same checkpoint by its defaults: the
 guidance and blocks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,6 +22,10 @@ from repa.models.sit import SiT
 from repa.training.run.state import TrainState
 from repa.training.settings import Reporting
 from repa.training.watching.curves import METRICS
+
+
+class _StoppedError(Exception):
+    pass
 
 
 @dataclass(frozen=True)
@@ -46,14 +50,19 @@ class Evaluations:
     measuring: Measuring
     autoencoder: Autoencoder | None = None
 
-    def __call__(self, state: TrainState) -> Mapping[str, Any]:
+    def __call__(
+        self, state: TrainState, is_stopped: Callable[[], bool] = lambda: False
+    ) -> Mapping[str, Any] | None:
         """Return the metrics by their labels, and of how many samples they are.
 
-        A network that overflows has none, and the run goes on.
+        None if the run shall end before the samples are made. A network that overflows has no
+        metrics, and the run goes on.
         """
         count, title = self.reporting.eval_num, f"samples of step {state.step}"
 
         def tell(done: float, total: int) -> None:
+            if is_stopped():
+                raise _StoppedError
             self.reporting.on_progress(title, done, total)
 
         protocol, network = self.protocol, InMemory(state.ema, self.settings)
@@ -62,6 +71,8 @@ class Evaluations:
             batches = list(
                 images_of(network, range(count), protocol, autoencoder=decoder, progress=tell)
             )
+        except _StoppedError:
+            return None
         except NonFiniteError as error:
             self.reporting.on_note(f"no evaluation of step {state.step}: {error}")
             return {}

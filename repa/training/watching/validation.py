@@ -6,7 +6,7 @@ alone, and runs of other seeds compare. The network that memorises gets better o
 on and worse on the rest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,13 +48,24 @@ class Validation:
     held_out: FixedBatch
     trained_on: FixedBatch
 
-    def __call__(self, state: TrainState) -> Mapping[str, float]:
-        """Return the losses of the weights as they are, and of their average on held-out images."""
-        return {
-            HELD_OUT: self.loss(state.model, self.held_out),
-            f"{HELD_OUT}_average": self.loss(state.ema, self.held_out),
-            TRAINED_ON: self.loss(state.model, self.trained_on),
+    def __call__(
+        self, state: TrainState, is_stopped: Callable[[], bool] = lambda: False
+    ) -> Mapping[str, float] | None:
+        """Return the losses of the weights as they are, and of their average on held-out images.
+
+        None if the run shall end meanwhile.
+        """
+        asked = {
+            HELD_OUT: (state.model, self.held_out),
+            f"{HELD_OUT}_average": (state.ema, self.held_out),
+            TRAINED_ON: (state.model, self.trained_on),
         }
+        found = {}
+        for name, (model, batch) in asked.items():
+            if is_stopped():
+                return None
+            found[name] = self.loss(model, batch)
+        return found
 
     @torch.no_grad()
     def loss(self, model: nn.Module, batch: FixedBatch) -> float:
