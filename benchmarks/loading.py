@@ -92,7 +92,7 @@ def measure(folder: Path, count: int, workers: int) -> tuple[list[float], list[f
         batches = replace(batches, read=timed)
         for step in range(count + 1):
             start = time.perf_counter()
-            train_step(config, state, batches(step))
+            train_step(config, state, [batches(step)])
             steps.append(time.perf_counter() - start)
     return waits[1:], steps[1:]
 
