@@ -1,6 +1,7 @@
 """A dry run: what a training would be, how large, and how long, before it is begun."""
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,7 @@ from repa_base.processes import Processes
 _ENOUGH = 2.0  # seconds of a measurement
 _FEWEST = 8  # images at once, if a share has them: one alone says nothing of what each costs
 _REPEATS = 3
+_SLOW = 3.0  # seconds of a step that is not repeated
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ def dry_run(
     if measured and (unmeasured := _too_large(found, device)) is None:
         try:
             state = TrainState.create(config, settings, device)
-            timing = _timed(config, state, data, targets, device, share)
+            room = _room(found, device)
+            timing = _timed(config, state, data, targets, device, share, room)
         except RepaError as error:
             unmeasured = str(error)
     shape = [data.in_channels, data.input_size, data.input_size]
@@ -131,6 +134,12 @@ def dry_run(
 def _share(config: TrainConfig, processes: int) -> int:
     """Return the images of a step at once, or refuse a batch that cannot be divided."""
     return Share(config.batch_size, config.accumulate, Processes(size=processes)).part_size
+
+
+def _room(sizes: Sizes, device: torch.device | str) -> int:
+    """Return how many images at once have room beside the state, which is there already."""
+    free = free_memory(device)
+    return sys.maxsize if free is None else (free - sizes.fixed_bytes) // sizes.image_bytes
 
 
 def _too_large(sizes: Sizes, device: torch.device | str) -> str | None:
@@ -162,8 +171,9 @@ def _timed(
     targets: TargetSource,
     device: torch.device | str,
     share: int,
+    room: int,
 ) -> Timing:
-    """Measure a step on one image, then on as many as fit into seconds, at most a share."""
+    """Measure a step on one image, then on as many as fit into seconds and into `room`."""
 
     def step(count: int) -> tuple[float, float]:
         own = replace(config, batch_size=count, accumulate=1)
@@ -171,14 +181,18 @@ def _timed(
         batch = batches(0)
         _wait(device)
         reading = time.perf_counter() - start
-        train_step(own, state, [batch])  # the first one is slower
-        return _seconds(lambda: train_step(own, state, [batch]), device), reading
+        first = _seconds(lambda: train_step(own, state, [batch]), device, 1)
+        if first > _SLOW:
+            return first, reading
+        return _seconds(lambda: train_step(own, state, [batch]), device, _REPEATS), reading
 
     one, reading_one = step(1)
-    count = min(share, max(_FEWEST, round(_ENOUGH / max(one, 1e-6))))
+    wanted = 2 if one > _SLOW else max(_FEWEST, round(_ENOUGH / max(one, 1e-6)))
+    count = max(1, min(share, room, wanted))
     many, reading = step(count) if count > 1 else (one, reading_one)
     if count < share:
-        many += max(0.0, (many - one) / (count - 1)) * (share - count)
+        each = (many - one) / (count - 1) if count > 1 else one
+        many += max(0.0, each) * (share - count)
     keeping = {encoder.suitable_keeping for encoder in _encoders(targets)}
     if not keeping:
         return Timing(many, reading * share / count, 0.0, count)
@@ -194,10 +208,10 @@ def _encoders(targets: TargetSource) -> list[EncoderTargets]:
     return [source for source in sources if isinstance(source, EncoderTargets)]
 
 
-def _seconds(work: Callable[[], object], device: torch.device | str) -> float:
+def _seconds(work: Callable[[], object], device: torch.device | str, repeats: int) -> float:
     """Return the median seconds of some repetitions."""
     found = []
-    for _ in range(_REPEATS):
+    for _ in range(repeats):
         _wait(device)
         start = time.perf_counter()
         work()

@@ -118,13 +118,21 @@ def test_a_network_that_has_no_room_is_not_measured(tmp_path, monkeypatch):
 
 
 def test_more_images_than_are_measured_cost_what_each_costs(tmp_path, monkeypatch):
-    seconds = iter([0.5, 0.5 + 7 * 0.25])  # of 1 and of 8 images
+    many = 0.5 + 7 * 0.25
+    seconds = iter([0.6, 0.5, many, many])  # of 1 and of 8 images, each first without counting
     monkeypatch.setattr(
-        "repa.training.planning.dry_run._seconds", lambda work, device: next(seconds)
+        "repa.training.planning.dry_run._seconds", lambda work, device, repeats: next(seconds)
     )
     from repa.data import open_training_data
     from repa.training.targets import StoredTargets
 
     data = open_training_data("digits", 16)
-    found = _timed(TINY, tiny_state(), data, StoredTargets([]), "cpu", 16)
+    arguments = (TINY, tiny_state(), data, StoredTargets([]), "cpu", 16)
+    found = _timed(*arguments, 100)
     assert found.measured_images == 8 and found.step == pytest.approx(0.5 + 15 * 0.25)
+    seconds = iter([10.0, 15.0])  # what is slow is measured once, on two images
+    found = _timed(*arguments, 100)
+    assert found.measured_images == 2 and found.step == pytest.approx(10 + 15 * 5)
+    seconds = iter([10.0])
+    found = _timed(*arguments, 1)  # no room for more
+    assert found.measured_images == 1 and found.step == pytest.approx(160)
