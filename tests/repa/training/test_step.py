@@ -9,9 +9,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import repa.training.step as module
 from repa.errors import OtherProcessError, RepaError
-from repa.training.batch import Batches
+from repa.training.batch import Batches, NoisyBatch
 from repa.training.losses import spatially_normalised
-from repa.training.step import is_finite, losses_of, train_step
+from repa.training.step import is_finite, losses_of, read_measured, train_step
 from repa.training.targets import EncoderTargets, StoredTargets
 from samplers import INTERPOLANTS
 
@@ -226,3 +226,20 @@ def test_buffers_are_averaged_too_and_whole_numbers_are_the_models():
     state.update_ema(0.75)
     torch.testing.assert_close(state.ema.mean, torch.full((2,), 1.5))
     assert state.ema.count == 3
+
+
+def test_parts_of_a_batch_make_the_step_of_the_whole():
+    config = replace(TINY, projector_dim=16, max_grad_norm=1e9)
+    whole, parted = (tiny_state(config, target_dims=[3]) for _ in range(2))
+    batch = aligned_batch(0, config)
+    found = measured(config, whole, batch)
+    rows = (slice(0, 4), slice(4, 8))
+    parts = [
+        NoisyBatch(
+            *(getattr(batch, name)[part] for name in ("data", "labels", "noise", "times")),
+            [features[part] for features in batch.target_features],
+        )
+        for part in rows
+    ]
+    (again,) = read_measured([train_step(replace(config, accumulate=2), parted, parts)])
+    assert again == pytest.approx(found, abs=1e-6)
