@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from metrics.errors import InputError
-from metrics.images.folder import is_hidden
+from metrics.images.picture_files import is_hidden
 from repa_base.errors import first_line
 
 MAX_MEMBER_BYTES = 1 << 28

@@ -18,8 +18,9 @@ import numpy as np
 from jaxtyping import Int64
 
 from metrics.errors import InputError
-from metrics.images.folder import FolderImages, open_folder
+from metrics.images.folder import open_folder
 from metrics.images.npz import ArrayEntry, open_npy, open_npz
+from metrics.images.picture_files import PictureFiles
 from metrics.images.source import (
     MAX_SIDE,
     Batches,
@@ -30,7 +31,7 @@ from metrics.images.source import (
     bounded_batch,
     checked_range,
 )
-from metrics.images.zipped import ZipImages, open_zip
+from metrics.images.zipped import open_zip
 from repa_base.errors import first_line
 from repa_base.progress import Steps
 
@@ -73,7 +74,7 @@ def formats_of(images: ImageSource | None) -> dict[str, int]:
 
 def _formats(images: ImageSource | None) -> tuple[str, ...]:
     match images:
-        case FolderImages() | ZipImages():
+        case PictureFiles():
             return images.formats
         case FirstImages():
             return _formats(images.images)[: images.count]

@@ -5,60 +5,37 @@ first. What is hidden is left out, what cannot be read is an error, and other fi
 """
 
 import hashlib
-import json
-import operator
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import groupby
+from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64
 
 from metrics.errors import InputError
-from metrics.images.picture import SUFFIXES, decode, read_form
-from metrics.images.source import (
-    Batches,
-    bounded_batch,
-    checked_range,
+from metrics.images.picture import decode, read_form
+from metrics.images.picture_files import (
+    LABELS,
+    PictureFiles,
+    described_forms,
+    is_hidden,
+    read_labels,
+    split_pictures,
 )
 from repa_base.checksums import file_sha256
 from repa_base.progress import Steps
 
-T = TypeVar("T")
 
-LABELS = "dataset.json"
-"""The file of a prepared data set that tells the classes of its pictures."""
-_NAMED_KINDS = 5  # suffixes that are named, of files that are not taken
-
-
-@dataclass(frozen=True)
-class FolderImages:
-    """Image files, decoded as they are needed, by several threads.
-
-    Attributes:
-        folder: Where they lie.
-        paths: The files, in the order of their relative paths.
-        shape: (height, width, 3), or None when they differ in size.
-        labels: The class of each, where `dataset.json` tells.
-        largest_bytes: Of the largest as RGB.
-        formats: Of each file, by Pillow's name.
-        not_taken: Other files of the folder by their suffix.
-    """
+@dataclass(frozen=True, kw_only=True)
+class FolderImages(PictureFiles):
+    """The picture files of a folder, in the order of their relative paths."""
 
     folder: Path
     paths: tuple[Path, ...]
-    shape: tuple[int, int, int] | None
-    labels: Int64[np.ndarray, " count"] | None = None
-    largest_bytes: int = 1
-    formats: tuple[str, ...] = ()
-    not_taken: Mapping[str, int] = field(default_factory=dict)
-    manifest: None = field(default=None, init=False)
 
     @property
     def name(self) -> str:
@@ -70,18 +47,13 @@ class FolderImages:
         """Number of images."""
         return len(self.paths)
 
-    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Batches:
-        """Yield images `start` to `stop` as RGB; a batch ends early where the size changes.
-
-        Grey, palette and CMYK images become RGB and transparency is dropped. Batches of very large
-        images are smaller than asked.
+    def decoded(self, index: int) -> np.ndarray:
+        """Return one image, uint8 (height, width, 3).
 
         Raises:
-            InputError: A file is damaged.
+            InputError: Its file is damaged.
         """
-        stop = checked_range(self.count, batch_size, start, stop)
-        batch_size = bounded_batch(batch_size, self.largest_bytes)
-        return batches_of(self.paths[start:stop], decode, batch_size)
+        return decode(self.paths[index])
 
     def sha256(self, progress: Steps | None = None) -> str:
         """Return the hash of the relative paths and of the files; progress counts files."""
@@ -110,48 +82,18 @@ def open_folder(folder: Path) -> FolderImages:
             channel; or `dataset.json` is unreadable or leaves one out.
     """
     labels = folder / LABELS
-    files = [path for path in files_below(folder) if path != labels]
-    pictures = [path for path in files if path.suffix.lower() in SUFFIXES]
-    others = (path.suffix.lower() for path in files if path.suffix.lower() not in SUFFIXES)
-    not_taken = dict(Counter(others))
-    if not pictures:
-        beside = f"; {described_not_taken(not_taken)}" if not_taken else ""
-        raise InputError(f"{folder} holds no images ({', '.join(SUFFIXES)}){beside}.")
+    files = (path for path in files_below(folder) if path != labels)
+    pictures, not_taken = split_pictures(files, folder)
     pictures.sort(key=lambda path: path.relative_to(folder).as_posix())
     with ThreadPoolExecutor() as threads:
         forms = list(threads.map(read_form, pictures))
-    sizes = {form.size for form in forms}
     return FolderImages(
-        folder,
-        tuple(pictures),
-        shape=(*next(iter(sizes)), 3) if len(sizes) == 1 else None,
+        folder=folder,
+        paths=tuple(pictures),
         labels=_labels_beside(folder, pictures),
-        largest_bytes=max(height * width * 3 for height, width in sizes),
-        formats=tuple(form.format for form in forms),
         not_taken=not_taken,
+        **described_forms(forms),
     )
-
-
-def batches_of(
-    pictures: Sequence[T], decode: Callable[[T], np.ndarray], batch_size: int
-) -> Batches:
-    """Yield decoded pictures in batches, by several threads; one ends where the size changes."""
-    with ThreadPoolExecutor() as threads:
-        for first in range(0, len(pictures), batch_size):
-            decoded = threads.map(decode, pictures[first : first + batch_size])
-            for _, images in groupby(decoded, key=lambda i: i.shape):
-                yield np.stack(list(images))
-
-
-def described_not_taken(not_taken: Mapping[str, int]) -> str:
-    """Say how many files of which kinds were not taken, the most frequent first."""
-    kinds = sorted(not_taken.items(), key=lambda kind: (-kind[1], kind[0]))
-    parts = [f"{count} {suffix or 'without a suffix'}" for suffix, count in kinds[:_NAMED_KINDS]]
-    rest = sum(count for _, count in kinds[_NAMED_KINDS:])
-    parts += [f"{rest} of other kinds"] if rest else []
-    total = sum(not_taken.values())
-    said = "1 file was" if total == 1 else f"{total} files were"
-    return f"{said} not taken: {', '.join(parts)}"
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -232,35 +174,9 @@ def _entries(folder: Path, real: str) -> list[os.DirEntry[str]]:
     return sorted(shown, key=lambda entry: entry.name)
 
 
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is left out."""
-    return name.startswith(".") or name == "__MACOSX"
-
-
 def _labels_beside(folder: Path, paths: list[Path]) -> Int64[np.ndarray, " count"] | None:
     file = folder / LABELS
     if not file.is_file():
         return None
     names = [path.relative_to(folder).as_posix() for path in paths]
     return read_labels(file.read_bytes(), str(file), names)
-
-
-def read_labels(
-    content: bytes, file: str, names: Sequence[str]
-) -> Int64[np.ndarray, " count"] | None:
-    """Return the classes of pictures by what a `dataset.json`, called `file`, holds; None if none.
-
-    Raises:
-        InputError: It is unreadable, or leaves a picture out.
-    """
-    try:
-        pairs = json.loads(content)["labels"] or ()
-        labels = {str(name): np.int64(operator.index(label)) for name, label in pairs}
-    except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
-        raise InputError(
-            f'{file} must hold {{"labels": [[file, class], ...]}}, but cannot be read: {error!r}.'
-        ) from error
-    absent = next((name for name in names if name not in labels), None)
-    if labels and absent is not None:
-        raise InputError(f"{file} names no class for {absent}; complete it or remove it.")
-    return np.array([labels[name] for name in names], np.int64) if labels else None

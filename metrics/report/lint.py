@@ -8,10 +8,9 @@
 from collections.abc import Mapping
 
 from metrics.images.arrays import formats_of
-from metrics.images.folder import FolderImages, described_not_taken
 from metrics.images.inspection import ImageFindings
+from metrics.images.picture_files import PictureFiles, described_not_taken
 from metrics.images.source import ImagesOfSource, ImageSource
-from metrics.images.zipped import ZipImages
 from metrics.report.classes import class_balance, class_order
 from metrics.report.reference import Reference
 from metrics.report.warning import LintWarning
@@ -170,7 +169,7 @@ def _few_real_images(
 def _files_not_taken(images: ImageSource) -> LintWarning | None:
     while isinstance(images, ImagesOfSource):
         images = images.images
-    if not isinstance(images, FolderImages | ZipImages) or not images.not_taken:
+    if not isinstance(images, PictureFiles) or not images.not_taken:
         return None
     return LintWarning(
         "files-not-taken",

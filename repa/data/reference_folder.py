@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from metrics import InputError
-from metrics.images.folder import LABELS, files_below, read_labels
+from metrics.images.folder import files_below
 from metrics.images.picture import read_form
+from metrics.images.picture_files import LABELS, read_labels
 from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
 from repa.data.image_set import ImageSet
 from repa.data.prepared_set import Indices, PreparedSet

@@ -24,8 +24,9 @@ from metrics.images.archive import (
     read_member,
     shown_members,
 )
-from metrics.images.folder import LABELS, described_not_taken, files_below, is_hidden, read_labels
+from metrics.images.folder import files_below
 from metrics.images.picture import SUFFIXES
+from metrics.images.picture_files import LABELS, described_not_taken, is_hidden, read_labels
 from repa.data.image_set import ImageSet
 from repa.errors import DataError
 

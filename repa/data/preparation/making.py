@@ -265,7 +265,7 @@ def _announce(
         features=networks.features,
         flip=config.flip,
     )
-    from metrics.images.folder import described_not_taken
+    from metrics.images.picture_files import described_not_taken
 
     if source.not_taken:
         note(f"{described_not_taken(source.not_taken)}.")

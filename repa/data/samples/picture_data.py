@@ -2,9 +2,9 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +13,7 @@ from torch import Tensor
 from repa.autoencoders.latent_space import PIXELS
 from repa.data.held_out import HeldOutReference
 from repa.data.image_set import ImageSet
-from repa.data.samples.training_data import (
-    Batch,
-    RowGenerator,
-    drawn_flips,
-    pixels_of,
-    with_mirrored,
-)
+from repa.data.samples.training_data import AsPixels, with_mirrored
 from repa.data.sources import FolderFiles
 
 _NAME_LETTERS = 8
@@ -29,12 +23,11 @@ _SAMPLED = 1000  # pictures whose content is, of more
 
 
 @dataclass
-class PictureData:
+class PictureData(AsPixels):
     """The pictures of a source, read and cropped to `image_size` whenever they are asked for."""
 
     pictures: ImageSet
     image_size: int
-    flip: bool = False
 
     def __post_init__(self) -> None:
         self.count, self.num_classes = self.pictures.count, self.pictures.num_classes
@@ -63,32 +56,14 @@ class PictureData:
             digest.update(repr(record).encode())
         return digest.hexdigest()
 
-    def batch(self, indices: np.ndarray, generator: RowGenerator) -> Batch:
-        """Return pixels and labels.
-
-        Raises:
-            DataError: A picture cannot be read any more.
-        """
-        rows = map(generator, range(len(indices)))
-        mirrored = drawn_flips(rows) if self.flip else None
-        images = self.images(indices, mirrored)
-        labels = torch.from_numpy(self.labels[indices])
-        return Batch(indices, pixels_of(images), labels, mirrored, images)
-
     def images(self, indices: np.ndarray, mirrored: np.ndarray | None = None) -> Tensor:
         """Return the images uint8 (B, H, W, 3)."""
         images = [self.pictures.image(index, self.image_size) for index in indices.tolist()]
         return with_mirrored(torch.from_numpy(np.stack(images)), mirrored)
 
-    def features(
-        self, encoder: str, indices: np.ndarray, mirrored: np.ndarray | None = None
-    ) -> Tensor:
-        """Raise KeyError: there are none."""
-        raise KeyError(encoder)
-
-    def flipping(self) -> Self:
-        """Return the data with every second image mirrored, by its own draw."""
-        return replace(self, flip=True)
+    def labels_of(self, indices: np.ndarray) -> Tensor:
+        """Return the labels int64 (B,)."""
+        return torch.from_numpy(self.labels[indices])
 
     def record(self, on_note: Callable[[str], None]) -> dict[str, Any] | None:
         """Return what a run remembers of the data; large folders are read for it."""

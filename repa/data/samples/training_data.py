@@ -1,5 +1,6 @@
 """Training data: indices to inputs of the network, labels and what an encoder sees of an image."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
@@ -86,37 +87,33 @@ class TrainingData(Protocol):
 
 
 @dataclass
-class PixelData:
-    """Images held in memory and trained on as pixels in [-1, 1].
+class AsPixels(ABC):
+    """Images that are trained on as pixels in [-1, 1], with no features beside them.
 
-    Nothing of them is random but, with `flip`, whether an image is mirrored.
+    Nothing of them is random but, with `flip`, whether an image is mirrored. Subclasses say where
+    an image and its label come from, and set what `TrainingData` lists.
     """
 
-    name: str
-    all_images: Tensor
-    all_labels: Tensor
-    num_classes: int
-    in_channels: int = 3
-    latent_space: LatentSpace = PIXELS
-    flip: bool = False
-    in_memory: bool = field(default=True, init=False)
-    encoders: tuple[str, ...] = field(default=(), init=False)
-    reference: HeldOutReference | None = field(default=None, init=False)
+    flip: bool = field(default=False, kw_only=True)
 
-    def __post_init__(self) -> None:
-        self.count, self.input_size = self.all_images.shape[:2]
-        self.image_size = self.input_size
+    @abstractmethod
+    def images(self, indices: np.ndarray, mirrored: np.ndarray | None = None) -> Tensor:
+        """Return the images uint8 (B, H, W, 3)."""
+
+    @abstractmethod
+    def labels_of(self, indices: np.ndarray) -> Tensor:
+        """Return the labels int64 (B,)."""
 
     def batch(self, indices: np.ndarray, generator: RowGenerator) -> Batch:
-        """Return pixels and labels."""
+        """Return pixels and labels.
+
+        Raises:
+            DataError: A picture cannot be read any more.
+        """
         rows = map(generator, range(len(indices)))
         mirrored = drawn_flips(rows) if self.flip else None
         images = self.images(indices, mirrored)
-        return Batch(indices, pixels_of(images), self.all_labels[indices], mirrored, images)
-
-    def images(self, indices: np.ndarray, mirrored: np.ndarray | None = None) -> Tensor:
-        """Return the images uint8 (B, H, W, 3)."""
-        return with_mirrored(self.all_images[indices], mirrored)
+        return Batch(indices, pixels_of(images), self.labels_of(indices), mirrored, images)
 
     def features(
         self, encoder: str, indices: np.ndarray, mirrored: np.ndarray | None = None
@@ -127,6 +124,33 @@ class PixelData:
     def flipping(self) -> Self:
         """Return the data with every second image mirrored, by its own draw."""
         return replace(self, flip=True)
+
+
+@dataclass
+class PixelData(AsPixels):
+    """Images held in memory."""
+
+    name: str
+    all_images: Tensor
+    all_labels: Tensor
+    num_classes: int
+    in_channels: int = 3
+    latent_space: LatentSpace = PIXELS
+    in_memory: bool = field(default=True, init=False)
+    encoders: tuple[str, ...] = field(default=(), init=False)
+    reference: HeldOutReference | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.count, self.input_size = self.all_images.shape[:2]
+        self.image_size = self.input_size
+
+    def images(self, indices: np.ndarray, mirrored: np.ndarray | None = None) -> Tensor:
+        """Return the images uint8 (B, H, W, 3)."""
+        return with_mirrored(self.all_images[indices], mirrored)
+
+    def labels_of(self, indices: np.ndarray) -> Tensor:
+        """Return the labels int64 (B,)."""
+        return self.all_labels[indices]
 
     def record(self, on_note: Callable[[str], None]) -> dict[str, Any] | None:
         """Return None: they come with a package."""

@@ -43,7 +43,7 @@ class Reporting:
         low=0,
     )
     eval_num: int = setting(
-        "Samples of an evaluation, which are kept in memory.", 500, low=2, value="M"
+        "Samples of an evaluation, which are kept in memory.", 500, low=4, value="M"
     )
     eval_reference: str | None = setting(
         "What to compare with, as for repa fid --ref.  [default: what was held out of the data]",

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from metrics import ArrayImages
+from metrics import ArrayImages, InputError
 from repa.autoencoders.autoencoder import Autoencoder
 from repa.checkpoints.settings import CheckpointSettings
-from repa.errors import DataError, NonFiniteError, SettingError
+from repa.errors import DataError, NonFiniteError, RepaError, SettingError
 from repa.evaluation import Measuring, evaluate_file, plan_evaluation
 from repa.generation import Protocol, images_of
 from repa.generation.defaults import defaults_of_dataset
@@ -55,8 +55,8 @@ class Evaluations:
     ) -> Mapping[str, Any] | None:
         """Return the metrics by their labels, and of how many samples they are.
 
-        None if the run shall end before the samples are made. A network that overflows has no
-        metrics, and the run goes on.
+        None if the run shall end before the samples are made. What cannot be judged, such as a
+        network that overflows, has no metrics, and the run goes on.
         """
         count, title = self.reporting.eval_num, f"samples of step {state.step}"
 
@@ -79,7 +79,11 @@ class Evaluations:
         images = np.concatenate([batch.images for batch in batches])
         samples = ArrayImages(images, title, manifest=self._manifest)
         reference = self.reporting.eval_reference
-        found = evaluate_file(samples, reference=reference, how=self.measuring)
+        try:
+            found = evaluate_file(samples, reference=reference, how=self.measuring)
+        except (RepaError, InputError, OSError) as error:  # a reference that was moved, say
+            self.reporting.on_note(f"no evaluation of step {state.step}: {error}")
+            return {}
         return {METRICS: dict(found.reports["samples"].values), f"{METRICS}_of": count}
 
     @property

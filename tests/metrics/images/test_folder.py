@@ -10,7 +10,7 @@ from PIL import Image
 
 from metrics import FirstImages, InputError, open_images, open_reference
 from metrics.images.arrays import formats_of
-from metrics.images.folder import described_not_taken
+from metrics.images.picture_files import described_not_taken
 
 
 def draw(path, value, **options):

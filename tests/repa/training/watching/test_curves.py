@@ -107,6 +107,27 @@ def test_panels_fill_rows_evenly_and_no_empty_one_is_drawn(tmp_path, monkeypatch
     assert shown[:5] == shown[5:]
 
 
+def test_the_second_half_is_over_images_seen(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: figures.append(self) or save(self, *a, **k)
+    )
+    runs = [
+        made_run(tmp_path / "a", ENTRIES),
+        made_run(tmp_path / "b", [step(1), step(2)], batch_size=16),
+    ]
+    plot_runs(runs, tmp_path / "c.png")
+    steps, images = (
+        [line.get_xdata().tolist() for line in axis.lines]
+        for axis in figures[0].axes
+        if axis.get_title() == "velocity loss"
+    )
+    assert steps == [[1, 2, 3], [2, 4], [2, 4], [1, 2]]
+    assert images == [[8, 16, 24], [16, 32], [16, 32], [16, 32]]
+
+
 def test_what_is_no_run_is_named(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(RepaError, match=r"folder holds no run \(no config"):

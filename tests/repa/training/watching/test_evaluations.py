@@ -1,6 +1,7 @@
 """Evaluation on the way: the numbers of `repa fid` on a file of `repa sample`."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from tiny_run import TINY, tiny_state
 from repa.checkpoints.settings import CheckpointSettings, describe
 from repa.data import PixelData, load_digits
 from repa.data.held_out import HeldOutReference
-from repa.errors import RepaError, SettingError, UnknownNameError
+from repa.errors import SettingError, UnknownNameError
 from repa.evaluation import evaluate_file
 from repa.generation import SampleConfig, generate
 from repa.training.run.state import model_settings
@@ -115,4 +116,18 @@ def test_a_network_that_overflows_has_no_metrics_and_the_run_goes_on(reference):
     reporting = Reporting(eval_num=NUM, eval_reference=reference, on_note=notes.append)
     assert open_evaluations(settings_of_run(), reporting, "cpu", None)(state) == {}
     assert notes[-1].startswith("no evaluation of step 0: image 0 has NaN")
-    assert issubclass(SettingError, RepaError)
+
+
+def test_a_reference_that_is_lost_meanwhile_is_noted_and_the_run_goes_on(reference):
+    notes = []
+    reporting = Reporting(eval_num=4, eval_reference=reference, on_note=notes.append)
+    evaluations = open_evaluations(settings_of_run(), reporting, "cpu", None)
+    Path(reference).unlink()
+    assert evaluations(tiny_state()) == {}
+    assert notes[-1].startswith("no evaluation of step 0: ") and "few.npz" in notes[-1]
+
+
+def test_an_evaluation_is_given_up_when_the_run_shall_end(reference):
+    reporting = Reporting(eval_num=4, eval_reference=reference)
+    evaluations = open_evaluations(settings_of_run(), reporting, "cpu", None)
+    assert evaluations(tiny_state(), lambda: True) is None
