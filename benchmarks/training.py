@@ -3,8 +3,8 @@
 The plain step is written after the published recipe (REPA train.py and loss.py at 67f7145): in
 float32, the alignment loss sample by sample, AdamW and the moving average parameter by parameter,
 and, in one of its two forms, an encoder of DINOv2-B's size (random weights) on 224-pixel images at
-every step. Ours has the features prepared, in memory, as random values of the right sizes. Steps of each
-kind take turns. Run: `python benchmarks/training.py [--steps 5] [--digits 200]`
+every step. Ours has the features prepared, in memory, as random values of the right sizes. Steps of
+each kind take turns. Run: `python benchmarks/training.py [--steps 5] [--digits 200]`
 
 With --digits it also trains so many steps on the digits in float32 and in bf16, and compares the
 means of both losses.

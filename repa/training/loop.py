@@ -13,6 +13,7 @@ waited for at a log, a preview or a checkpoint alone. A run is a folder:
     set-aside/step-0001000/      checkpoints after one that the run went back to
 """
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ from repa.training.stopping import Interrupted, Stop, stop_on_signals
 from repa.training.targets import Keeping
 from repa.training.watching.regular import Regular, regular_work
 from repa_base.files import check_room, is_full
+from repa_base.launcher import OURS
 from repa_base.processes import Processes, at_first
 
 T = TypeVar("T")
@@ -132,7 +134,8 @@ def _to_the_end(
     steps = (s for s in range(first, config.num_steps) if s + 1 not in run.skipped)
     numbers = (step * parts + part for step in steps for part in range(parts))
     batches = Batches(config, run.data, run.targets, how.device, run.share)
-    decoder = decoder_of(run.data.latent_space, how.device, reporting)
+    draws = replace(reporting, preview_every=reporting.preview_every * how.processes.is_first)
+    decoder = decoder_of(run.data.latent_space, how.device, draws)
     loop = _Loop(
         run,
         reporting,
@@ -311,7 +314,8 @@ class _Loop:
 
     @property
     def _again(self) -> str:
-        return command(self.out)
+        ours = os.environ.get(OURS) and self.processes.size > 1
+        return command(self.out, *(["--processes", self.processes.size] if ours else []))
 
     @property
     def _advice(self) -> str:

@@ -25,6 +25,7 @@ from repa.generation.settings import SampleConfig
 from repa.training.batch import EpochOrder
 from repa.training.loop import train
 from repa.training.run.folder import latest_checkpoint
+from repa.training.run.state import step_of
 from repa.training.settings import Reporting, TrainConfig
 from repa_base.settings import flag_of, rules
 
@@ -600,3 +601,29 @@ def test_a_plot_of_what_is_no_run_is_one_line(repa, tmp_path, monkeypatch, argum
     found, out, error = repa("plot", *arguments)
     assert found == code and not out and error.count("\n") == 1 and said in error
     assert not (tmp_path / "c.png").exists()
+
+
+def test_processes_that_are_told_to_end_save_together_and_the_run_goes_on(tmp_path):
+    arguments = [*CLI, *CLI_TINY, "--out", "run", "--log-every", "1", "--preview-every", "0"]
+    process = subprocess.Popen(
+        [*arguments, "--steps", "100000", "--processes", "2"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/log.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 143, error
+    (line,) = [line for line in error.splitlines() if "which is saved; go on with" in line]
+    assert line.endswith("--out run --resume --processes 2")
+    last = latest_checkpoint(tmp_path / "run/checkpoints")
+    assert f"after step {step_of(last)}, which" in line
+    # Any number of processes reads it.
+    steps = ["--steps", str(step_of(last) + 1), "--resume"]
+    done = subprocess.run(
+        [*arguments, *steps], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

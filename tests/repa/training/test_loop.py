@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 from tiny_run import QUIET, TINY, as_begun, file_bytes, tiny_state
 
+import repa.training.outcomes as outcomes
 import repa.training.run.opening as opening
 from repa.data import open_training_data
 from repa.errors import (
@@ -22,7 +23,7 @@ from repa.training.batch import Batches
 from repa.training.loop import Interrupted, train
 from repa.training.run.folder import latest_checkpoint
 from repa.training.settings import Reporting
-from repa.training.step import train_step
+from repa.training.step import read_measured, train_step
 from repa.training.targets import StoredTargets
 
 
@@ -288,3 +289,23 @@ def test_no_checkpoint_goes_before_the_next_one_is_saved(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         train(TINY, out, resume=True, reporting=replace(QUIET, keep_last=1))
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-0000003"]
+
+
+def test_the_device_is_waited_for_at_logs_and_checkpoints_alone(tmp_path, monkeypatch):
+    reads, taken, told = [], [], []
+
+    def reading(measured):
+        reads.append(len(taken))
+        return read_measured(measured)
+
+    monkeypatch.setattr(outcomes, "read_measured", reading)
+    reporting = replace(
+        QUIET,
+        log_every=3,
+        checkpoint_every=5,
+        on_taken=taken.append,
+        on_step=lambda step, losses: told.append(step),
+    )
+    train(replace(TINY, num_steps=9), tmp_path / "run", reporting=reporting)
+    assert reads == [3, 5, 6, 9]
+    assert taken == told == list(range(1, 10))

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 import torch
 from tiny_run import TINY, measured, numbered_data, stand_in_encoder, tiny_state
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from repa.training.batch import Batches
+import repa.training.step as module
+from repa.errors import OtherProcessError, RepaError
+from repa.training.batch import Batches, NoisyBatch
 from repa.training.losses import spatially_normalised
-from repa.training.step import is_finite, losses_of, train_step
+from repa.training.step import is_finite, losses_of, read_measured, train_step
 from repa.training.targets import EncoderTargets, StoredTargets
 from samplers import INTERPOLANTS
 
@@ -158,3 +161,85 @@ def test_target_features_are_the_encoders_unless_they_are_to_be_normalised():
     indices = Batches(TINY, data, targets, "cpu").order(np.arange(TINY.batch_size))
     assert torch.equal(plain, stand_in_encoder()(data.images(indices), grid_size=2))
     assert torch.equal(spatial, spatially_normalised(plain)) and not torch.equal(plain, spatial)
+
+
+class Unread(TorchDispatchMode):
+    """Refuse to wait for the device, as a number of Python does."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function is not torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("changes", [{}, {"precision": "bf16"}, {"accumulate": 2}])
+def test_a_step_does_not_wait_for_the_device(changes):
+    config = replace(TINY, projector_dim=16, **changes)
+    state, batch = tiny_state(config, target_dims=[3]), aligned_batch(0, config)
+    with Unread():
+        found = train_step(config, state, [batch] * config.accumulate)
+    with pytest.raises(AssertionError), Unread():
+        found[0].item()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory."),
+            RepaError,
+            "out of memory in a step: try --accumulate 4 .*, or --recompute, or --precision bf16",
+        ),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:116] DefaultCPUAllocator: can't allocate "
+                "memory: you tried to allocate 8 bytes."
+            ),
+            RepaError,
+            "--accumulate 4",
+        ),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"),
+            OtherProcessError,
+            "another process ended early",
+        ),
+        (RuntimeError("shapes differ"), RuntimeError, "^shapes differ$"),
+    ],
+)
+def test_what_ends_a_step_and_is_no_bug_is_said_in_words(monkeypatch, error, kind, said):
+    def fail(*arguments):
+        raise error
+
+    config = replace(TINY, accumulate=2)
+    monkeypatch.setattr(module, "losses_of", fail)
+    with pytest.raises(kind, match=said) as caught:
+        train_step(config, tiny_state(), [batch_of(0)])
+    assert "\n" not in str(caught.value) and isinstance(caught.value, RepaError) == (
+        kind is not RuntimeError
+    )
+
+
+def test_buffers_are_averaged_too_and_whole_numbers_are_the_models():
+    state = tiny_state()
+    for model, value in ((state.model, 3), (state.ema, 1)):
+        model.register_buffer("mean", torch.full((2,), float(value)))
+        model.register_buffer("count", torch.tensor(value))
+    state.update_ema(0.75)
+    torch.testing.assert_close(state.ema.mean, torch.full((2,), 1.5))
+    assert state.ema.count == 3
+
+
+def test_parts_of_a_batch_make_the_step_of_the_whole():
+    config = replace(TINY, projector_dim=16, max_grad_norm=1e9)
+    whole, parted = (tiny_state(config, target_dims=[3]) for _ in range(2))
+    batch = aligned_batch(0, config)
+    found = measured(config, whole, batch)
+    rows = (slice(0, 4), slice(4, 8))
+    parts = [
+        NoisyBatch(
+            *(getattr(batch, name)[part] for name in ("data", "labels", "noise", "times")),
+            [features[part] for features in batch.target_features],
+        )
+        for part in rows
+    ]
+    (again,) = read_measured([train_step(replace(config, accumulate=2), parted, parts)])
+    assert again == pytest.approx(found, abs=1e-6)
