@@ -22,8 +22,8 @@ from repa.data import open_if_prepared
 from repa.data.row_files import Layout
 from repa.training.batch import Batches
 from repa.training.reading_ahead import reading_ahead
+from repa.training.run.state import TrainState, model_settings
 from repa.training.settings import settings_for
-from repa.training.state import TrainState, model_settings
 from repa.training.step import train_step
 from repa.training.targets import open_targets
 
@@ -92,7 +92,7 @@ def measure(folder: Path, count: int, workers: int) -> tuple[list[float], list[f
         batches = replace(batches, read=timed)
         for step in range(count + 1):
             start = time.perf_counter()
-            train_step(config, state, batches(step))
+            train_step(config, state, [batches(step)])
             steps.append(time.perf_counter() - start)
     return waits[1:], steps[1:]
 

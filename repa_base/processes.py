@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 from torch.distributed.rendezvous import rendezvous
 
 from repa_base.device import resolve_device
@@ -22,12 +22,16 @@ from repa_base.errors import OtherProcessError, RepaError, first_line
 from repa_base.launcher import ending_with_launcher
 
 T = TypeVar("T")
+Backend = Literal["gloo", "nccl"]
 
 PATIENCE = timedelta(days=7)
 """How long processes wait for each other: shares of a long sampling run may end hours apart."""
 
 MEETING = timedelta(minutes=5)
 """How long a process looks for the first one at the start."""
+
+STEPPING = timedelta(minutes=30)
+"""How long GPUs wait for each other's tensors: all that takes longer is waited for by the CPU."""
 
 CALLING = timedelta(seconds=30)
 """How long it looks for its launcher, where that is what the processes meet at: it was there before
@@ -60,7 +64,7 @@ class Processes:
         """
         box: list[Any] = [value]
         if self.size > 1:
-            with _ended_in_words():
+            with ended_in_words():
                 distributed.broadcast_object_list(box, src=0, group=self.group)
         return box[0]
 
@@ -68,15 +72,43 @@ class Processes:
         """Return the values by rank at the first process, received one at a time; else none."""
         if self.rank == 0:
             return self._received(value)
-        with _ended_in_words():
+        with ended_in_words():
             distributed.send_object_list([value], dst=0, group=self.group)
         return ()
 
     def barrier(self) -> None:
         """Wait until every process is here."""
         if self.size > 1:
-            with _ended_in_words():
+            with ended_in_words():
                 distributed.barrier(group=self.group)
+
+    def highest(self, value: int) -> int:
+        """Return the highest of all processes' values at each of them; no GPU has a part in it.
+
+        Raises:
+            OtherProcessError: Another process has ended, here and in `mean_` and `copy_from_first`.
+        """
+        if self.size == 1:
+            return value
+        found = torch.tensor(value)
+        with ended_in_words():
+            distributed.all_reduce(found, op=distributed.ReduceOp.MAX, group=self.group)
+        return int(found)
+
+    def mean_(self, tensor: Tensor) -> Tensor:
+        """Replace a tensor by the mean of all processes' tensors, and return it."""
+        if self.size > 1:
+            with ended_in_words():
+                distributed.all_reduce(tensor)
+            tensor /= self.size
+        return tensor
+
+    def copy_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Fill tensors of the same shapes at all processes with the first process's values."""
+        if self.size > 1:
+            with ended_in_words(), torch.no_grad():
+                for tensor in tensors:
+                    distributed.broadcast(tensor, src=0)
 
     def device(self, name: str) -> torch.device:
         """Do as `resolve_device`; of several GPUs, `auto` and `cuda` give each process its own."""
@@ -89,7 +121,7 @@ class Processes:
         yield own
         for rank in range(1, self.size):
             box: list[Any] = [None]
-            with _ended_in_words():
+            with ended_in_words():
                 distributed.recv_object_list(box, src=rank, group=self.group)
             yield box[0]
 
@@ -99,7 +131,9 @@ SingleProcess = Processes
 
 
 @contextmanager
-def joined_processes(backend: str = "gloo", patience: timedelta = PATIENCE) -> Iterator[Processes]:
+def joined_processes(
+    backend: Backend | str = "gloo", patience: timedelta = PATIENCE
+) -> Iterator[Processes]:
     """Connect to the processes that torchrun started, if it did, for the length of the block.
 
     A process group that exists already is used and left as it is. If torchrun ends within the block
@@ -107,8 +141,8 @@ def joined_processes(backend: str = "gloo", patience: timedelta = PATIENCE) -> I
 
     Args:
         backend: PyTorch's name of the connection of tensors, its default group in the block.
-            Values travel by the CPU, and so by gloo, whatever it is.
-        patience: How long to wait for the others.
+            Values travel by the CPU, and so by gloo, whatever it is; see `suitable_backend`.
+        patience: How long to wait for the others; tensors on GPUs wait for `STEPPING` at most.
 
     Raises:
         RepaError: The processes cannot be reached.
@@ -140,6 +174,9 @@ def _connect(backend: str, patience: timedelta, rank: int, size: int) -> None:
         waiting = CALLING if at_launcher else MEETING
         store, *_ = next(rendezvous("env://", rank, size, timeout=waiting))
         store.set_timeout(patience)
+        if backend == "nccl":
+            patience = min(patience, STEPPING)
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         distributed.init_process_group(
             backend, store=store, timeout=patience, rank=rank, world_size=size
         )
@@ -151,7 +188,12 @@ def _connect(backend: str, patience: timedelta, rank: int, size: int) -> None:
 
 
 @contextmanager
-def _ended_in_words() -> Iterator[None]:
+def ended_in_words() -> Iterator[None]:
+    """Say of a failure to reach the other processes what it means.
+
+    Raises:
+        OtherProcessError: A RuntimeError of the connection, in the block.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -159,6 +201,20 @@ def _ended_in_words() -> Iterator[None]:
             "another process ended early, or let the others wait for too long; its own message "
             "says why."
         ) from error
+
+
+def suitable_backend(device: str) -> Backend:
+    """Return what carries tensors between processes, each on its own device of this name.
+
+    GPUs have nccl, if every process has its own; all else, and all on one named GPU, gloo.
+    """
+    of_gpus = device in ("auto", "cuda") and torch.cuda.is_available()
+    return "nccl" if of_gpus else "gloo"
+
+
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Whether an error says that another process cannot be reached any more."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error).lower()
 
 
 def own_rows(processes: Processes, count: int, batch_size: int) -> range:

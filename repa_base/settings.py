@@ -68,15 +68,26 @@ def check_settings(settings: Any) -> None:  # noqa: ANN401
     Raises:
         SettingError: The first one that is of another type, out of its range or of its choices.
     """
-    for name, (declared, rule) in rules(settings).items():
+    for name, (declared, _) in rules(settings).items():
         value = getattr(settings, name)
-        if rule.choices and (isinstance(value, str) or get_origin(declared.type) not in _UNIONS):
-            if value not in rule.choices:
-                hint = suggestion(str(value), rule.choices)
-                raise SettingError(name, f"unknown {name} {value!r}{hint}")
-        elif declared.type in (int, float, bool):
-            _check_number(name, value, declared.type, rule)
+        check_value(settings, name, value)
+        if declared.type in (int, float, bool):
             object.__setattr__(settings, name, declared.type(value))
+
+
+def check_value(settings: Any, name: str, value: Any) -> None:  # noqa: ANN401
+    """Check one value of a setting that has a rule, by the rule and its type.
+
+    Raises:
+        SettingError: It is of another type, out of its range or of its choices.
+    """
+    declared, rule = rules(settings)[name]
+    if rule.choices and (isinstance(value, str) or get_origin(declared.type) not in _UNIONS):
+        if value not in rule.choices:
+            hint = suggestion(str(value), rule.choices)
+            raise SettingError(name, f"unknown {name} {value!r}{hint}")
+    elif declared.type in (int, float, bool):
+        _check_number(name, value, declared.type, rule)
 
 
 def _check_number(name: str, value: Any, kind: Any, rule: Rule) -> None:  # noqa: ANN401

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from repa.errors import OtherProcessError, RepaError, UnknownNameError
-from repa_cli import cache, fid, grid, sample, stats, train
+from repa_cli import cache, fid, grid, plot, sample, stats, train
 from repa_cli.checkpoints import export, inspect, models
 from repa_cli.data_sets import data, prepare
 from repa_cli.options import Command
@@ -57,6 +57,7 @@ for command in (
     prepare.prepare,
     data.data,
     train.train,
+    plot.plot,
     export.export,
     inspect.inspect,
     models.models,

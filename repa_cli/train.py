@@ -1,22 +1,37 @@
 """`repa train`: train a SiT with representation alignment."""
 
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from repa.training.settings import DATASETS, PRESETS, Reporting, TrainConfig, settings_for
+from repa.training.settings import (
+    DATASETS,
+    PRESETS,
+    ConfigFile,
+    Reporting,
+    TrainConfig,
+    read_config_file,
+    settings_of,
+)
 from repa_base.settings import rules
-from repa_cli.options import Device, Json, choice, setting_options
+from repa_cli.options import Device, Json, ProcessCount, choice, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar, progress_bars
 from repa_cli.running.start import Loading
 
+if TYPE_CHECKING:
+    from repa_base.processes import Processes
+
 _DEFAULT = "digits"
-_BAR = "{desc}: {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} "
-_BAR += "[{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-_SHOWN = ("loss", "alignment")
-"""Of the losses; the bar has its length beside them, in 120 columns."""
+_BAR = "{desc} |{bar:22}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+_SOON = 0.2  # seconds
+_SHOWN = {"loss": "loss", "alignment": "align", "gradient_norm": "grad"}
+"""Of what a step measures; the bar has its length beside them, in 120 columns."""
 
 
 @setting_options(Reporting)
@@ -28,6 +43,18 @@ def train(
             help=f"Settings to start from: {', '.join(PRESETS)}.  [default: {_DEFAULT}; with a "
             "path as --data, the published recipe; with --resume, the run's own]",
             parser=choice("preset", PRESETS),
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Settings in a file, a key of a section each ([optimizer] learning_rate = 2e-4); "
+            "--dry-run shows them all. An option that is typed beats the file, which beats the "
+            "preset.",
+            exists=True,
+            dir_okay=False,
             show_default=False,
         ),
     ] = None,
@@ -73,7 +100,16 @@ def train(
             show_default=False,
         ),
     ] = None,
+    dry: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print all settings, sizes, memory and time instead, from a short measurement, "
+            "and write nothing.",
+        ),
+    ] = False,
     device: Device = "auto",
+    processes: ProcessCount = None,
     as_json: Json = False,
     **settings: Any,  # noqa: ANN401
 ) -> None:
@@ -83,64 +119,124 @@ def train(
     What is not given is the preset's, or with --resume the run's own. Writes a folder with
     config.json, log.jsonl, checkpoints/ and previews/. Ctrl-C ends the run after the step in hand,
     saved; --resume goes on from there and ends with the same weights. Settings that change neither
-    network nor data may be given anew with --resume; history.jsonl records from which step on.
+    network nor data may be given anew with --resume; history.jsonl records from which step on. With
+    several GPUs: --processes N, or on several machines torchrun ... -m -- repa_cli train ...
     """
     with Loading():
         from repa.errors import OutputExistsError
         from repa.training.loop import Interrupted
         from repa.training.loop import train as run
-        from repa.training.run_folder import read_run_config
-        from repa_base.device import resolve_device
+        from repa.training.run.folder import read_run_config
+        from repa_base.processes import at_first, joined_processes, suitable_backend
 
+    file = read_config_file(config) if config else ConfigFile()
+    preset, settings = preset or file.preset, {**file.reporting, **file.settings, **settings}
     own = settings.get("data", DATASETS[0]) not in DATASETS
     name = Path(settings["data"]).absolute().name if own and not preset else preset or _DEFAULT
     folder = out or Path("runs") / name
-    stored = read_run_config(folder) if resume else None
-    if stored and preset:
-        print_note(f"--preset only starts a run; {folder} goes on with its own settings.")
-    if resume and preset is None and stored is None and not own:
-        remedy = "see --out, or name a --preset or --data to start one"
-        raise OutputExistsError(f"{folder} holds no run to go on with; {remedy}.")
     reported = {name: settings.pop(name) for name in rules(Reporting) if name in settings}
-    if own and stored is None:
-        config = settings_for(base=PRESETS[preset] if preset else None, **settings)
+    with joined_processes(suitable_backend(device)) as world:
+        stored = at_first(world, lambda: read_run_config(folder)) if resume else None
+        if stored and preset and world.is_first:
+            print_note(f"a preset only starts a run; {folder} goes on with its own settings.")
+        if resume and preset is None and stored is None and not own:
+            remedy = "see --out, or name a --preset or --data to start one"
+            raise OutputExistsError(f"{folder} holds no run to go on with; {remedy}.")
+        chosen = settings_of(preset, **settings) if stored is None else replace(stored, **settings)
+        if dry:
+            if world.is_first:
+                _tell_plan(chosen, folder, world, device, reported, as_json=as_json)
+            return
+        with _telling(chosen, shown=world.is_first) as told:
+            stop, checkpoint = None, None
+            try:
+                checkpoint = run(
+                    chosen,
+                    folder,
+                    resume=resume,
+                    from_step=from_step,
+                    skip=skip or (),
+                    device=world.device(device),
+                    reporting=Reporting(**told, **reported),
+                    workers=workers,
+                    processes=world,
+                )
+            except Interrupted as interrupted:
+                stop = interrupted
+    if stop is not None:
+        if world.is_first:
+            print_note(str(stop))
+        raise typer.Exit(128 + stop.signal)
+    if not world.is_first:
+        return
+    result = {"steps": chosen.num_steps, "checkpoint": str(checkpoint), "run": str(folder)}
+    if as_json:
+        print_json(result)
     else:
-        config = replace(stored or PRESETS[preset or _DEFAULT], **settings)
+        print_table(["training", ""], [(key, str(value)) for key, value in result.items()])
 
-    with progress_bar(config.num_steps, "steps", "training", bar_format=_BAR) as bar:
+
+def _tell_plan(
+    config: TrainConfig,
+    folder: Path,
+    world: "Processes",
+    device: str,
+    reported: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    """Print what a run would be."""
+    from repa.training.planning.dry_run import dry_run
+    from repa_cli.showing.dry_run_table import print_dry_run
+
+    reporting = Reporting(**reported)
+    shown = {name: getattr(reporting, name) for name in rules(Reporting)}
+    plan = dry_run(config, folder, device=world.device(device), processes=world.size)
+    if as_json:
+        print_json({**plan.to_dict(), "reporting": shown})
+    else:
+        print_dry_run(plan, shown)
+
+
+@contextmanager
+def _telling(config: TrainConfig, *, shown: bool) -> Iterator[dict[str, Any]]:
+    """Show how far a run is; give what `Reporting` tells it by."""
+    num_steps, batch_size = config.num_steps, config.batch_size
+    with progress_bar(num_steps, "steps", "training", bar_format=_BAR, shown=shown) as bar:
+
+        def count(step: int) -> None:
+            if bar.n == 0:
+                bar.begin(step, num_steps)
+                speed.at(step)
+            bar.update(step - bar.n)
+
+        speed = _Speed(batch_size)
 
         def show(step: int, losses: dict[str, float]) -> None:
-            if bar.n == 0:
-                bar.begin(step, config.num_steps)
-            bar.update(step - bar.n)
-            bar.set_postfix({name: f"{losses[name]:.3f}" for name in _SHOWN})
+            shown = {short: f"{losses[name]:.3f}" for name, short in _SHOWN.items()}
+            bar.set_postfix({**shown, "img/s": f"{speed.at(bar.n):.0f}"})
 
         drawing = progress_bars()
 
         def show_preview(step: int, share: float) -> None:
             drawing(f"preview of step {step}", round(100 * share), 100)
 
-        told = {"on_step": show, "on_preview": show_preview, "on_note": print_note}
-        reporting = Reporting(**told, **reported)
-        where = resolve_device(device)
-        try:
-            checkpoint = run(
-                config,
-                folder,
-                resume=resume,
-                from_step=from_step,
-                skip=skip or (),
-                device=where,
-                reporting=reporting,
-                workers=workers,
-            )
-        except Interrupted as stop:
-            bar.close()
-            print_note(str(stop))
-            raise typer.Exit(128 + stop.signal) from None
+        told = {"on_taken": count, "on_step": show, "on_preview": show_preview}
+        told["on_progress"] = progress_bars()
+        yield {**told, "on_note": print_note}
 
-    result = {"steps": config.num_steps, "checkpoint": str(checkpoint), "run": str(folder)}
-    if as_json:
-        print_json(result)
-    else:
-        print_table(["training", ""], [(key, str(value)) for key, value in result.items()])
+
+class _Speed:
+    """Images a second, since it was last asked for and at least a fifth of a second ago."""
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size, self._step, self._rate = batch_size, 0.0, 0.0
+        self._since = -math.inf
+
+    def at(self, step: float) -> float:
+        """Return the speed when so many steps are taken; steps are told in groups, at a log."""
+        now = time.monotonic()
+        if now - self._since > _SOON and step > self._step:
+            self._rate = self._batch_size * (step - self._step) / (now - self._since)
+            self._since, self._step = now, step
+        return self._rate

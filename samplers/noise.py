@@ -28,6 +28,8 @@ class Stream(IntEnum):
     LABELS = 1
     INCREMENTS = 2
     TRAINING = 3
+    SAMPLES = 4
+    VALIDATION = 5
 
 
 def keyed_generator(seed: int, stream: Stream, index: int = 0, step: int = 0) -> Generator:

@@ -151,7 +151,17 @@ def test_packaged_files_are_found_without_the_path_of_a_module():
         ["--version"],
         *(
             [name, "--help"]
-            for name in ("sample", "fid", "stats", "grid", "cache", "prepare", "train", "export")
+            for name in (
+                "sample",
+                "fid",
+                "stats",
+                "grid",
+                "cache",
+                "prepare",
+                "train",
+                "plot",
+                "export",
+            )
         ),
         *([name, "--help"] for name in ("inspect", "models", "download")),
     ],

@@ -1,6 +1,6 @@
 """A training run that takes less than a second: settings, state, numbered images, an encoder."""
 
-from dataclasses import replace
+import json
 
 import torch
 from torch import nn
@@ -8,11 +8,13 @@ from torch.nn import functional as F
 
 from repa.data import PixelData
 from repa.encoders import Encoder
-from repa.training.settings import PRESETS, Reporting
-from repa.training.state import TrainState, model_settings
+from repa.training.batch import DRAWS
+from repa.training.run.state import TrainState, model_settings
+from repa.training.settings import Reporting, settings_of
+from repa.training.step import read_measured, train_step
 
-TINY = replace(
-    PRESETS["digits"],
+TINY = settings_of(
+    "digits",
     model="SiT-Pico/8",
     image_size=16,
     encoder="none",
@@ -30,6 +32,17 @@ def tiny_state(config=TINY, target_dims=()):
     data = PixelData("digits", image, torch.zeros(1, dtype=torch.int64), num_classes=10)
     settings = model_settings(config, data, list(target_dims))
     return TrainState.create(config, settings, "cpu")
+
+
+def as_begun(config):
+    """What config.json holds of a run that has these settings."""
+    return json.dumps({**config.sections(), "draws": DRAWS})
+
+
+def measured(config, state, batch):
+    """What a step on a whole batch measures, by name."""
+    (found,) = read_measured([train_step(config, state, [batch])])
+    return found
 
 
 def numbered_data(count=40):

@@ -5,8 +5,10 @@ from .prepared_set import PreparedSet as PreparedSet
 from .prepared_set import is_prepared as is_prepared
 from .prepared_set import open_prepared as open_prepared
 from .samples import Batch as Batch
+from .samples import HeldOutImages as HeldOutImages
 from .samples import PixelData as PixelData
 from .samples import TrainingData as TrainingData
+from .samples import held_out_images as held_out_images
 from .samples import open_if_prepared as open_if_prepared
 from .samples import open_training_data as open_training_data
 from .sources import open_source as open_source

@@ -5,7 +5,6 @@ prepared set. Every row is compared with its checksum whenever it is read.
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +14,14 @@ import numpy as np
 
 from repa.autoencoders.latent_space import LatentSpace
 from repa.data.row_files import (
+    HELD_OUT,
     IMAGES,
+    ImageZip,
     Layout,
     features_key,
     moments_key,
+    read_labels,
     read_rows,
-    rows_end,
 )
 from repa.errors import DataError, first_line, suggestion
 from repa_base.checksums import parse_json, unsealed
@@ -242,6 +243,21 @@ def _whole(manifest: Mapping[str, Any], name: str) -> int:
     return value
 
 
+def held_out_labels(prepared: PreparedSet) -> np.ndarray:
+    """Return the labels int64 (M,) of the images held out of a set; zeros without classes.
+
+    Raises:
+        DataError: They are damaged, or label none of the classes.
+    """
+    count = (prepared.manifest.get("held_out") or {}).get("count", 0)
+    if prepared.manifest.get("labels") is None:
+        return np.zeros(count, np.int64)
+    labels = read_labels(prepared.folder, ImageZip(HELD_OUT, prepared.image_size, count, None))
+    if len(labels) and not 0 <= labels.min() <= labels.max() < prepared.num_classes:
+        raise DataError(f"{prepared.folder}: labels of held-out images are none of its classes.")
+    return labels
+
+
 def labels_digest(labels: np.ndarray | None) -> str | None:
     """Return the hash of labels, None for none."""
     return None if labels is None else hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()
@@ -272,20 +288,10 @@ def _read_checksums(folder: Path, layout: Layout) -> dict[str, np.ndarray]:
 
 
 def _read_labels(folder: Path, layout: Layout, digest: str | None) -> np.ndarray:
-    file = layout.files[IMAGES]
-    path = folder / file.name
     if digest is None:
         return np.zeros(layout.count, np.int64)
-    try:
-        with path.open("rb") as stream:
-            stream.seek(rows_end(file))
-            header = stream.read(30)
-            name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-            stream.seek(name + extra, 1)
-            text = stream.read(int.from_bytes(header[22:26], "little"))
-        labels = np.array([label for _, label in json.loads(text)["labels"]], np.int64)
-    except (OSError, ValueError, TypeError, LookupError, OverflowError) as error:
-        raise DataError(f"{path}: its labels are damaged; prepare the set anew.") from error
-    if labels.shape != (layout.count,) or labels_digest(labels) != digest:
+    labels = read_labels(folder, layout.files[IMAGES])
+    if labels_digest(labels) != digest:
+        path = folder / layout.files[IMAGES].name
         raise DataError(f"{path}: its labels are not those of {MANIFEST}; prepare the set anew.")
     return labels

@@ -268,3 +268,27 @@ def read_rows(
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     return np.stack(rows) if rows else np.empty((0, *file.row_shape), file.dtype)
+
+
+def read_labels(folder: Path, file: RowFile) -> np.ndarray:
+    """Return the labels int64 (N,) in a zip of images, behind its last image.
+
+    Raises:
+        DataError: They are damaged.
+    """
+    path = folder / file.name
+    try:
+        with path.open("rb") as stream:
+            stream.seek(rows_end(file))
+            header = stream.read(30)
+            name, extra = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
+            stream.seek(name + extra, 1)
+            text = stream.read(int.from_bytes(header[22:26], "little"))
+        labels = np.array([label for _, label in json.loads(text)["labels"]], np.int64)
+    except (OSError, ValueError, TypeError, LookupError, OverflowError) as error:
+        raise DataError(f"{path}: its labels are damaged; prepare the set anew.") from error
+    if labels.shape != (file.count,):
+        raise DataError(
+            f"{path}: its labels are not those of {file.count} images; prepare it anew."
+        )
+    return labels

@@ -5,7 +5,7 @@ itself is the defaults of `repa.generation.settings`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,19 @@ def defaults_of(model: str | Path, **hints: Any) -> ModelDefaults:  # noqa: ANN4
     remark = "" if known else _UNKNOWN
     if checkpoint.sampling:
         return ModelDefaults(checkpoint.sampling, dialect=dialect, remark=remark)
+    return replace(defaults_of_dataset(dataset), remark=remark)
+
+
+def defaults_of_dataset(dataset: str | None) -> ModelDefaults:
+    """Return the defaults of our own checkpoints of a data set: those of the first registered one.
+
+    The published protocol where there is none.
+    """
     for name, entry in load_registry()["checkpoints"].items():
         ours = entry.get("dialect") is None  # others' settings are of their networks, not the data
         if ours and dataset == entry["dataset"] and "sampling" in entry:
             return ModelDefaults(_settings(entry), name, dataset)
-    return ModelDefaults(remark=remark)
+    return ModelDefaults()
 
 
 def _settings(entry: Entry) -> dict[str, Any]:

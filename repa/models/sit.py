@@ -12,6 +12,7 @@ from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from repa.models import blocks
 from repa.models.names import ProjectorKind
@@ -100,6 +101,8 @@ class SiT(nn.Module):
         self.out_channels = out_channels or in_channels
         self.num_classes, self.label_dropout = num_classes, label_dropout
         self.encoder_depth = encoder_depth
+        self.recomputed = False
+        """Whether blocks keep nothing for the backward pass, and are computed again in it."""
 
         self.x_embedder = blocks.PatchEmbedder(patch_size, in_channels, hidden_size)
         self.t_embedder = blocks.TimeEmbedder(hidden_size)
@@ -207,10 +210,18 @@ class SiT(nn.Module):
         condition = self.t_embedder(t) + self.y_embedder(labels)
         middle = tokens
         for number, block in enumerate(self.blocks, start=1):
-            tokens = block(tokens, condition)
+            tokens = self._run(block, tokens, condition)
             if number == self.encoder_depth:
                 middle = tokens
         return middle, tokens, condition
+
+    def _run(self, block: nn.Module, tokens: Tensor, condition: Tensor) -> Tensor:
+        if not (self.recomputed and torch.is_grad_enabled()):
+            return block(tokens, condition)
+        # Blocks draw no random numbers, so that no generator's state needs to be kept.
+        return checkpoint(  # pyright: ignore[reportReturnType]
+            block, tokens, condition, use_reentrant=False, preserve_rng_state=False
+        )
 
     def _unpatchify(self, patches: Tensor) -> Tensor:
         """(B, N, p*p*C) to (B, C, H, W); a patch is stored row by row, channels last."""

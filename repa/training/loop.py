@@ -1,56 +1,49 @@
-"""The training loop: batch, step, log, checkpoint, preview, and going on after an end of any kind.
+"""The training loop: step, log, checkpoint, preview, and an end of any kind that can be mended.
 
-One loop for every data set. All random draws of step k are keyed by (seed, k), so a run that was
-killed and resumed ends with the same weights. A run is a folder:
+One loop for every data set and any number of processes. What is drawn for a sample is keyed by its
+position in the run, so a run that was killed and resumed ends with the same weights. The device is
+waited for at a log, a preview or a checkpoint alone. A run is a folder:
 
-    config.json, history.jsonl   settings and what changed of them, see `repa.training.run_folder`
+    config.json, history.jsonl   settings and what changed of them, see `repa.training.run.folder`
     log.jsonl                    losses and learning rate, one line every `log_every` steps
-    checkpoints/step-0001000/    see `repa.training.state`
+    checkpoints/step-0001000/    see `repa.training.run.state`
     previews/step-0001000.png    samples, see `repa.training.previews`
     target_features.*            an encoder's features of all images, see `repa.training.targets`
     encoder-2/                   those of a second encoder, and so on
     set-aside/step-0001000/      checkpoints after one that the run went back to
 """
 
-import signal
-import threading
-from collections.abc import Iterable, Iterator
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
-from repa.checkpoints.settings import CheckpointSettings, describe
-from repa.data import TrainingData, open_training_data
-from repa.errors import NonFiniteError, RepaError, SettingError
+from repa.checkpoints.settings import describe
+from repa.errors import RepaError
 from repa.training.batch import Batches
-from repa.training.initial import start_from_checkpoint, with_recorded_start
+from repa.training.outcomes import Outcomes, numbers_text
 from repa.training.previews import Previews, decoder_of
 from repa.training.reading_ahead import reading_ahead, suitable_workers
-from repa.training.resuming import check_longer, command, load_checkpoint
-from repa.training.run_folder import (
-    Log,
-    check_data,
-    check_run_folder,
-    locked,
-    record_settings,
-    remove_old_checkpoints,
-    set_aside,
-)
+from repa.training.run.folder import Log, remove_old_checkpoints
+from repa.training.run.opening import Opening, OpenRun, announce, opened
+from repa.training.run.resuming import command
 from repa.training.settings import Reporting, TrainConfig
-from repa.training.state import TrainState, check_model, model_settings, step_of
-from repa.training.step import train_step
-from repa.training.targets import Keeping, keep_targets, open_targets
+from repa.training.step import step_network, train_step
+from repa.training.stopping import Interrupted, Stop, stop_on_signals
+from repa.training.targets import Keeping
+from repa.training.watching.regular import Regular, regular_work
 from repa_base.files import check_room, is_full
+from repa_base.launcher import OURS
+from repa_base.processes import Processes, at_first
 
-
-class Interrupted(KeyboardInterrupt):
-    """A signal ended the run after a complete step, saved; the message says how to go on."""
-
-    def __init__(self, message: str, number: int = signal.SIGINT) -> None:
-        super().__init__(message)
-        self.signal = number
+T = TypeVar("T")
 
 
 def train(
@@ -64,6 +57,7 @@ def train(
     reporting: Reporting | None = None,
     keep_features: Keeping | None = None,
     workers: int | None = 0,
+    processes: Processes | None = None,
 ) -> Path:
     """Train a SiT in the folder `out`, up to `config.num_steps` steps.
 
@@ -81,6 +75,9 @@ def train(
             hold them; None for what suits their size.
         workers: Processes that read the data ahead, 0 to read in this one, None for as many as suit
             the data. A script that starts some must not start the run anew when it is imported.
+        processes: Those that share each batch, each calling this with the same arguments but for
+            the device. The first one writes the folder and reports; the losses are those of one
+            process but for rounding.
 
     Returns:
         The last checkpoint's folder.
@@ -89,128 +86,203 @@ def train(
         OutputExistsError: See `check_run_folder`; or the data are other than they were.
         DataError: They are not there, or what is read of them is damaged.
         SettingError: The settings make no network, an encoder does not give features for this size
-            of images, the run has taken more steps, a step of `skip` is not to come, there is no
-            checkpoint of `from_step`, or `check_longer` refuses the length.
-        RepaError: The checkpoint to start from does not fit, see `start_from_checkpoint`.
+            of images, the batch cannot be divided, the run has taken more steps, a step of `skip`
+            is not to come, there is no checkpoint of `from_step`, or `check_longer` refuses the
+            length.
+        RepaError: The checkpoint to start from does not fit, see `start_from_checkpoint`; the
+            memory does not suffice; or processes were given other arguments than the first one.
         CheckpointFormatError: A file of the run is damaged; the message says how to go on.
         OSError: A disk is full, say; what was saved stays, and the run can go on.
+        OtherProcessError: Another process has ended.
         Interrupted: SIGINT or SIGTERM came; the step was completed and saved.
-        NonFiniteError: The loss is not finite; nothing of that step is saved, and the message says
-            how to go on.
+        NonFiniteError: `config.patience` steps had a loss or gradient that was not finite; the
+            message says how to go on from the last checkpoint.
     """
-    reporting = reporting or Reporting()
-    if from_step is not None and not resume:
-        raise SettingError("from_step", "from_step is for runs that go on: add --resume.")
-    config = with_recorded_start(config, out)
-    check_run_folder(config, out, resume=resume)
-    sizes = check_model(config)
-    with locked(out):
-        before = check_run_folder(config, out, resume=resume)  # it may have changed unlocked
-        data = open_training_data(config.data, config.image_size)
-        data = data.flipping() if config.flip else data
-        record = data.record(reporting.on_note)
-        check_data(out, record, config.data)
-        grid_size = data.input_size // sizes["patch_size"]
-        try:
-            targets = open_targets(
-                config.encoder, data, out, grid_size, device, config.encoder_precision
-            )
-        except SettingError as error:
-            if error.field != "grid_size":
-                raise
-            raise SettingError("image_size", str(error)) from error  # what the grid comes of
-        settings = model_settings(config, data, targets.dims)
-        state = TrainState.create(config, settings, device)
-        space, path_type = data.latent_space, config.path_type
-        what = CheckpointSettings(
-            model=settings,
-            path_type=path_type,
-            dataset=data.name,
-            latent_space=space,
-            reference=data.reference,
-            class_names=tuple((record or {}).get("class_names", ())),
-        )
-        latest, later = load_checkpoint(state, config, out, from_step, reporting.on_note)
-        if latest is None:
-            config = start_from_checkpoint(state, config, what, reporting.on_note)
-        check_longer(before, config, state.step, out)
-        skipped, notes = record_settings(
-            out,
-            config,
-            before=before,
-            step=state.step,
-            skip=skip,
-            instead_of=step_of(later[0]) if later else None,
-            data=record,
-        )
-        if config.is_aligned(state.step):
-            targets = keep_targets(targets, out, keep_features, reporting.on_note)
-        if later:
-            set_aside(out, later)
-            notes.append(f"later checkpoints are in {out / 'set-aside'}, to be removed at will")
-        if latest:
-            reporting.on_note(f"resuming from step {state.step} of {config.num_steps}.")
-        if notes:
-            reporting.on_note(f"from step {state.step + 1} on: {', '.join(notes)}.")
-        if state.step < config.num_steps:
-            _note_start(config, state, data, reporting)
-            _note_low_rate(config, reporting)
-        batches = Batches(config, data, targets, device)
-        decoder = decoder_of(data.latent_space, device, reporting)
-        previews = Previews(config, out, what, reporting, decoder)
-        steps = (s for s in range(state.step, config.num_steps) if s + 1 not in skipped)
-        many = suitable_workers(data) if workers is None else workers
-        many = many if state.step < config.num_steps else 0
-        with _signals() as stop, reading_ahead(batches.reader, steps, many) as read:
-            batches = replace(batches, read=read)
-            run = _Run(config, out, batches, skipped, previews, what, reporting)
-            with run.naming_the_way_on():
-                latest = run.to_the_end(state, stop) or latest
+    processes, reporting = processes or Processes(), reporting or Reporting()
+    if not processes.is_first:
+        reporting = reporting.quiet()
+    how = Opening(
+        config,
+        out,
+        resume=resume,
+        from_step=from_step,
+        skip=tuple(skip),
+        device=device,
+        keep_features=keep_features,
+        on_note=reporting.on_note,
+        processes=processes,
+        watch=partial(
+            regular_work, reporting=reporting, device=device, is_first=processes.is_first
+        ),
+    )
+    with opened(how) as run:
+        latest = _to_the_end(run, how, reporting, workers)
     if latest is None:
         raise RepaError(f"{out}: no step was trained.")
     return latest
 
 
-@dataclass(frozen=True)
-class _Run:
-    config: TrainConfig
-    out: Path
-    batches: Batches
-    skipped: frozenset[int]
-    previews: Previews
-    what: CheckpointSettings
+def _to_the_end(
+    run: OpenRun, how: Opening, reporting: Reporting, workers: int | None
+) -> Path | None:
+    """Take the steps that are left; return the last checkpoint, if there is one."""
+    config, parts, first = run.config, run.share.parts, run.state.step
+    if first < config.num_steps:
+        announce(run, reporting.on_note)
+    many = suitable_workers(run.data) if workers is None else workers
+    many = many if first < config.num_steps else 0
+    steps = (s for s in range(first, config.num_steps) if s + 1 not in run.skipped)
+    numbers = (step * parts + part for step in steps for part in range(parts))
+    batches = Batches(config, run.data, run.targets, how.device, run.share)
+    draws = replace(reporting, preview_every=reporting.preview_every * how.processes.is_first)
+    decoder = decoder_of(run.data.latent_space, how.device, draws)
+    loop = _Loop(
+        run,
+        reporting,
+        how.processes,
+        step_network(run.state.model, config, how.processes),
+        Previews(config, run.out, run.what, reporting, decoder),
+    )
+    with (
+        stop_on_signals(how.processes) as stop,
+        reading_ahead(batches.reader, numbers, many) as read,
+        loop.naming_the_way_on(),
+    ):
+        return loop.to_the_end(replace(batches, read=read), stop) or run.latest
+
+
+@dataclass
+class _Loop:
+    """The steps of an open run; every process takes them, and the first one alone writes."""
+
+    run: OpenRun
     reporting: Reporting
+    processes: Processes
+    network: nn.Module
+    previews: Previews
 
-    def to_the_end(self, state: TrainState, stop: "_Stop") -> Path | None:
+    def __post_init__(self) -> None:
+        self.config, self.out, self.state = self.run.config, self.run.out, self.run.state
+        self.outcomes = Outcomes(self.config.patience, self._advice)
+        self.untold: list[int] = []
+        self.latest: Path | None = None
+        self.saved = self.logged = self.state.step
+
+    def to_the_end(self, batches: Batches, stop: Stop) -> Path | None:
         """Take every step that is left; return the last checkpoint, if one was written."""
-        num_steps, previews = self.config.num_steps, self.previews
-        log, latest, saved = Log(self.out / "log.jsonl", state.step), None, state.step
-        drawn = True
-        if previews.is_due(saved) and not previews.path(saved).exists():
-            drawn = previews.draw(state, stop.is_set)
-        while state.step < num_steps and not stop.is_set():
-            if state.step == saved:
-                self.check_room(state)
-            losses, rate = self.step(state), self.config.learning_rate_at(state.step - 1)
-            last = stop.is_set() or state.step == num_steps
-            if losses and (last or state.step % self.reporting.log_every == 0):
-                log.write(state.step, losses, rate)
-            if last or state.step % self.reporting.checkpoint_every == 0:
-                latest, saved = self.save(state), state.step
-            if previews.is_due(state.step):
-                drawn = previews.draw(state, stop.is_set)
-        if stop.is_set() and not (state.step == num_steps and drawn):
-            latest = self.save(state) if state.step > saved else latest
-            raise Interrupted(
-                f"{self._stopped(state.step)}; go on with: {self._again}", stop.number
-            )
-        return latest
+        state, num_steps = self.state, self.config.num_steps
+        self.log = self.at_first(lambda: Log(self.out / "log.jsonl", state.step))
+        done = self.look(stop, if_missing=True)
+        while state.step < num_steps and not stop.agreed():
+            self.check_room()
+            self.step(batches)
+            if self.is_due(self.reporting.log_every):
+                self.write_log()
+            if self.is_due(self.reporting.checkpoint_every):
+                self.save()
+            done = self.look(stop)
+        if stop.agreed() and not (state.step == num_steps and done):
+            if state.step > self.saved:
+                self.write_log()
+                self.save()
+            raise Interrupted(f"{self._stopped}; go on with: {self._again}", stop.number)
+        return self.latest
 
-    def check_room(self, state: TrainState) -> None:
-        """Find out, before the steps that lead to it, whether there is room for a checkpoint."""
-        every, last = self.reporting.checkpoint_every, self.config.num_steps
-        due = min((state.step // every + 1) * every, last)
-        check_room(state.num_bytes, self.out, what=f"the checkpoint of step {due} needs")
+    def is_due(self, every: int) -> bool:
+        """Whether what is done every so many steps, and at the last, is to be done now."""
+        step = self.state.step
+        return every > 0 and step > 0 and (step == self.config.num_steps or step % every == 0)
+
+    def step(self, batches: Batches) -> None:
+        """Take one step, or leave it out if that was asked for."""
+        state = self.state
+        if state.step + 1 in self.run.skipped:
+            state.step += 1
+            return
+        parts = (batches(state.step, part) for part in range(self.config.accumulate))
+        measured = train_step(
+            self.config, state, parts, network=self.network, processes=self.processes
+        )
+        self.outcomes.add(state.step, measured)
+        self.reporting.on_taken(state.step)
+
+    def read(self) -> None:
+        """Wait for the device, and tell what was measured and what was left out."""
+        taken, left_out = self.outcomes.read()
+        for step, losses in taken:
+            self.reporting.on_step(step, losses)
+        self.untold += left_out
+        if left_out:
+            shown = numbers_text(left_out)
+            self.reporting.on_note(f"the loss or its gradient was not finite at {shown}: left out.")
+        self.outcomes.check()
+
+    def write_log(self) -> None:
+        """Add a line of this step to the log, unless it has one or was left out."""
+        self.read()
+        step, losses = self.state.step, self.outcomes.of(self.state.step)
+        if step == self.logged or not (losses or self.untold):
+            return
+        rate, size = self.config.learning_rate_at(step - 1), self.processes.size
+        told = {**losses, "learning_rate": rate, "processes": size}
+        told |= {"not_finite": self.untold} if self.untold else {}
+        self.at_first(lambda: self.log.write_step(step, told))
+        self.untold, self.logged = [], step
+
+    def save(self) -> None:
+        """Write a checkpoint, and remove those that are not to be kept."""
+        self.read()
+        self.latest, self.saved = self.at_first(self._saved), self.state.step
+
+    def look(self, stop: Stop, *, if_missing: bool = False) -> bool:
+        """Do all that is due beside the steps; return whether nothing was given up."""
+        start = time.monotonic()
+        due = [each for each in self.run.regular if self.is_due(each.every)]
+        done = [self.do(each, stop, if_missing=if_missing) for each in due]
+        done.append(self.draw(stop, if_missing=if_missing))
+        self.log.leave_out(time.monotonic() - start)
+        return all(done)
+
+    def do(self, regular: Regular, stop: Stop, *, if_missing: bool) -> bool:
+        """Let the first process do work, and log it; return whether it was not given up."""
+        self.read()
+        step = self.state.step
+
+        def done() -> bool:
+            if regular.work is None or (if_missing and regular.key in self.log.at_start):
+                return True
+            entry = regular.work(self.state, stop.is_set)
+            if entry:
+                self.log.write(step, entry)
+            return entry is not None
+
+        return self.at_first(done)
+
+    def draw(self, stop: Stop, *, if_missing: bool = False) -> bool:
+        """Draw the preview that is due, if any is; return whether it was not given up."""
+        if not self.is_due(self.reporting.preview_every):
+            return True
+        self.read()
+        step = self.state.step
+
+        def drawn() -> bool:
+            there = if_missing and self.previews.path(step).exists()
+            needed = self.previews.are_possible and not there
+            return not needed or self.previews.draw(self.state, stop.is_set)
+
+        return self.at_first(drawn)
+
+    def check_room(self) -> None:
+        """Find out before the steps to a checkpoint, and the last one, whether there is room."""
+        step, every, last = self.state.step, self.reporting.checkpoint_every, self.config.num_steps
+        due = min((step // every + 1) * every, last)
+        if step in (self.saved, due - 1):
+            needs, what = self.state.num_bytes, f"the checkpoint of step {due} needs"
+            self.at_first(lambda: check_room(needs, self.out, what=what))
+
+    def at_first(self, work: Callable[[], T]) -> T:
+        """Let the first process do what it alone does, see `repa_base.processes.at_first`."""
+        return at_first(self.processes, work)
 
     @contextmanager
     def naming_the_way_on(self) -> Iterator[None]:
@@ -225,91 +297,32 @@ class _Run:
             )
             raise OSError(error.errno, reason, error.filename) from error
 
-    def step(self, state: TrainState) -> dict[str, float]:
-        """Take one step and return its losses; a step that is left out has none."""
-        if state.step + 1 in self.skipped:
-            state.step += 1
-            return {}
-        try:
-            losses = train_step(self.config, state, self.batches(state.step))
-        except NonFiniteError as error:
-            raise NonFiniteError(f"{error}. {self._advice(state.step + 1)}") from error
-        self.reporting.on_step(state.step, losses)
-        return losses
-
-    def save(self, state: TrainState) -> Path:
+    def _saved(self) -> Path:
         folder, kept = self.out / "checkpoints", self.reporting
-        saved = state.save(folder, self.config, describe(self.what))
+        saved = self.state.save(folder, self.config, describe(self.run.what))
         remove_old_checkpoints(folder, keep_last=kept.keep_last, keep_every=kept.keep_every)
         return saved
 
-    def _stopped(self, step: int) -> str:
+    @property
+    def _stopped(self) -> str:
+        step = self.state.step
         if step == 0:
             return "stopped before the first step"
         if step == self.config.num_steps:
-            return f"stopped after the last step, {step}, which is saved, before its preview"
+            return f"stopped after the last step, {step}, which is saved, before all was drawn"
         return f"stopped after step {step}, which is saved"
 
     @property
     def _again(self) -> str:
-        return command(self.out)
+        ours = os.environ.get(OURS) and self.processes.size > 1
+        return command(self.out, *(["--processes", self.processes.size] if ours else []))
 
-    def _advice(self, step: int) -> str:
-        """Say how to go on where a step has no finite loss; its draws will be the same again."""
-        again, rate = self._again, self.config.learning_rate / 2
-        advice = f"Leave that step out: {again} --skip {step}; or go on from the last checkpoint "
-        advice += f"with smaller steps: {again} --learning-rate {rate:g}"
-        if self.config.precision != "fp32":
+    @property
+    def _advice(self) -> str:
+        """How to go on after steps without a finite loss; their draws will be the same again."""
+        config, again, rate = self.config, self._again, self.config.learning_rate / 2
+        advice = f"Go on from the last checkpoint with smaller steps: {again} --learning-rate "
+        advice += f"{rate:g}; or with more patience: {again} --patience {10 * config.patience}"
+        if config.precision != "fp32":
             advice += f"; or in full precision: {again} --precision fp32"
         return advice
-
-
-def _note_start(
-    config: TrainConfig, state: TrainState, data: TrainingData, reporting: Reporting
-) -> None:
-    """Say, before a first step that may take minutes, what is trained on what."""
-    millions = sum(parameter.numel() for parameter in state.model.parameters()) / 1e6
-    reporting.on_note(
-        f"{config.model}, {millions:.1f} million parameters, is trained on {data.count:,} images "
-        f"of {data.name}, {config.batch_size} a step, up to step {config.num_steps:,}."
-    )
-
-
-def _note_low_rate(config: TrainConfig, reporting: Reporting) -> None:
-    """Say that a run is too short for its learning rate."""
-    if (peak := config.highest_learning_rate) < config.learning_rate:
-        warmup = min(config.warmup_steps, config.num_steps // 10)
-        decay = min(config.decay_steps, config.num_steps // 2)
-        reporting.on_note(
-            f"the learning rate comes to {peak:.2g} at most, not {config.learning_rate:g}: warm-up "
-            f"({config.warmup_steps} steps) and decay ({config.decay_steps}) do not fit into "
-            f"{config.num_steps}; --warmup-steps {warmup} --decay-steps {decay} would."
-        )
-
-
-class _Stop(threading.Event):
-    """Set by a signal, whose number it holds then."""
-
-    number = signal.SIGINT
-
-
-@contextmanager
-def _signals() -> Iterator[_Stop]:
-    """Set an event on the first SIGINT or SIGTERM; a second one interrupts at once."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.number = signal.Signals(number)
-        stop.set()
-
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

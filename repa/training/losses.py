@@ -82,15 +82,6 @@ def spatially_normalised(features: Tensor) -> Tensor:
     return (features - _MEAN_SHARE * mean) / (std + 1e-6)
 
 
-def sample_times(
-    batch_size: int, weighting: Weighting, path_type: InterpolantName, generator: torch.Generator
-) -> Tensor:
-    """Draw training times (B,) on the generator's device; see `times_from_draws`."""
-    draw = torch.rand if weighting == "uniform" else torch.randn
-    draws = draw(batch_size, generator=generator, device=generator.device)
-    return times_from_draws(draws, weighting=weighting, path_type=path_type)
-
-
 def times_from_draws(draws: Tensor, *, weighting: Weighting, path_type: InterpolantName) -> Tensor:
     """Turn uniform (or, for lognormal weighting, standard normal) draws (B,) into times (B,).
 

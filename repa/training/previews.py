@@ -15,8 +15,8 @@ from repa.generation import Protocol, images_of
 from repa.models.sit import SiT
 from repa.sheets.contact_sheet import contact_sheet, save_png, stacked_sheets
 from repa.sheets.titles import class_namer
+from repa.training.run.state import TrainState
 from repa.training.settings import Reporting, TrainConfig
-from repa.training.state import TrainState
 
 _COLUMNS, _ROWS, _STEPS = 10, 10, 25
 _YOUNG = 0.05
@@ -43,11 +43,10 @@ class Previews:
     reporting: Reporting
     autoencoder: Autoencoder | None = None
 
-    def is_due(self, step: int) -> bool:
-        """Whether there shall be a sheet of this step; latents that nothing decodes have none."""
-        every, ended = self.reporting.preview_every, step == self.config.num_steps
-        asked = every > 0 and step > 0 and (ended or step % every == 0)
-        return asked and (self.settings.latent_space.is_pixels or self.autoencoder is not None)
+    @property
+    def are_possible(self) -> bool:
+        """Whether there can be sheets; latents that nothing decodes have none."""
+        return self.settings.latent_space.is_pixels or self.autoencoder is not None
 
     def path(self, step: int) -> Path:
         """Return where the sheet of a step is."""

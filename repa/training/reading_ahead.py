@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from repa.data import Batch, TrainingData
+from repa.data import TrainingData
 from repa.errors import RepaError, first_line
 from repa_base.processes import Failure, attempt
 
-Read = Callable[[int], Batch]
-"""The number of steps that are taken to what the next one reads."""
+T = TypeVar("T")
 
 _MOST = 4
 _AHEAD = 2  # steps that each process reads before they are asked for
@@ -34,10 +33,13 @@ def suitable_workers(data: TrainingData) -> int:
 
 
 @contextmanager
-def reading_ahead(read: Read, steps: Iterable[int], workers: int) -> Iterator[Read]:
+def reading_ahead(
+    read: Callable[[int], T], steps: Iterable[int], workers: int
+) -> Iterator[Callable[[int], T]]:
     """Let so many processes read ahead; the block must ask for these steps in their order.
 
-    With none, each step is read when it is asked for, in this process.
+    `read` takes the number of a step, or of a part of one, to what it reads. With no processes,
+    each is read when it is asked for, in this one.
 
     Raises:
         RepaError: A process has ended. What reading raises is raised by the step that asked.
@@ -58,7 +60,7 @@ def reading_ahead(read: Read, steps: Iterable[int], workers: int) -> Iterator[Re
     with _without_signals():
         waiting: Any = iter(loader)
 
-    def next_of(step: int) -> Batch:
+    def next_of(step: int) -> T:
         found, batch = next(waiting)
         if isinstance(batch, Failure):
             raise batch.error
@@ -77,9 +79,9 @@ def reading_ahead(read: Read, steps: Iterable[int], workers: int) -> Iterator[Re
 class _Attempts(Dataset):
     """Step to itself and what it reads, or the error that it met."""
 
-    read: Read
+    read: Callable[[int], Any]
 
-    def __getitem__(self, step: int) -> tuple[int, Batch | Failure]:
+    def __getitem__(self, step: int) -> tuple[int, Any]:
         return step, attempt(lambda: self.read(step))
 
 

@@ -10,18 +10,22 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from pictures import class_folders
 from safetensors.torch import load_file
 from tiny_run import QUIET, TINY
 from tqdm import tqdm
 
 import repa.training.loop as loop
 import repa.training.previews as previews
+import repa.training.run.opening as opening
+import repa.training.watching.validation as validation
 import repa_cli.train as train_command
-from repa.data import open_training_data
+from repa.data import load_digits, open_training_data
 from repa.generation.settings import SampleConfig
 from repa.training.batch import EpochOrder
 from repa.training.loop import train
-from repa.training.run_folder import latest_checkpoint
+from repa.training.run.folder import latest_checkpoint
+from repa.training.run.state import step_of
 from repa.training.settings import Reporting, TrainConfig
 from repa_base.settings import flag_of, rules
 
@@ -91,9 +95,10 @@ def advised(error):
     return [shlex.split(command)[1:] for command in re.findall(r"repa train [^;\n]*", error)]
 
 
-def test_a_run_that_meets_two_damaged_images_reaches_its_end_by_the_advice_given(
-    training, repa, tmp_path, monkeypatch
-):
+@pytest.fixture
+def damaged_images(monkeypatch):
+    """Let two images of the digits be damaged, those of steps 4 and 6 of a tiny run."""
+
     class DamagedData:
         def __getattr__(self, name):
             return getattr(data, name)
@@ -104,43 +109,52 @@ def test_a_run_that_meets_two_damaged_images_reaches_its_end_by_the_advice_given
             return replace(batch, inputs=batch.inputs.where(~bad[:, None, None, None], torch.nan))
 
     data = open_training_data("digits", 16)
-    order = EpochOrder(TINY.seed, data.count, TINY.batch_size)
-    damaged = [order(3)[0], order(5)[2]]
-    monkeypatch.setattr(loop, "open_training_data", lambda name, size: DamagedData())
-    code, _, error = training("--steps", 8, "--checkpoint-every", 2)
-    for step in (4, 6):
-        assert code == 1 and error.splitlines()[-1].startswith("repa: error: the loss is nan")
-        assert f"at step {step}." in error
-        command = advised(error)[0]
-        assert command[-2:] == ["--skip", str(step)]
-        code, _, error = repa(*command)
+    order = EpochOrder(TINY.seed, data.count)(np.arange(8 * TINY.batch_size))
+    damaged = [order[3 * TINY.batch_size], order[5 * TINY.batch_size + 2]]
+    monkeypatch.setattr(opening, "open_training_data", lambda name, size: DamagedData())
+
+
+def log_of(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_that_meets_two_damaged_images_leaves_their_steps_out_and_says_so(
+    training, tmp_path, damaged_images
+):
+    code, _, error = training("--steps", 8, "--checkpoint-every", 5, "--log-every", 3)
     assert code == 0, error
-    assert latest_checkpoint(tmp_path / "run/checkpoints").name == "step-0000008"
-    entries = [json.loads(x) for x in (tmp_path / "run/history.jsonl").read_text().splitlines()]
-    assert [(entry["from_step"], entry["skip"]) for entry in entries] == [(3, [4]), (3, [6])]
+    assert "the loss or its gradient was not finite at step 4: left out." in error
+    assert "the loss or its gradient was not finite at step 6: left out." in error
+    entries = [(e["step"], e.get("not_finite"), "loss" in e) for e in log_of(tmp_path / "run")]
+    assert entries == [(3, None, True), (6, [4, 6], False), (8, None, True)]
+    # The weights are those of a run whose steps 4 and 6 are left out because that is asked for.
+    skipped = train(replace(TINY, num_steps=8), tmp_path / "other", skip=[4, 6], reporting=QUIET)
+    for name in ("model", "ema", "optimizer"):
+        ours, theirs = (
+            load_file(folder / f"{name}.safetensors")
+            for folder in (latest_checkpoint(tmp_path / "run/checkpoints"), skipped)
+        )
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--skip", "4"), ("--learning-rate", "0.0005"), ("--precision", "fp32")]
+    ("option", "value"),
+    [("--patience", "20"), ("--learning-rate", "0.0005"), ("--precision", "fp32")],
 )
-def test_every_way_on_that_a_message_advises_leads_to_the_end(
-    training, repa, tmp_path, monkeypatch, option, value
+def test_a_run_out_of_patience_stops_before_it_saves_and_every_way_on_leads_to_the_end(
+    training, repa, tmp_path, damaged_images, monkeypatch, option, value
 ):
-    def step(config, state, batch):
-        if state.step == 3 and config.learning_rate == 1e-3 and config.precision == "bf16":
-            raise loop.NonFiniteError("the loss is nan at step 4")
-        return train_step(config, state, batch)
-
-    train_step = loop.train_step
-    monkeypatch.setattr(loop, "train_step", step)
-    _, _, error = training("--steps", 6, "--checkpoint-every", 2, "--precision", "bf16")
+    rare = ("--steps", 7, "--checkpoint-every", 2, "--log-every", 100, "--precision", "bf16")
+    code, _, error = training(*rare, "--patience", 2)
+    assert code == 1
+    assert "error: the loss or its gradient was not finite at steps 4, 6. Go on" in error
+    # What was saved after step 4 told of it first; step 6 is not saved.
+    assert names(tmp_path / "run") == ["step-0000002", "step-0000004"]
     (command,) = [command for command in advised(error) if option in command]
     assert command[-2:] == [option, value]
     code, _, error = repa(*command)
     assert code == 0, error
-    assert names(tmp_path / "run")[-1] == "step-0000006"
-    entry = json.loads((tmp_path / "run/history.jsonl").read_text())
-    assert entry["from_step"] == 3
+    assert names(tmp_path / "run")[-1] == "step-0000007"
 
 
 def test_command_keeps_the_checkpoints_asked_for(training, tmp_path):
@@ -214,16 +228,16 @@ def test_a_job_that_is_queued_again_starts_a_run_and_goes_on_with_the_settings_o
     before = files_of(tmp_path / "run")
     code, _, error = repa(*again)
     assert code == 0, error
-    assert "--preset only starts a run" in error
+    assert "a preset only starts a run" in error
     assert files_of(tmp_path / "run") == before
 
 
 def test_the_command_that_an_interrupted_run_names_goes_on_with_it(
     training, repa, tmp_path, monkeypatch
 ):
-    def step(*arguments):
+    def step(*arguments, **options):
         signal.raise_signal(signal.SIGINT)
-        return train_step(*arguments)
+        return train_step(*arguments, **options)
 
     train_step = loop.train_step
     with monkeypatch.context() as patch:
@@ -389,9 +403,9 @@ def test_the_note_on_a_rate_that_is_never_reached_advises_what_reaches_it(traini
 def test_a_signal_ends_the_command_saved_with_the_code_of_the_signal(
     training, tmp_path, monkeypatch, number, code
 ):
-    def step(*arguments):
+    def step(*arguments, **options):
         signal.raise_signal(number)
-        return train_step(*arguments)
+        return train_step(*arguments, **options)
 
     train_step = loop.train_step
     monkeypatch.setattr(loop, "train_step", step)
@@ -412,7 +426,7 @@ def test_a_state_of_odd_types_and_a_binary_log_are_no_traceback(training, repa, 
 
 
 def test_the_bar_keeps_its_length_beside_all_that_is_said_in_120_columns():
-    losses = {"loss": "12.345", "alignment": "-0.999"}
+    losses = {"loss": "12.345", "align": "-0.999", "grad": "123.456", "img/s": "12345"}
     postfix = "".join(f", {name}={value}" for name, value in losses.items())
     shown = tqdm.format_meter(
         399_999,
@@ -424,7 +438,7 @@ def test_the_bar_keeps_its_length_beside_all_that_is_said_in_120_columns():
         bar_format=train_command._BAR,
         postfix=postfix.removeprefix(", "),
     )
-    assert shown.count("█") + shown.count("▉") >= 23 and shown.endswith("alignment=-0.999]")
+    assert shown.count("█") + shown.count("▉") >= 18 and shown.endswith("img/s=12345]")
     assert len(shown) <= 120
 
 
@@ -475,3 +489,141 @@ def test_a_start_or_alignment_that_cannot_be_is_an_error_in_one_line(
     found, out, error = training("--steps", 1, "--out", "second", *options)
     assert found == code and not out and error.count("\n") == 1 and said in error
     assert not list(tmp_path.glob("second/*.json"))
+
+
+def test_a_file_of_settings_beats_the_preset_and_what_is_typed_beats_the_file(
+    training, repa, tmp_path
+):
+    text = "[optimizer]\nlearning_rate = 2e-4\nbatch_size = 3\n[run]\nnum_steps = 1\nseed = 5\n"
+    (tmp_path / "my.toml").write_text(text + "[reporting]\nlog_every = 1\n")
+    code, _, error = training("--config", "my.toml", "--seed", 6)
+    assert code == 0, error
+    stored = json.loads((tmp_path / "run/config.json").read_text())
+    assert stored["run"] == {"num_steps": 1, "seed": 6}
+    assert stored["optimizer"]["learning_rate"] == 2e-4
+    assert stored["optimizer"]["batch_size"] == 8  # typed
+    assert (tmp_path / "run/log.jsonl").read_text().count("\n") == 1
+    code, _, error = repa("train", "--config", "my.toml", "--out", "run", "--resume")
+    assert code == 1 and error.count("\n") == 1 and "other settings (" in error
+    assert "seed" in error and "batch_size" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[optimizer]\nlearning_rat = 1", "did you mean optimizer.learning_rate?"),
+        ('preset = "repa-xl"', "did you mean 'repa-xl2'"),
+        ('preset = "repa-b2"', "prepared set of your own"),
+        ("[optimizer]\nlearning_rate = 0", "my.toml: [optimizer] learning_rate must be above 0"),
+    ],
+)
+def test_a_file_of_settings_that_cannot_be_meant_is_mistyped(
+    repa, tmp_path, monkeypatch, text, said
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.toml").write_text(text)
+    code, out, error = repa("train", "--config", "my.toml")
+    assert code == 2 and not out and error.count("\n") == 1 and said in error
+    assert [path.name for path in tmp_path.iterdir()] == ["my.toml"]
+    assert repa("train", "--config", "none.toml")[0] == 2
+
+
+def test_a_dry_run_tells_settings_sizes_and_time_and_writes_nothing(training, tmp_path):
+    code, out, error = training("--steps", 9, "--dry-run", "--validate-every", 3)
+    assert code == 0, error
+    rows = dict(re.split("  +", line, maxsplit=1) for line in out.splitlines() if "  " in line)
+    assert rows["run.num_steps"] == "9" and rows["optimizer.batch_size"] == "8"
+    assert rows["reporting.validate_every"] == "3" and rows["parameters"] == "0.2 million"
+    assert rows["steps an epoch"] == "112.6" and rows["a checkpoint"].endswith("MB")
+    assert re.fullmatch(r"[\d.e-]+ s, measured on 8 at once", rows["a step"])
+    assert not list(tmp_path.iterdir())
+    code, out, _ = training("--steps", 9, "--dry-run", "--json", "--accumulate", 3)
+    assert code == 2 and not out  # 8 images cannot be divided
+    code, out, _ = training("--steps", 9, "--dry-run", "--json", "--accumulate", 4)
+    assert json.loads(out)["share"] == 2 and not list(tmp_path.iterdir())
+
+
+def test_a_run_is_judged_on_the_way_and_the_log_and_the_plot_show_it(
+    training, repa, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(validation, "NUM_IMAGES", 8)
+    monkeypatch.setenv("REPA_CACHE", str(tmp_path / "cache"))
+    np.savez(tmp_path / "few.npz", load_digits("heldout", 16)[0][:12])
+    judged = ("--validate-every", 2, "--eval-every", 4, "--eval-num", 10, "--eval-ref", "few.npz")
+    code, _, error = training("--steps", 3, *judged, "--log-every", 1)
+    assert code == 0, error
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    held = [entry for entry in log if "held_out" in entry]
+    metrics = [entry for entry in log if "metrics" in entry]
+    assert [entry["step"] for entry in held] == [2, 3]
+    assert [(entry["step"], entry["metrics_of"]) for entry in metrics] == [(3, 10)]
+    assert all(entry["processes"] == 1 for entry in log if "loss" in entry)
+    code, out, error = repa("plot", "run", "--out", "c.png", "--json")
+    assert code == 0, error
+    assert json.loads(out)["panels"][:2] == ["velocity loss", "FD-lite0"]
+    # What was not done when the run was stopped is done when it goes on, and no more.
+    (tmp_path / "run/log.jsonl").write_text("".join(json.dumps(e) + "\n" for e in log[:-1]))
+    code, _, error = repa("train", "--out", "run", "--resume", *judged)
+    again = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert code == 0 and again == log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option", "said"),
+    [
+        (["--validate-every", 2], "--validate-every", "none: prepare the data with"),
+        (["--eval-every", 2], "--eval-every", "needs a reference"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_before_a_run_begins(
+    training, tmp_path, arguments, option, said
+):
+    class_folders(tmp_path / "mine")
+    code, out, error = training("--data", "mine", "--steps", 2, *arguments)
+    assert code == 2 and not out and error.count("\n") == 1
+    assert option in error and said in error
+    assert not list(tmp_path.glob("run/*.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nothing", "--out", "c.png"], 1, "nothing holds no run (no such folder)"),
+        (["empty", "--out", "c.png"], 1, "empty holds no run (no config.json in it)"),
+        (["empty", "--out", "c.jpg"], 1, "must end in .png"),
+        (["--out", "c.png"], 2, "'runs'"),
+        (["empty"], 2, "--out"),
+    ],
+)
+def test_a_plot_of_what_is_no_run_is_one_line(repa, tmp_path, monkeypatch, arguments, code, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    found, out, error = repa("plot", *arguments)
+    assert found == code and not out and error.count("\n") == 1 and said in error
+    assert not (tmp_path / "c.png").exists()
+
+
+def test_processes_that_are_told_to_end_save_together_and_the_run_goes_on(tmp_path):
+    arguments = [*CLI, *CLI_TINY, "--out", "run", "--log-every", "1", "--preview-every", "0"]
+    process = subprocess.Popen(
+        [*arguments, "--steps", "100000", "--processes", "2"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run/log.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    error = process.communicate(timeout=120)[1]
+    assert process.returncode == 143, error
+    (line,) = [line for line in error.splitlines() if "which is saved; go on with" in line]
+    assert line.endswith("--out run --resume --processes 2")
+    last = latest_checkpoint(tmp_path / "run/checkpoints")
+    assert f"after step {step_of(last)}, which" in line
+    # Any number of processes reads it.
+    steps = ["--steps", str(step_of(last) + 1), "--resume"]
+    done = subprocess.run(
+        [*arguments, *steps], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

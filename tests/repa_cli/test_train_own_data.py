@@ -14,7 +14,7 @@ import pytest
 from prepared_sets import COUNT, LATENT, SIDE, SPACE, NumberedRows
 
 from repa.data.row_files import Layout
-from repa.training.run_folder import latest_checkpoint
+from repa.training.run.folder import latest_checkpoint
 
 ENCODER = "dinov2-vit-s"
 SMALL = ["--model", "SiT-Pico/2", "--projector-dim", "8", "--batch-size", "8", "--encoder-depth"]
@@ -57,8 +57,9 @@ def test_a_set_is_trained_on_without_a_preset_and_all_that_was_chosen_is_recorde
     assert code == 0, error
     assert json.loads(out)["run"] == "runs/set"
     config = json.loads((folder.parent / "runs/set/config.json").read_text())
-    assert (config["data"], config["image_size"], config["flip"]) == (str(folder), SIDE, True)
-    assert (config["encoder"], config["learning_rate"]) == (ENCODER, 1e-4)
+    assert config["data"] == {"data": str(folder), "image_size": SIDE, "flip": True}
+    assert config["alignment"]["encoder"] == ENCODER
+    assert config["optimizer"]["learning_rate"] == 1e-4
     code, _, error = repa("train", "--out", "runs/set", "--resume", "--steps", 3, "--workers", 1)
     assert code == 0, error
 

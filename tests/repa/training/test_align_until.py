@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import QUIET, TINY, file_bytes, numbered_data, stand_in_encoder, tiny_state
 
-import repa.training.loop as loop
+import repa.training.run.opening as opening
 import repa.training.targets as targets
 from repa.errors import SettingError
 from repa.training.batch import Batches
 from repa.training.loop import train
-from repa.training.run_folder import read_run_config
+from repa.training.run.folder import read_run_config
 from repa.training.step import train_step
 from repa.training.targets import EncoderTargets, StoredTargets
 from repa_base.checksums import unsealed
@@ -38,7 +38,7 @@ def shown(monkeypatch):
         return replace(encoder, preprocess=preprocess)
 
     monkeypatch.setattr(targets, "load_encoder", load)
-    monkeypatch.setattr(loop, "open_training_data", lambda name, size: data)
+    monkeypatch.setattr(opening, "open_training_data", lambda name, size: data)
     return shown
 
 
@@ -83,8 +83,8 @@ def test_the_other_weights_step_as_those_of_a_run_that_aligns_with_nothing():
     stopped, plain = tiny_state(ALIGNED, [3]), tiny_state(config)
     plain.model.load_state_dict(stopped.model.state_dict(), strict=False)
     stopped.step = plain.step = 4
-    train_step(STOPPED, stopped, Batches(STOPPED, data, source, "cpu")(4))
-    train_step(config, plain, Batches(config, data, none, "cpu")(4))
+    train_step(STOPPED, stopped, [Batches(STOPPED, data, source, "cpu")(4)])
+    train_step(config, plain, [Batches(config, data, none, "cpu")(4)])
     found = stopped.model.state_dict()
     assert all(torch.equal(found[n], tensor) for n, tensor in plain.model.state_dict().items())
 

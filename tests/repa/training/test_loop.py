@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from tiny_run import QUIET, TINY, file_bytes, tiny_state
+from tiny_run import QUIET, TINY, as_begun, file_bytes, tiny_state
 
-import repa.training.loop as loop
+import repa.training.outcomes as outcomes
+import repa.training.run.opening as opening
 from repa.data import open_training_data
 from repa.errors import (
     CheckpointFormatError,
@@ -20,9 +21,9 @@ from repa.errors import (
 )
 from repa.training.batch import Batches
 from repa.training.loop import Interrupted, train
-from repa.training.run_folder import latest_checkpoint
+from repa.training.run.folder import latest_checkpoint
 from repa.training.settings import Reporting
-from repa.training.step import train_step
+from repa.training.step import read_measured, train_step
 from repa.training.targets import StoredTargets
 
 
@@ -169,11 +170,11 @@ def test_a_run_that_another_process_began_meanwhile_is_not_overwritten(tmp_path,
     @contextmanager
     def late(out):
         with locked(out):
-            (out / "config.json").write_text(TINY.to_json())
+            (out / "config.json").write_text(as_begun(TINY))
             yield
 
-    locked = loop.locked
-    monkeypatch.setattr(loop, "locked", late)
+    locked = opening.locked
+    monkeypatch.setattr(opening, "locked", late)
     with pytest.raises(OutputExistsError, match="holds a run already"):
         train(TINY, tmp_path / "run", reporting=QUIET)
 
@@ -190,7 +191,7 @@ def test_a_changed_setting_holds_from_the_step_resumed_from(tmp_path):
         if step == 3:
             state.optimizer.param_groups[0]["weight_decay"] = 0.5
         batches = Batches(config, open_training_data("digits", 16), StoredTargets([]), "cpu")
-        train_step(config, state, batches(step))
+        train_step(config, state, [batches(step)])
     assert equal(weights(last), dict(state.model.state_dict()))
     assert equal(weights(last, "ema"), dict(state.ema.state_dict()))
     assert notes[0] == "resuming from step 3 of 6."
@@ -222,7 +223,7 @@ def test_a_run_made_longer_follows_the_fall_of_its_learning_rate_to_the_new_end(
 
     longer, state = replace(config, num_steps=7), tiny_state()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.TrainState, "create", lambda *arguments: state)
+        patch.setattr(opening.TrainState, "create", lambda *arguments: state)
         train(longer, tmp_path / "run", resume=True, reporting=replace(QUIET, on_step=look))
     assert rates == [0.5] * 6 + [0.25]
     changed = json.loads((tmp_path / "run/history.jsonl").read_text())["changed"]
@@ -242,7 +243,7 @@ def test_a_step_left_out_counts_and_changes_nothing_else(tmp_path):
     state, data = tiny_state(), open_training_data("digits", 16)
     for step in (0, 1, 2, 4, 5):
         state.step = step
-        train_step(TINY, state, Batches(TINY, data, StoredTargets([]), "cpu")(step))
+        train_step(TINY, state, [Batches(TINY, data, StoredTargets([]), "cpu")(step)])
     assert equal(weights(last), dict(state.model.state_dict()))
     logged = [json.loads(x) for x in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in logged] == [1, 2, 3, 5, 6]
@@ -284,7 +285,27 @@ def test_no_checkpoint_goes_before_the_next_one_is_saved(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "disk full")
 
-    monkeypatch.setattr("repa.training.state.save_file", full)
+    monkeypatch.setattr("repa.training.run.state.save_file", full)
     with pytest.raises(OSError, match="disk full"):
         train(TINY, out, resume=True, reporting=replace(QUIET, keep_last=1))
     assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-0000003"]
+
+
+def test_the_device_is_waited_for_at_logs_and_checkpoints_alone(tmp_path, monkeypatch):
+    reads, taken, told = [], [], []
+
+    def reading(measured):
+        reads.append(len(taken))
+        return read_measured(measured)
+
+    monkeypatch.setattr(outcomes, "read_measured", reading)
+    reporting = replace(
+        QUIET,
+        log_every=3,
+        checkpoint_every=5,
+        on_taken=taken.append,
+        on_step=lambda step, losses: told.append(step),
+    )
+    train(replace(TINY, num_steps=9), tmp_path / "run", reporting=reporting)
+    assert reads == [3, 5, 6, 9]
+    assert taken == told == list(range(1, 10))

@@ -1,17 +1,17 @@
 """The losses and three optimizer steps: recorded values of the reference, and identities."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
+from tiny_run import measured
 
 from repa import alignment_loss, velocity_loss
 from repa.training.batch import NoisyBatch
 from repa.training.losses import spatially_normalised, times_from_draws
-from repa.training.settings import PRESETS
-from repa.training.state import TrainState
-from repa.training.step import losses_of, train_step
+from repa.training.run.state import TrainState
+from repa.training.settings import settings_of
+from repa.training.step import losses_of
 from samplers import INTERPOLANTS
 
 CASES = ["linear_uniform", "linear_lognormal", "cosine_uniform", "cosine_lognormal"]
@@ -79,8 +79,8 @@ def test_losses_without_dropped_labels_equal_the_reference(name, recorded):
 def test_three_training_steps_equal_the_reference(name, recorded):
     model, golden, meta = recorded(name)
     settings = meta["steps3"]
-    config = replace(
-        PRESETS["digits"],
+    config = settings_of(
+        "digits",
         learning_rate=settings["lr"],
         weight_decay=settings["weight_decay"],
         max_grad_norm=settings["max_grad_norm"],
@@ -95,13 +95,14 @@ def test_three_training_steps_equal_the_reference(name, recorded):
         weight_decay=settings["weight_decay"],
         betas=tuple(settings["betas"]),
         eps=settings["eps"],
+        fused=True,
     )
     ema = copy.deepcopy(model).requires_grad_(False)
     model.train()
     model.label_dropout = 0.0  # the recorded labels are dropped already
     state = TrainState(model, ema, optimizer, step=0)
     for step in range(3):
-        losses = train_step(config, state, golden_batch(golden, "steps3", row=step))
+        losses = measured(config, state, golden_batch(golden, "steps3", row=step))
         expected = golden["steps3/denoising_loss_mean"][step].item()
         assert losses["velocity"] == pytest.approx(expected, rel=1e-5)
         expected = golden["steps3/proj_loss"][step].item()

@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -70,7 +70,11 @@ def test_steps_consume_the_same_whoever_reads_them_and_everything_of_one_image(f
             assert features.dtype == torch.float32
             values = ahead.data[:, 0, 0, 0].round().long()
             images = torch.where(values < 0, -values - 1, values)
-            assert images.tolist() == ahead.labels.tolist() == batches.order(step).tolist()
+            assert (
+                images.tolist()
+                == ahead.labels.tolist()
+                == batches.order(batches.share.positions(step)).tolist()
+            )
             assert features[:, 0, 0].long().tolist() == values.tolist()
             assert flip == bool((values < 0).any())
 
@@ -96,7 +100,7 @@ def test_the_run_remembers_its_data_and_is_not_continued_on_others(prepared, tmp
     out = tmp_path / "run"
     train(prepared(num_steps=2), out, reporting=QUIET)
     known = json.loads((out / "config.json").read_text())
-    assert known["data"] == str(tmp_path / "set") and known["flip"] is False
+    assert known["data"]["data"] == str(tmp_path / "set") and known["data"]["flip"] is False
     record = known["data_set"]
     assert record["count"] == record["num_classes"] == COUNT
     assert record["class_names"][:2] == ["class 0", "class 1"]
@@ -313,8 +317,8 @@ def test_settings_of_own_data_are_the_published_recipe_and_what_the_data_say(pre
         size: settings_for(str(pictures), image_size=size).model[-2:] for size in (32, 64, 128)
     }
     assert sized == {32: "/2", 64: "/4", 128: "/8"}
-    assert settings_for(folder, TINY, image_size=32).image_size == 32
-    assert settings_for(folder, TINY).batch_size == TINY.batch_size
+    assert settings_for(folder, asdict(TINY), image_size=32).image_size == 32
+    assert settings_for(folder, asdict(TINY)).batch_size == TINY.batch_size
 
 
 def test_a_name_that_is_neither_data_set_nor_path_is_refused_with_the_closest():

@@ -1,14 +1,17 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
-from tiny_run import TINY, numbered_data, stand_in_encoder, tiny_state
+from tiny_run import TINY, measured, numbered_data, stand_in_encoder, tiny_state
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from repa.errors import NonFiniteError
-from repa.training.batch import Batches
+import repa.training.step as module
+from repa.errors import OtherProcessError, RepaError
+from repa.training.batch import Batches, NoisyBatch
 from repa.training.losses import spatially_normalised
-from repa.training.step import losses_of, train_step
+from repa.training.step import is_finite, losses_of, read_measured, train_step
 from repa.training.targets import EncoderTargets, StoredTargets
 from samplers import INTERPOLANTS
 
@@ -36,10 +39,11 @@ def test_steps_are_those_of_plain_adamw_with_the_published_betas_and_the_decay_a
         betas=(0.9, 0.999),
         eps=1e-8,
         weight_decay=weight_decay,
+        fused=True,
     )
     for step in range(3):
         batch = aligned_batch(step, config)
-        train_step(config, state, batch)
+        train_step(config, state, [batch])
         velocity, alignment = losses_of(plain, batch, INTERPOLANTS["linear"])
         optimizer.zero_grad()
         (velocity + 0.5 * alignment).backward()
@@ -55,7 +59,7 @@ def test_weights_without_a_gradient_only_decay(weight_decay):
     state = tiny_state(config)
     # A block starts as the identity: what is inside it has a gradient of exactly zero.
     before = state.model.blocks[0].attn.qkv.weight.detach().clone()
-    train_step(config, state, batch_of(0, config))
+    train_step(config, state, [batch_of(0, config)])
     after = state.model.blocks[0].attn.qkv.weight.detach()
     torch.testing.assert_close(after, before * (1 - 0.5 * weight_decay))
 
@@ -75,7 +79,7 @@ def test_warm_up_raises_the_learning_rate_linearly():
     state = tiny_state(config)
     rates = []
     for step in range(5):
-        train_step(config, state, batch_of(step, config))
+        train_step(config, state, [batch_of(step, config)])
         rates.append(state.optimizer.param_groups[0]["lr"])
     assert rates == [0.125, 0.25, 0.375, 0.5, 0.5]
 
@@ -90,40 +94,47 @@ def test_alignment_trains_the_projectors_and_the_blocks_before_them():
     config = replace(TINY, projector_dim=16, learning_rate=1e-3)
     state = tiny_state(config, target_dims=[3])
     batch = aligned_batch(0, config)
-    values = [train_step(config, state, batch)["alignment"] for _ in range(20)]
+    values = [measured(config, state, batch)["alignment"] for _ in range(20)]
     assert values[-1] < values[0] - 0.01
 
 
-def test_a_loss_that_is_not_finite_is_named_and_changes_nothing():
-    state = tiny_state()
-    batch = batch_of(0)
-    before = [p.clone() for p in state.model.parameters()]
-    with pytest.raises(NonFiniteError, match="the loss is nan at step 1"):
-        train_step(TINY, state, replace(batch, data=batch.data * float("nan")))
-    assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
+def tensors_of(state):
+    optimizer = [v for p in state.optimizer.state.values() for v in p.values()]
+    models = [p for m in (state.model, state.ema) for p in m.state_dict().values()]
+    return [tensor.clone() for tensor in (*models, *optimizer)]
 
 
-def test_a_gradient_that_is_not_finite_is_named_and_changes_nothing():
-    state = tiny_state()
-    before = [p.clone() for p in state.model.parameters()]
-    state.model.final_layer.linear.weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(NonFiniteError, match=r"the gradient's norm is (nan|inf) at step 1"):
-        train_step(TINY, state, batch_of(0))
-    assert all(torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True))
+def damaged_loss(state, batch):
+    return replace(batch, data=batch.data * float("nan"))
 
 
-def test_a_step_after_one_whose_gradient_is_not_finite_is_the_good_step_alone():
-    state, alone = tiny_state(), tiny_state()
+def damaged_gradient(state, batch):
     weight = state.model.final_layer.linear.weight
-    hook = weight.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(NonFiniteError):
-        train_step(TINY, state, batch_of(0))
-    hook.remove()
-    batch = batch_of(1)
+    hook = weight.register_hook(lambda gradient: (hook.remove(), gradient * float("inf"))[1])
+    return batch
+
+
+@pytest.mark.parametrize("damaged", [damaged_loss, damaged_gradient])
+def test_a_step_that_is_not_finite_counts_and_changes_nothing(damaged):
+    config = replace(TINY, weight_decay=0.1, learning_rate=1e-2)
+    state = tiny_state(config)
+    train_step(config, state, [batch_of(0, config)])
+    before = tensors_of(state)
+    found = measured(config, state, damaged(state, batch_of(1, config)))
+    assert not is_finite(found) and state.step == 2
+    assert all(torch.equal(a, b) for a, b in zip(before, tensors_of(state), strict=True))
+    assert all(p.grad is None for p in state.model.parameters())
+
+
+@pytest.mark.parametrize("damaged", [damaged_loss, damaged_gradient])
+def test_a_step_after_one_that_is_not_finite_is_the_good_step_alone(damaged):
+    state, alone = tiny_state(), tiny_state()
+    train_step(TINY, state, [damaged(state, batch_of(0))])
+    alone.step, batch = 1, batch_of(1)
     for each in (state, alone):
-        train_step(TINY, each, batch)
-    for ours, theirs in zip(state.model.parameters(), alone.model.parameters(), strict=True):
-        assert torch.equal(ours, theirs)
+        train_step(TINY, each, [batch])
+    pairs = zip(tensors_of(state), tensors_of(alone), strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in pairs)
 
 
 def test_bfloat16_training_stays_close_to_float32_without_being_it():
@@ -134,7 +145,7 @@ def test_bfloat16_training_stays_close_to_float32_without_being_it():
         torch.manual_seed(0)
         for layer in (state.model.final_layer.linear, state.model.final_layer.adaLN_modulation[1]):
             torch.nn.init.normal_(layer.weight, std=0.2)
-        losses.append(train_step(config, state, batch)["loss"])
+        losses.append(measured(config, state, batch)["loss"])
     assert losses[0] != losses[1]
     assert losses[0] == pytest.approx(losses[1], rel=2e-2)
 
@@ -147,6 +158,88 @@ def test_target_features_are_the_encoders_unless_they_are_to_be_normalised():
         Batches(replace(config, **setting), data, targets, "cpu")(0).target_features
         for setting in ({}, {"normalise_targets": "spatial"})
     )
-    indices = Batches(TINY, data, targets, "cpu").order(0)
+    indices = Batches(TINY, data, targets, "cpu").order(np.arange(TINY.batch_size))
     assert torch.equal(plain, stand_in_encoder()(data.images(indices), grid_size=2))
     assert torch.equal(spatial, spatially_normalised(plain)) and not torch.equal(plain, spatial)
+
+
+class Unread(TorchDispatchMode):
+    """Refuse to wait for the device, as a number of Python does."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function is not torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("changes", [{}, {"precision": "bf16"}, {"accumulate": 2}])
+def test_a_step_does_not_wait_for_the_device(changes):
+    config = replace(TINY, projector_dim=16, **changes)
+    state, batch = tiny_state(config, target_dims=[3]), aligned_batch(0, config)
+    with Unread():
+        found = train_step(config, state, [batch] * config.accumulate)
+    with pytest.raises(AssertionError), Unread():
+        found[0].item()
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory."),
+            RepaError,
+            "out of memory in a step: try --accumulate 4 .*, or --recompute, or --precision bf16",
+        ),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:116] DefaultCPUAllocator: can't allocate "
+                "memory: you tried to allocate 8 bytes."
+            ),
+            RepaError,
+            "--accumulate 4",
+        ),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"),
+            OtherProcessError,
+            "another process ended early",
+        ),
+        (RuntimeError("shapes differ"), RuntimeError, "^shapes differ$"),
+    ],
+)
+def test_what_ends_a_step_and_is_no_bug_is_said_in_words(monkeypatch, error, kind, said):
+    def fail(*arguments):
+        raise error
+
+    config = replace(TINY, accumulate=2)
+    monkeypatch.setattr(module, "losses_of", fail)
+    with pytest.raises(kind, match=said) as caught:
+        train_step(config, tiny_state(), [batch_of(0)])
+    assert "\n" not in str(caught.value) and isinstance(caught.value, RepaError) == (
+        kind is not RuntimeError
+    )
+
+
+def test_buffers_are_averaged_too_and_whole_numbers_are_the_models():
+    state = tiny_state()
+    for model, value in ((state.model, 3), (state.ema, 1)):
+        model.register_buffer("mean", torch.full((2,), float(value)))
+        model.register_buffer("count", torch.tensor(value))
+    state.update_ema(0.75)
+    torch.testing.assert_close(state.ema.mean, torch.full((2,), 1.5))
+    assert state.ema.count == 3
+
+
+def test_parts_of_a_batch_make_the_step_of_the_whole():
+    config = replace(TINY, projector_dim=16, max_grad_norm=1e9)
+    whole, parted = (tiny_state(config, target_dims=[3]) for _ in range(2))
+    batch = aligned_batch(0, config)
+    found = measured(config, whole, batch)
+    rows = (slice(0, 4), slice(4, 8))
+    parts = [
+        NoisyBatch(
+            *(getattr(batch, name)[part] for name in ("data", "labels", "noise", "times")),
+            [features[part] for features in batch.target_features],
+        )
+        for part in rows
+    ]
+    (again,) = read_measured([train_step(replace(config, accumulate=2), parted, parts)])
+    assert again == pytest.approx(found, abs=1e-6)

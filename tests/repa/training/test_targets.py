@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_run import QUIET, TINY, file_bytes, numbered_data, numbers, stand_in_encoder
+from tiny_run import QUIET, TINY, as_begun, file_bytes, numbered_data, numbers, stand_in_encoder
 
-import repa.training.loop as loop
+import repa.training.run.opening as opening
 import repa.training.targets as module
 from repa.checkpoints import load_model
 from repa.checkpoints.export import export_weights
@@ -81,7 +81,7 @@ def test_a_run_ends_with_the_same_weights_wherever_its_features_are_kept(
     with_stand_in, tmp_path, monkeypatch
 ):
     data = numbered_data(50)
-    monkeypatch.setattr(loop, "open_training_data", lambda name, size: data)
+    monkeypatch.setattr(opening, "open_training_data", lambda name, size: data)
     ends = [
         file_bytes(train(ALIGNED, tmp_path / keeping, reporting=QUIET, keep_features=keeping))
         for keeping in KEEPINGS
@@ -140,7 +140,7 @@ def test_features_that_are_missing_of_several_encoders_are_made_alone(with_two, 
 
 
 def test_each_encoder_has_a_projector_of_its_width(with_two, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "open_training_data", lambda name, size: numbered_data(20))
+    monkeypatch.setattr(opening, "open_training_data", lambda name, size: numbered_data(20))
     last = train(replace(ALIGNED, encoder=with_two), tmp_path / "run", reporting=QUIET)
     weights = load_file(last / "ema.safetensors")
     assert [weights[f"projectors.{place}.4.bias"].shape for place in (0, 1)] == [(3,), (1,)]
@@ -150,7 +150,7 @@ def test_a_run_with_convolutions_is_resumed_and_exported_with_them_and_without(
     with_two, tmp_path, monkeypatch
 ):
     data = numbered_data(20)
-    monkeypatch.setattr(loop, "open_training_data", lambda name, size: data)
+    monkeypatch.setattr(opening, "open_training_data", lambda name, size: data)
     config = replace(ALIGNED, encoder=with_two, projector="conv", normalise_targets="spatial")
     whole = train(config, tmp_path / "whole", reporting=QUIET)
     train(replace(config, num_steps=3), tmp_path / "parts", reporting=QUIET)
@@ -168,7 +168,7 @@ def test_a_run_with_convolutions_is_resumed_and_exported_with_them_and_without(
 def test_a_run_with_the_default_projector_is_described_as_by_earlier_versions(
     with_stand_in, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(loop, "open_training_data", lambda name, size: numbered_data(20))
+    monkeypatch.setattr(opening, "open_training_data", lambda name, size: numbered_data(20))
     last = train(ALIGNED, tmp_path / "run", reporting=QUIET)
     model = load_model(last / "ema.safetensors").settings.model
     assert "projector" not in model and model["projector_dim"] == 16
@@ -199,7 +199,7 @@ def test_the_encoder_computes_in_bfloat16_where_asked_and_the_record_says_so(tmp
 
 
 def test_a_run_hands_its_encoders_precision_on(with_stand_in, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "open_training_data", lambda name, size: numbered_data(20))
+    monkeypatch.setattr(opening, "open_training_data", lambda name, size: numbered_data(20))
     train(replace(ALIGNED, encoder_precision="bf16"), tmp_path / "run", reporting=QUIET)
     written = unsealed(json.loads((tmp_path / "run/target_features.json").read_text()))
     assert written["encoder_precision"] == "bf16"
@@ -214,7 +214,7 @@ def test_features_on_disk_are_mapped_and_not_read_whole(with_stand_in, tmp_path)
 def test_a_run_begun_before_its_features_were_kept_goes_on(with_stand_in, tmp_path):
     out = tmp_path / "run"
     out.mkdir()
-    (out / "config.json").write_text(ALIGNED.to_json())
+    (out / "config.json").write_text(as_begun(ALIGNED))
     train(ALIGNED, out, resume=True, reporting=QUIET)
     assert load_file(out / "target_features.safetensors")["features"].shape == (901, 4, 3)
 
@@ -223,7 +223,7 @@ def test_features_that_a_run_has_are_used_and_no_encoder_is_loaded(tmp_path, mon
     monkeypatch.delattr(module, "load_encoder")
     out = tmp_path / "run"
     out.mkdir()
-    (out / "config.json").write_text(ALIGNED.to_json())
+    (out / "config.json").write_text(as_begun(ALIGNED))
     save_file({"features": torch.randn(901, 4, 5)}, out / "target_features.safetensors")
     last = train(ALIGNED, out, resume=True, reporting=QUIET)
     assert json.loads((last / "state.json").read_text())["step"] == 6

@@ -11,7 +11,7 @@ from tiny_run import QUIET, TINY, file_bytes
 
 from repa.errors import CheckpointFormatError, CheckpointMismatchError, SettingError
 from repa.training.loop import train
-from repa.training.run_folder import checkpoints_of
+from repa.training.run.folder import checkpoints_of
 from repa_base.checksums import SUMS, seal_folder, unsealed
 
 FILES = ["ema.safetensors", "model.safetensors", "optimizer.safetensors", "state.json", SUMS]

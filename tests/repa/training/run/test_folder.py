@@ -7,9 +7,9 @@ from dataclasses import asdict, replace
 import pytest
 from tiny_run import TINY as PLAIN
 
-import repa.training.run_folder as run_folder
+import repa.training.run.folder as run_folder
 from repa.errors import CheckpointFormatError, OutputExistsError, SettingError
-from repa.training.run_folder import (
+from repa.training.run.folder import (
     Log,
     check_run_folder,
     checkpoints_of,
@@ -35,6 +35,10 @@ OTHER = {
     "ema_decay": 0.5,
     "precision": "bf16",
     "align_until": 4,
+    "accumulate": 2,
+    "patience": 3,
+    "compile": True,
+    "recompute": True,
 }
 FIXED = {
     "model": "SiT-Ti/8",
@@ -386,7 +390,7 @@ def test_what_is_no_entry_of_a_log_is_dropped(tmp_path, junk):
     path.write_bytes(first + junk + second + b'{"step": 3}\n')
     log = Log(path, 2)
     assert path.read_bytes() == first + second
-    log.write(3, {"loss": 0.125}, 1e-3)
+    log.write_step(3, {"loss": 0.125, "learning_rate": 1e-3})
     entry = json.loads(path.read_text().splitlines()[-1])
     assert entry.pop("steps_per_second") > 0
     assert entry == {"step": 3, "loss": 0.125, "learning_rate": 1e-3}

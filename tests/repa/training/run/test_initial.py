@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import QUIET, TINY, file_bytes, numbered_data, tiny_state
 
-import repa.training.loop as loop
+import repa.training.run.opening as opening
 from repa import SiT
 from repa.checkpoints import export_weights, load_model
 from repa.errors import ChecksumError, OutputExistsError, RepaError, SettingError
 from repa.models.blocks import position_embedding
 from repa.training.loop import train
-from repa.training.run_folder import read_run_config
+from repa.training.run.folder import read_run_config
 from repa.training.settings import TrainConfig
 
 LABELS = "y_embedder.embedding_table.weight"
@@ -32,7 +32,7 @@ def start(monkeypatch, tmp_path):
     path = tmp_path / "start.pt"
     torch.save({name: t.clone() for name, t in state.model.state_dict().items()}, path)
     data = numbered_data()
-    monkeypatch.setattr(loop, "open_training_data", lambda name, size: data)
+    monkeypatch.setattr(opening, "open_training_data", lambda name, size: data)
     return path
 
 
@@ -75,7 +75,7 @@ def test_label_table_and_positions_that_do_not_fit_are_those_of_a_fresh_network(
     images = torch.zeros(20, 32, 32, 3, dtype=torch.uint8)
     data = replace(numbered_data(20), all_images=images, num_classes=7)
     data.all_labels %= 7
-    monkeypatch.setattr(loop, "open_training_data", lambda name, size: data)
+    monkeypatch.setattr(opening, "open_training_data", lambda name, size: data)
     notes = []
     config = config_of(start, image_size=32, **STILL)
     last = train(config, tmp_path / "run", reporting=replace(QUIET, on_note=notes.append))
@@ -102,9 +102,9 @@ def test_the_run_and_its_checkpoints_say_what_they_started_from(start, tmp_path)
     last = train(config_of(start), tmp_path / "run", reporting=QUIET)
     digest = sha256(start.read_bytes()).hexdigest()
     stored = json.loads((tmp_path / "run/config.json").read_text())
-    assert (stored["init"], stored["init_sha256"]) == (str(start), digest)
+    assert (stored["model"]["init"], stored["model"]["init_sha256"]) == (str(start), digest)
     state = json.loads((last / "state.json").read_text())["config"]
-    assert state == asdict(config_of(start, init_sha256=digest))
+    assert state == config_of(start, init_sha256=digest).sections()
 
 
 def test_a_resumed_run_ends_with_the_same_bytes_and_does_not_need_the_file(start, tmp_path):

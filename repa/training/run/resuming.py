@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from repa.errors import CheckpointFormatError, SettingError
-from repa.training.run_folder import checkpoints_of
+from repa.training.run.folder import checkpoints_of
+from repa.training.run.state import TrainState, check_checkpoint, step_of
 from repa.training.settings import TrainConfig
-from repa.training.state import TrainState, check_checkpoint, step_of
 
 _SCHEDULE = ("learning_rate", "warmup_steps", "decay_steps")
 

@@ -16,7 +16,7 @@ from tiny_run import QUIET, TINY, file_bytes, tiny_state
 import repa.training.previews as previews
 import repa_base.files as files
 from repa.training.loop import train
-from repa.training.run_folder import checkpoints_of
+from repa.training.run.folder import checkpoints_of
 
 Usage = namedtuple("Usage", "total used free")
 BUSY = replace(QUIET, checkpoint_every=2, preview_every=2)

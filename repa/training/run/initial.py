@@ -12,9 +12,9 @@ from repa.checkpoints import read_checkpoint
 from repa.checkpoints.fitting import fit_weights
 from repa.checkpoints.settings import CheckpointSettings
 from repa.errors import ChecksumError
-from repa.training.run_folder import read_run_config
+from repa.training.run.folder import read_run_config
+from repa.training.run.state import TrainState
 from repa.training.settings import TrainConfig
-from repa.training.state import TrainState
 
 
 def with_recorded_start(config: TrainConfig, out: Path) -> TrainConfig:

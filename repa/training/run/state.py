@@ -18,7 +18,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from repa.checkpoints.export import write_weights
 from repa.data import TrainingData
@@ -31,9 +30,10 @@ from repa.errors import (
     suggestion,
 )
 from repa.models.sit import SIT_SIZES, SiT
-from repa.training.settings import CHANGEABLE, TrainConfig
+from repa.training.settings import CHANGEABLE, TrainConfig, settings_by_name
 from repa_base.checksums import SUMS, check_folder, parse_json, seal_folder
 from repa_base.files import replacing
+from repa_base.processes import Processes
 
 _WEIGHTS = ("model.safetensors", "ema.safetensors", "optimizer.safetensors")
 _STATE = "state.json"
@@ -71,20 +71,53 @@ class TrainState:
         ema = copy.deepcopy(model).requires_grad_(False).eval()
         trained = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
-            trained, lr=config.learning_rate, weight_decay=config.weight_decay
+            trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         for parameter in trained:
             optimizer.state[parameter] = {
-                "step": torch.tensor(0.0),
+                "step": torch.zeros((), device=device),
                 "exp_avg": torch.zeros_like(parameter),
                 "exp_avg_sq": torch.zeros_like(parameter),
             }
         return cls(model.train(), ema, optimizer, step=0)
 
-    def update_ema(self, decay: float) -> None:
-        """Move the average by one step: ema = decay * ema + (1 - decay) * model."""
-        average = get_ema_multi_avg_fn(decay)
-        average(list(self.ema.parameters()), list(self.model.parameters()), 0)
+    def update(self, learning_rate: float, ema_decay: float, *, applied: Tensor) -> None:
+        """Take an optimizer step by the gradients that are there, and move the average.
+
+        `applied` is a boolean scalar on the device: if it is false the step counts and changes
+        nothing else. The device is not waited for.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        # What PyTorch's own scaler of gradients sets: the fused kernels look at it.
+        self.optimizer.found_inf = (~applied).float()  # pyright: ignore
+        self.optimizer.step()
+        self.update_ema(ema_decay, applied)
+        self.step += 1
+
+    def update_ema(self, decay: float, applied: Tensor | None = None) -> None:
+        """Move the average by one step if it is `applied`: decay * ema + (1 - decay) * model.
+
+        Buffers are averaged like parameters, and copied where they are whole numbers.
+
+        Source:
+            REPA train.py, update_ema, at 67f7145; REPA-E averages buffers as well.
+        """
+        pairs = list(zip(_tensors_of(self.ema), _tensors_of(self.model), strict=True))
+        averages, values = zip(*(p for p in pairs if p[0].is_floating_point()), strict=True)
+        share = torch.full((), 1 - decay, device=averages[0].device)
+        if applied is not None:
+            share *= applied
+        torch._foreach_lerp_(averages, values, [share] * len(averages))  # pyright: ignore
+        for average, value in pairs:
+            if not average.is_floating_point():
+                average.copy_(value)
+
+    def copy_from_first(self, processes: Processes) -> None:
+        """Make the states of all processes that of the first one."""
+        models = [*self.model.state_dict().values(), *self.ema.state_dict().values()]
+        processes.copy_from_first([*models, *self._optimizer_tensors().values()])
+        self.step = processes.share(self.step)
 
     @property
     def num_bytes(self) -> int:
@@ -104,7 +137,7 @@ class TrainState:
                 what = {**description, "weights": name, "step": self.step}
                 write_weights(partial / f"{name}.safetensors", model.state_dict(), what)
             save_file(self._optimizer_tensors(), partial / "optimizer.safetensors")
-            state = {"format": _SEALED, "step": self.step, "config": asdict(config)}
+            state = {"format": _SEALED, "step": self.step, "config": config.sections()}
             (partial / _STATE).write_text(json.dumps(state, indent=2) + "\n")
             seal_folder(partial)
         return target
@@ -135,6 +168,10 @@ class TrainState:
             if parameter.requires_grad
             for key, value in self.optimizer.state[parameter].items()
         }
+
+
+def _tensors_of(model: SiT) -> list[Tensor]:
+    return [*(p.detach() for p in model.parameters()), *model.buffers()]
 
 
 def check_checkpoint(checkpoint: Path, config: TrainConfig) -> bool:
@@ -171,6 +208,10 @@ def _check_state(checkpoint: Path, config: TrainConfig, *, unsealed: bool) -> No
     if not isinstance(state, dict) or not isinstance(stored := state.get("config"), dict):
         raise ValueError(f"{_STATE} holds no settings")
     step, now = state.get("step"), asdict(config)
+    try:
+        stored = settings_by_name(stored)
+    except RepaError as error:
+        raise ValueError(f"{_STATE} holds no settings ({error})") from error
     if type(step) is not int or step != step_of(checkpoint):
         raise ValueError(f"{_STATE} is of step {step!r}")
     if state.get("format") not in (_UNSEALED, _SEALED):

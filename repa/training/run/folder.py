@@ -4,8 +4,9 @@
 on otherwise: {"from_step": 1001, "changed": {"learning_rate": [0.001, 0.0005]}, "skip": [1234]}
 A line with "instead_of": 2000 went back, from a run that had come to that step; settings and steps
 left out are those of the lines before it. config.json and each line hold a checksum of themselves,
-and config.json the number of lines that count and, of data that can change, "data_set": how many
-images and classes they have, the names of those, and "identity", a hash of all.
+and config.json the number of lines that count, "draws", the format of the random draws, and, of
+data that can change, "data_set": how many images and classes they have, the names of those, and
+"identity", a hash of all.
 """
 
 import json
@@ -14,7 +15,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,16 @@ from repa.errors import (
     RepaError,
     SettingError,
 )
+from repa.training.batch import DRAWS
+from repa.training.run.state import step_of
 from repa.training.settings import CHANGEABLE, TrainConfig
-from repa.training.state import step_of
 from repa_base.checksums import parse_json, sealed, unsealed
 from repa_base.files import append_text, write_text
 from repa_base.locks import lock_if_free
 from repa_base.workplace import is_workplace, remove_leftovers, workplace
 
 _CONFIG, _HISTORY, _LOCK = "config.json", "history.jsonl", "run.lock"
-_LINES, _DATA = "history_lines", "data_set"  # in config.json, beside the settings
+_LINES, _DATA, _DRAWS = "history_lines", "data_set", "draws"  # in config.json, beside the settings
 _CHECKPOINT = re.compile(r"step-\d{7,}")
 _SET_ASIDE = "set-aside"
 _TOLD = ("count", "num_classes", "image_size", "latent_space", "encoders")
@@ -46,7 +48,7 @@ def read_run_config(out: Path) -> TrainConfig | None:
     Raises:
         CheckpointFormatError: The settings are damaged, or of another version of the toolkit.
     """
-    return _read_config(out)[0]
+    return _read_config(out).config
 
 
 def check_run_folder(config: TrainConfig, out: Path, *, resume: bool) -> TrainConfig | None:
@@ -59,7 +61,8 @@ def check_run_folder(config: TrainConfig, out: Path, *, resume: bool) -> TrainCo
         OutputExistsError: It holds a run and `resume` is False, a run of another network, of other
             data or draws, or something else.
     """
-    stored = read_run_config(out)
+    found = _read_config(out)
+    stored = found.config
     if stored is None:
         found = out.iterdir() if out.is_dir() else ()
         if out.is_file() or any(p.name != _LOCK and not is_workplace(p) for p in found):
@@ -67,7 +70,13 @@ def check_run_folder(config: TrainConfig, out: Path, *, resume: bool) -> TrainCo
         return None
     if not resume:
         raise OutputExistsError(f"{out} holds a run already: add --resume, or another --out.")
-    if other := ", ".join(n for n in _changes(stored, config) if n not in CHANGEABLE):
+    if found.draws != DRAWS:
+        raise OutputExistsError(
+            f"{out} holds a run whose random draws are of format {found.draws}, and this version "
+            f"makes those of format {DRAWS}: finish it with the version that began it, or start "
+            "from its weights with --init and another --out."
+        )
+    if other := ", ".join(n for n in changes(stored, config) if n not in CHANGEABLE):
         reason = f"was started with other settings ({other})"
         raise OutputExistsError(f"{out} {reason}: use another --out.")
     return stored
@@ -106,7 +115,7 @@ def record_settings(
         if not step < number <= config.num_steps:
             rule = f"only steps after {step} and up to {config.num_steps}"
             raise SettingError("skip", f"step {number} cannot be left out, {rule}.")
-    changed = _changes(before or config, config)
+    changed = changes(before or config, config)
     _write_config(out, before or config, len(history), data)  # first of all, it is a run's folder
     if changed or new or instead_of is not None:
         entry = {"from_step": step + 1, "changed": changed, "skip": new}
@@ -130,7 +139,7 @@ def check_data(out: Path, data: Mapping[str, Any] | None, name: str) -> None:
     """
     if read_run_config(out) is None:
         return
-    before, now = _read_config(out)[2] or {}, data or {}
+    before, now = _read_config(out).data or {}, data or {}
     if before.get("identity") == now.get("identity"):
         return
     parts = [f"{key} {before.get(key)}, now {now.get(key)}" for key in _TOLD]
@@ -195,7 +204,8 @@ def remove_old_checkpoints(folder: Path, *, keep_last: int, keep_every: int) -> 
 class Log:
     """A file of JSON lines, one an entry.
 
-    Entries after the step resumed from are dropped, and so is what is no entry.
+    Entries after the step resumed from are dropped, and so is what is no entry. `at_start` are the
+    keys that entries of that step have.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -206,36 +216,55 @@ class Log:
         kept = [line for line in lines if _is_entry_until(line, step)]
         if kept != lines:
             write_text(path, "".join(kept))
+        entries = [parse_json(line) for line in kept]
+        self.at_start = {key for entry in entries if entry["step"] == step for key in entry}
 
-    def write(self, step: int, losses: dict[str, float], learning_rate: float) -> None:
-        """Add an entry of a step, with the steps a second since the entry before."""
+    def leave_out(self, seconds: float) -> None:
+        """Do not count a time among that of the steps."""
+        self._since += seconds
+
+    def write(self, step: int, values: Mapping[str, Any]) -> None:
+        """Add an entry of a step."""
+        append_text(self._path, json.dumps({"step": step, **values}) + "\n")
+
+    def write_step(self, step: int, measured: Mapping[str, Any]) -> None:
+        """Add an entry of what a step measured, with the steps a second since the one before."""
         now = time.monotonic()
         rate = (step - self._step) / max(now - self._since, 1e-9)
         self._since, self._step = now, step
-        entry = {"step": step, **losses, "learning_rate": learning_rate}
-        entry["steps_per_second"] = round(rate, 3)
-        append_text(self._path, json.dumps(entry) + "\n")
+        self.write(step, {**measured, "steps_per_second": round(rate, 3)})
 
 
-def _changes(before: TrainConfig, after: TrainConfig) -> dict[str, tuple[object, object]]:
+def changes(before: TrainConfig, after: TrainConfig) -> dict[str, tuple[object, object]]:
+    """Return the settings that differ, by name: what they were, and what they are."""
     old, new = asdict(before), asdict(after)
     return {name: (old[name], new[name]) for name in new if old[name] != new[name]}
 
 
-def _read_config(out: Path) -> tuple[TrainConfig | None, int | None, dict[str, Any] | None]:
-    """Return a run's settings, the lines of its history that count, and what it knows of its data.
+@dataclass(frozen=True)
+class _Stored:
+    """What config.json holds: nothing, or settings, lines of history that count, and the rest.
 
     None of the lines is all of them; of the data, that they are fixed.
     """
+
+    config: TrainConfig | None = None
+    lines: int | None = None
+    data: dict[str, Any] | None = None
+    draws: int = 1
+
+
+def _read_config(out: Path) -> _Stored:
     path = out / _CONFIG
     if not path.exists():
-        return None, None, None
+        return _Stored()
     try:
         values = unsealed(parse_json(path.read_text("utf-8")))
         lines, data = values.pop(_LINES, None), values.pop(_DATA, None)
+        draws = values.pop(_DRAWS, 1)
         if not isinstance(data, dict | None):
             raise ValueError(f"{_DATA} is no JSON object")
-        return TrainConfig.from_mapping(values), lines, data
+        return _Stored(TrainConfig.from_mapping(values), lines, data, draws)
     except (RepaError, ValueError, TypeError, AttributeError) as error:
         what = f'holds no settings ({error}); those of a checkpoint are "config" in its state.json'
         raise CheckpointFormatError(f"{path}: {what}.") from error
@@ -245,13 +274,13 @@ def _write_config(
     out: Path, config: TrainConfig, num_lines: int, data: Mapping[str, Any] | None
 ) -> None:
     known = {} if data is None else {_DATA: data}
-    record = sealed({**asdict(config), **known, _LINES: num_lines})
+    record = sealed({**config.sections(), **known, _DRAWS: DRAWS, _LINES: num_lines})
     write_text(out / _CONFIG, json.dumps(record, indent=2) + "\n")
 
 
 def _read_history(out: Path) -> list[dict[str, Any]]:
     """Return the entries that count; a kill can leave one more, of settings that never held."""
-    path, (_, count, _) = out / _HISTORY, _read_config(out)
+    path, count = out / _HISTORY, _read_config(out).lines
     try:
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
         entries = [unsealed(parse_json(line)) for line in lines]

@@ -1,0 +1,138 @@
+"""Evaluation on the way: samples of the moving average, judged as `repa fid` judges a file of them.
+
+Samples are what `repa sample` makes of the same checkpoint by its defaults: the same seed, solver,
+guidance and blocks.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+
+from metrics import ArrayImages, InputError
+from repa.autoencoders.autoencoder import Autoencoder
+from repa.checkpoints.settings import CheckpointSettings
+from repa.errors import DataError, NonFiniteError, RepaError, SettingError
+from repa.evaluation import Measuring, evaluate_file, plan_evaluation
+from repa.generation import Protocol, images_of
+from repa.generation.defaults import defaults_of_dataset
+from repa.models.sit import SiT
+from repa.training.run.state import TrainState
+from repa.training.settings import Reporting
+from repa.training.watching.curves import METRICS
+
+
+class _StoppedError(Exception):
+    pass
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A network of a run, as `images_of` takes a checkpoint."""
+
+    model: SiT
+    settings: CheckpointSettings
+
+    @property
+    def velocity_model(self) -> SiT:
+        """The network itself."""
+        return self.model
+
+
+@dataclass(frozen=True)
+class Evaluations:
+    """The metrics of a run's moving average, of `reporting.eval_num` samples kept in memory."""
+
+    settings: CheckpointSettings
+    reporting: Reporting
+    measuring: Measuring
+    autoencoder: Autoencoder | None = None
+
+    def __call__(
+        self, state: TrainState, is_stopped: Callable[[], bool] = lambda: False
+    ) -> Mapping[str, Any] | None:
+        """Return the metrics by their labels, and of how many samples they are.
+
+        None if the run shall end before the samples are made. What cannot be judged, such as a
+        network that overflows, has no metrics, and the run goes on.
+        """
+        count, title = self.reporting.eval_num, f"samples of step {state.step}"
+
+        def tell(done: float, total: int) -> None:
+            if is_stopped():
+                raise _StoppedError
+            self.reporting.on_progress(title, done, total)
+
+        protocol, network = self.protocol, InMemory(state.ema, self.settings)
+        try:
+            decoder = self.autoencoder
+            batches = list(
+                images_of(network, range(count), protocol, autoencoder=decoder, progress=tell)
+            )
+        except _StoppedError:
+            return None
+        except NonFiniteError as error:
+            self.reporting.on_note(f"no evaluation of step {state.step}: {error}")
+            return {}
+        images = np.concatenate([batch.images for batch in batches])
+        samples = ArrayImages(images, title, manifest=self._manifest)
+        reference = self.reporting.eval_reference
+        try:
+            found = evaluate_file(samples, reference=reference, how=self.measuring)
+        except (RepaError, InputError, OSError) as error:  # a reference that was moved, say
+            self.reporting.on_note(f"no evaluation of step {state.step}: {error}")
+            return {}
+        return {METRICS: dict(found.reports["samples"].values), f"{METRICS}_of": count}
+
+    @property
+    def protocol(self) -> Protocol:
+        """How samples are made: as a checkpoint of the run is sampled by default."""
+        own = defaults_of_dataset(self.settings.dataset).values
+        known = {field.name for field in fields(Protocol)}
+        return Protocol(**{name: value for name, value in own.items() if name in known})
+
+    @property
+    def _manifest(self) -> dict[str, Any]:
+        """What the manifest of `repa sample` says of the data, from which the reference follows."""
+        stated = self.settings.reference
+        reference = {} if stated is None else {"reference": stated.to_dict()}
+        return {"dataset": self.settings.dataset, **reference}
+
+    def check(self) -> None:
+        """Find out before the first step whether there is a reference, and load what measures.
+
+        Raises:
+            SettingError: There is none, or latents cannot be decoded.
+            RepaError: The reference or the network cannot be read, or not be downloaded.
+        """
+        space = self.settings.latent_space
+        if self.autoencoder is None and not space.is_pixels:
+            reason = f"needs the autoencoder of the latents ({space.autoencoder or 'unnamed'})"
+            raise SettingError("eval_every", f"{reason} on this machine.")
+        nothing = ArrayImages(np.zeros((1, 8, 8, 3), np.uint8), "samples", manifest=self._manifest)
+        try:
+            plan = plan_evaluation(nothing, self.reporting.eval_reference)
+        except DataError as error:
+            if self.reporting.eval_reference is not None:
+                raise
+            remedy = "name one by --eval-ref, or prepare the data with repa prepare --held-out"
+            raise SettingError("eval_every", f"needs a reference: {remedy} ({error})") from error
+        self.measuring.load(plan.network)
+        self.reporting.on_note(
+            f"evaluated against {plan.reference} by {plan.network}: {plan.reason}."
+        )
+
+
+def open_evaluations(
+    settings: CheckpointSettings,
+    reporting: Reporting,
+    device: torch.device | str,
+    autoencoder: Autoencoder | None,
+) -> Evaluations:
+    """Return what evaluates a run, checked; see `Evaluations.check` for errors."""
+    measuring = Measuring(device=str(device), progress=reporting.on_progress)
+    found = Evaluations(settings, reporting, measuring, autoencoder)
+    found.check()
+    return found

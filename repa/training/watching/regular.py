@@ -1,0 +1,68 @@
+"""What a run does now and then beside its steps, and logs: held-out loss and evaluation."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from repa.autoencoders.autoencoder import Autoencoder, load_autoencoder
+from repa.autoencoders.latent_space import LatentSpace
+from repa.checkpoints.settings import CheckpointSettings
+from repa.data import TrainingData
+from repa.training.run.state import TrainState
+from repa.training.settings import Reporting, TrainConfig
+from repa.training.watching.curves import HELD_OUT, METRICS
+from repa.training.watching.evaluations import open_evaluations
+from repa.training.watching.validation import open_validation
+
+Work = Callable[[TrainState, Callable[[], bool]], Mapping[str, Any] | None]
+"""Called with a state, and what tells whether the run shall end; returns what is logged of it, or
+None if it gave up because the run shall end."""
+
+
+@dataclass(frozen=True)
+class Regular:
+    """Work that is due every so many steps, 0 for never, and at the last one.
+
+    Its entries of the log have the `key`. Only the first of several processes has the `work`.
+    """
+
+    key: str
+    every: int
+    work: Work | None = None
+
+
+def regular_work(
+    config: TrainConfig,
+    data: TrainingData,
+    what: CheckpointSettings,
+    reporting: Reporting,
+    device: torch.device | str,
+    *,
+    is_first: bool = True,
+) -> Sequence[Regular]:
+    """Open all that `reporting` asks for, so that what it lacks is known before the first step.
+
+    Raises:
+        SettingError: There are no held-out images, or no reference.
+        RepaError: What is needed cannot be read, or not be downloaded.
+    """
+    validation, evaluations = None, None
+    if is_first and (reporting.validate_every or reporting.eval_every):
+        autoencoder = _autoencoder_of(data.latent_space, device)
+        if reporting.validate_every:
+            validation = open_validation(config, data, autoencoder)
+        if reporting.eval_every:
+            evaluations = open_evaluations(what, reporting, device, autoencoder)
+    return (
+        Regular(HELD_OUT, reporting.validate_every, validation),
+        Regular(METRICS, reporting.eval_every, evaluations),
+    )
+
+
+def _autoencoder_of(space: LatentSpace, device: torch.device | str) -> Autoencoder | None:
+    """Return what encodes and decodes latents; None for pixels, and where its name is unknown."""
+    if space.is_pixels or space.autoencoder is None:
+        return None
+    return load_autoencoder(space.autoencoder, device)

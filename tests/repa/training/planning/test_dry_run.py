@@ -1,0 +1,138 @@
+"""A dry run: counts against the real network, state and checkpoint, and that nothing is written."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_run import QUIET, TINY, tiny_state
+from torch.nn import functional as F
+
+from repa.errors import SettingError
+from repa.models.sit import SIT_SIZES, SiT
+from repa.training.loop import train
+from repa.training.planning.dry_run import _timed, dry_run
+from repa.training.planning.memory import sizes_of
+from repa.training.run.state import model_settings
+from repa.training.settings import settings_of
+
+XL = settings_of("digits", model="SiT-XL/2", encoder_depth=8, projector_dim=2048)
+
+
+def latents(size="SiT-XL/2", **changes):
+    """Arguments of REPA's published networks."""
+    given = {"input_size": 32, "in_channels": 4, "num_classes": 1000, "target_dims": [768]}
+    return {**given, "projector_dim": 2048, "encoder_depth": 8, **SIT_SIZES[size], **changes}
+
+
+def test_the_published_network_has_the_published_number_of_parameters():
+    # SiT-XL/2 has 675 million (SiT, arXiv 2401.08740, table 1), the projector three layers.
+    sizes = sizes_of(XL, latents())
+    assert round(sizes.num_parameters / 1e6) == 675
+    assert sizes.num_projector_parameters == 1153 * 2048 + 2049 * 2048 + 2049 * 768
+    assert sizes.num_tokens == 256
+
+
+@pytest.mark.parametrize("target_dims", [(), (5,)])
+def test_counts_are_those_of_the_state_that_training_makes(target_dims):
+    state = tiny_state(TINY, target_dims)
+    image = torch.zeros(1, 16, 16, 3, dtype=torch.uint8)
+    from repa.data import PixelData
+
+    data = PixelData("digits", image, torch.zeros(1, dtype=torch.int64), num_classes=10)
+    sizes = sizes_of(TINY, model_settings(TINY, data, list(target_dims)))
+    everything = sum(p.numel() for p in state.model.parameters())
+    assert sizes.num_parameters + sizes.num_projector_parameters == everything
+    assert sizes.checkpoint_bytes == state.num_bytes
+    moments = sum(t.nbytes for s in state.optimizer.state.values() for t in list(s.values())[1:])
+    gradients = sum(p.nbytes for p in state.model.parameters() if p.requires_grad)
+    weights = sum(t.nbytes for m in (state.model, state.ema) for t in m.state_dict().values())
+    assert sizes.state_bytes == moments + gradients + weights
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_a_step_keeps_of_images_is_what_the_real_one_keeps(precision):
+    config = replace(TINY, precision=precision)
+    settings = latents("SiT-Pico/8", input_size=16, num_classes=10, encoder_depth=1)
+    sizes = sizes_of(config, settings)
+    model = SiT(**settings, label_dropout=0.0)
+    own, kept = {t.data_ptr() for t in model.state_dict().values()}, {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    count = 7
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        x, t = torch.randn(count, 4, 16, 16), torch.rand(count)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            velocity, (features,) = model(x, t, torch.zeros(count).long(), return_features=True)
+            loss = velocity.float().square().mean()
+            loss = loss + F.normalize(features.float(), dim=-1).square().mean()
+    real = sum(storage.nbytes() for storage in kept.values())
+    assert sizes.fixed_bytes + count * sizes.image_bytes == pytest.approx(real, rel=0.02)
+
+
+def test_recomputing_and_half_precision_keep_less():
+    settings = latents("SiT-S/2")
+    plain, half, again = (
+        sizes_of(replace(XL, **changes), settings)
+        for changes in ({}, {"precision": "bf16"}, {"recompute": True})
+    )
+    assert half.image_bytes < 0.7 * plain.image_bytes
+    assert again.image_bytes < 0.4 * plain.image_bytes
+    assert plain.state_bytes == half.state_bytes
+
+
+def test_a_dry_run_tells_and_writes_nothing(tmp_path):
+    out = tmp_path / "run"
+    plan = dry_run(replace(TINY, accumulate=2), out, processes=2)
+    assert plan.share == 2 and plan.steps_per_epoch == 901 / 8
+    assert plan.data == {"name": "digits", "count": 901, "num_classes": 10, "input": [3, 16, 16]}
+    assert plan.timing is not None and plan.timing.step > 0 and plan.unmeasured is None
+    assert plan.seconds == pytest.approx(6 * 2 * plan.timing.step)
+    assert plan.timing.features == 0
+    assert plan.to_dict()["settings"] == replace(TINY, accumulate=2).sections()
+    assert not out.exists()
+
+
+def test_the_checkpoint_of_a_run_has_the_bytes_that_were_told(tmp_path):
+    plan = dry_run(replace(TINY, num_steps=1), tmp_path / "run", measured=False)
+    last = train(replace(TINY, num_steps=1), tmp_path / "run", reporting=QUIET)
+    found = sum(path.stat().st_size for path in last.iterdir())
+    assert plan.sizes.checkpoint_bytes <= found < plan.sizes.checkpoint_bytes + 40_000
+    assert plan.seconds is None and plan.unmeasured == "not asked for"
+
+
+def test_what_training_would_refuse_is_refused(tmp_path):
+    with pytest.raises(SettingError, match="cannot be divided among 3 processes"):
+        dry_run(TINY, tmp_path, processes=3)
+    with pytest.raises(SettingError, match="unknown model"):
+        dry_run(replace(TINY, model="SiT-XXL/2"), tmp_path)
+
+
+def test_a_network_that_has_no_room_is_not_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("repa.training.planning.dry_run.free_memory", lambda device: 1000)
+    plan = dry_run(TINY, tmp_path)
+    assert plan.timing is None and "and 0.0 GiB are free" in plan.unmeasured
+
+
+def test_more_images_than_are_measured_cost_what_each_costs(tmp_path, monkeypatch):
+    many = 0.5 + 7 * 0.25
+    seconds = iter([0.6, 0.5, many, many])  # of 1 and of 8 images, each first without counting
+    monkeypatch.setattr(
+        "repa.training.planning.dry_run._seconds", lambda work, device, repeats: next(seconds)
+    )
+    from repa.data import open_training_data
+    from repa.training.targets import StoredTargets
+
+    data = open_training_data("digits", 16)
+    arguments = (TINY, tiny_state(), data, StoredTargets([]), "cpu", 16)
+    found = _timed(*arguments, 100)
+    assert found.measured_images == 8 and found.step == pytest.approx(0.5 + 15 * 0.25)
+    seconds = iter([10.0, 15.0])  # what is slow is measured once, on two images
+    found = _timed(*arguments, 100)
+    assert found.measured_images == 2 and found.step == pytest.approx(10 + 15 * 5)
+    seconds = iter([10.0])
+    found = _timed(*arguments, 1)  # no room for more
+    assert found.measured_images == 1 and found.step == pytest.approx(160)

@@ -1,0 +1,72 @@
+"""Presets: the published recipes, and that nothing contradicts them unsaid."""
+
+from dataclasses import fields
+
+import pytest
+from prepared_sets import SIDE, numbered_set
+
+import repa.data.samples.opening as opening
+from repa.errors import SettingError, UnknownNameError
+from repa.models.sit import SIT_SIZES
+from repa.training.settings import PRESETS, SECTIONS, TrainConfig, settings_of
+from repa_base.settings import rules
+
+PUBLISHED = {"repa-xl2": "SiT-XL/2", "repa-l2": "SiT-L/2", "repa-b2": "SiT-B/2"}
+
+
+def test_published_presets_leave_nothing_to_defaults_but_what_a_run_says_itself():
+    own = {"data", "init", "encoder_precision"}  # the last moves no more than last digits
+    for name in (*PUBLISHED, "repa-s2"):
+        for section in ("data", "model", "alignment", "objective"):
+            assert rules(SECTIONS[section]).keys() - own <= PRESETS[name].keys()
+
+
+@pytest.mark.parametrize(("name", "model"), PUBLISHED.items())
+def test_sizes_and_depths_are_the_papers(name, model, tmp_path):
+    config = settings_of(name, data=str(tmp_path))
+    assert config.model == model and model in SIT_SIZES
+    assert config.encoder_depth == {"SiT-B/2": 4}.get(model, 8)
+    assert (config.learning_rate, config.batch_size, config.num_steps) == (1e-4, 256, 400_000)
+    assert (config.encoder, config.alignment_weight) == ("dinov2-vit-b", 0.5)
+    assert (config.ema_decay, config.max_grad_norm, config.weight_decay) == (0.9999, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "said"),
+    [
+        ({"model": "SiT-XL/2"}, "model", "is SiT-B/2 in the preset repa-b2"),
+        ({"data": "digits"}, "data", "prepared set of your own"),
+        ({"data": None}, "data", "prepared set of your own"),
+        ({"encoder": "none", "projector": "conv"}, "projector", "needs an encoder"),
+        ({"encoder_depth": 0}, "encoder_depth", "at least 1"),
+    ],
+)
+def test_what_contradicts_a_preset_is_refused(given, field, said, tmp_path):
+    given = {"data": str(tmp_path), **given}
+    given = {name: value for name, value in given.items() if value is not None}
+    with pytest.raises(SettingError, match=said) as caught:
+        settings_of("repa-b2", **given)
+    assert caught.value.field == field
+
+
+def test_an_unknown_preset_is_named_with_the_closest():
+    with pytest.raises(UnknownNameError, match="did you mean 'repa-xl2'"):
+        settings_of("repa-xl")
+
+
+def test_without_a_preset_nothing_is_the_digits_and_a_path_the_published_recipe(tmp_path):
+    assert settings_of() == settings_of("digits")
+    assert settings_of(num_steps=3, data="digits").model == "SiT-Ti/4"
+    config = settings_of(data=str(tmp_path))
+    assert config.model.startswith("SiT-XL/") and config.batch_size == 256
+    assert {f.name for f in fields(config)} >= rules(TrainConfig).keys()
+
+
+def test_a_preset_keeps_its_encoder_where_a_prepared_set_has_another(tmp_path, monkeypatch):
+    (tmp_path / "prepared.json").touch()
+    monkeypatch.setattr(
+        opening, "open_prepared", lambda folder: numbered_set(features=("clip-vit-l",))
+    )
+    config = settings_of("repa-b2", data=str(tmp_path))
+    assert config.encoder == "dinov2-vit-b" and config.image_size == SIDE
+    assert settings_of("digits", data=str(tmp_path)).encoder == "clip-vit-l"

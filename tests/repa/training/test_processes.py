@@ -1,0 +1,89 @@
+"""Several processes that train together: the losses of one, what is saved, and what is refused."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_run import file_bytes
+from worlds import run_world
+
+TESTS = Path(__file__).parents[2]
+MEASURED = ("loss", "velocity", "alignment", "gradient_norm")
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def shared(request, tmp_path_factory):
+    """What so many processes made: their number, their folder, and the errors of each."""
+    folder = tmp_path_factory.mktemp("shared")
+    found = run_world(request.param, TESTS / "training_in_processes.py", folder)
+    assert [code for code, _, _ in found] == [0] * request.param, found
+    return request.param, folder, [json.loads(out) for _, out, _ in found]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    ((code, _, error),) = run_world(1, TESTS / "training_in_processes.py", folder)
+    assert code == 0, error
+    return folder
+
+
+def log_of(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["plain", "accumulated", "aligned", "computed"])
+def test_losses_are_those_of_one_process_step_by_step(shared, alone, name):
+    size, folder, _ = shared
+    single = log_of(alone / ("aligned" if name == "computed" else name))
+    found = log_of(folder / name)
+    assert len(found) == len(single) == (7 if name in ("aligned", "computed") else 50)
+    for ours, theirs in zip(found, single, strict=True):
+        assert (ours["processes"], theirs["processes"]) == (size, 1)
+        for key in MEASURED:
+            assert ours[key] == pytest.approx(theirs[key], abs=1e-6), (ours["step"], key)
+
+
+def test_losses_do_not_depend_on_the_parts_of_a_batch(alone):
+    for ours, theirs in zip(log_of(alone / "accumulated"), log_of(alone / "plain"), strict=True):
+        for key in MEASURED:
+            assert ours[key] == pytest.approx(theirs[key], abs=1e-6), (ours["step"], key)
+
+
+def test_a_run_resumed_by_as_many_processes_ends_with_the_same_bytes(shared):
+    _, folder, _ = shared
+    resumed, whole = (folder / name / "checkpoints/step-0000007" for name in ("parts", "aligned"))
+    assert file_bytes(resumed) == file_bytes(whole)
+
+
+def test_what_is_refused_is_known_to_every_process_and_nothing_is_left(shared):
+    size, folder, said = shared
+    assert all(each == said[0] for each in said)
+    assert said[0]["divided"].startswith(f"batch_size 7 cannot be divided among {size} processes")
+    other = f"process {size - 1} was started with other arguments than the first one"
+    assert said[0]["settings"] == (
+        f"{other} (learning_rate 0.002, not 0.001): give all of them the same."
+    )
+    assert said[0]["arguments"].startswith(f"{other} (skip (3,), not ())")
+    assert "holds a run already" in said[0]["there"]
+    assert not any((folder / name).exists() for name in ("divided", "settings", "arguments"))
+
+
+def killed(tmp_path, size, kills):
+    command = [sys.executable, TESTS / "killed_training.py", tmp_path, str(size), str(kills), "0"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=550)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) == kills
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_run_that_is_killed_ends_with_the_same_bytes(tmp_path, size):
+    killed(tmp_path, size, kills=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "kills"), [(1, 7), (2, 7), (3, 6)])
+def test_a_run_that_is_killed_many_times_ends_with_the_same_bytes(tmp_path, size, kills):
+    killed(tmp_path, size, kills)
