@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	$(BIN)/repa fid samples/digits.npz --baselines
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
