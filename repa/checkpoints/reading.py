@@ -103,7 +103,9 @@ class Checkpoint:
     def sampling(self) -> dict[str, Any]:
         """How its authors sample it, where that is not the published protocol, by setting."""
         said = self.settings.sampling
-        return said or sampling_as_published(self.dialect, self.settings.dataset)
+        # DiT-SRA is sampled by the script of DiT.
+        dialect = "dit" if self.settings.path_type == "ddpm" else self.dialect
+        return said or sampling_as_published(dialect, self.settings.dataset)
 
     def check(self) -> None:
         """Raise as `model` does if the tensors do not make the network, without building it."""

@@ -1,5 +1,6 @@
 import json
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -81,3 +82,14 @@ def test_defaults_need_no_file_of_a_registered_model(tmp_path, monkeypatch):
     before = torch.get_rng_state()
     SampleConfig.for_model("sit-xl-2-repa-256")
     assert not list(tmp_path.iterdir()) and torch.equal(before, torch.get_rng_state())
+
+
+def test_networks_of_sra_are_sampled_by_the_script_of_the_form_that_they_have():
+    recorded = Path(__file__).parents[2] / "goldens/dialects"
+    own, of_dit = (
+        SampleConfig.for_model(recorded / f"{name}.pt", num_heads=4)
+        for name in ("sra_train", "sra_dit")
+    )
+    assert (own.solver, own.cfg_scale, own.quantizer) == ("sde", 1.8, "truncate")
+    assert (of_dit.solver, of_dit.cfg_scale, of_dit.quantizer) == ("ddpm", 1.5, "round")
+    assert of_dit.guidance_interval == (0.0, 1.0)
