@@ -24,7 +24,7 @@ demo: $(INSTALLED)
 	$(BIN)/repa fid samples/digits.npz --baselines
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
