@@ -152,14 +152,15 @@ def images_of(
 
 
 @dataclass(frozen=True)
-class _Narrowed:
-    """A model whose network computes in fewer bits."""
+class InMemory:
+    """A network with its settings as a `GenerativeModel`, where there is no checkpoint's file."""
 
     model: SiT
     settings: CheckpointSettings
 
     @property
     def velocity_model(self) -> ModelFn:
+        """What the network stands for: model(x, t, labels) is the velocity."""
         path = PATHS[self.settings.path_type]
         return self.settings.prediction.velocity_model(self.model, path)
 
@@ -169,7 +170,7 @@ def _in_precision(model: GenerativeModel, protocol: Protocol) -> GenerativeModel
     if protocol.precision == "fp32":
         return model
     check_precision(protocol, next(model.model.parameters()).device)
-    return _Narrowed(model.model.narrowed(DTYPES[protocol.precision]), model.settings)
+    return InMemory(model.model.narrowed(DTYPES[protocol.precision]), model.settings)
 
 
 def check_precision(protocol: Protocol, device: torch.device) -> None:

@@ -12,19 +12,17 @@ from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints.settings import CheckpointSettings
 from repa.errors import NonFiniteError, RepaError
 from repa.generation import Protocol, images_of
+from repa.generation.images import InMemory
 from repa.models.sit import SiT
 from repa.sheets.contact_sheet import contact_sheet, save_png, stacked_sheets
 from repa.sheets.titles import class_namer
 from repa.training.run.state import TrainState
 from repa.training.settings import Reporting, TrainConfig
+from repa.training.stopping import GivenUpError
 
 _COLUMNS, _ROWS, _STEPS = 10, 10, 25
 _YOUNG = 0.05
 """Share of the initial weights in a moving average, above which it does not show what is learnt."""
-
-
-class _StoppedError(Exception):
-    pass
 
 
 @dataclass(frozen=True)
@@ -66,12 +64,12 @@ class Previews:
 
                 def tell(done: float, total: int, number: int = number) -> None:
                     if is_stopped():
-                        raise _StoppedError
+                        raise GivenUpError
                     share = (number + done / total) / len(models)
                     self.reporting.on_preview(state.step, share)
 
                 sheets.append(self._sheet(model, f"{name} · step {state.step}", tell))
-        except _StoppedError:
+        except GivenUpError:
             return False
         except NonFiniteError as error:
             self.reporting.on_note(f"no preview of step {state.step}: {error}")
@@ -92,7 +90,7 @@ class Previews:
         indices = range(_COLUMNS * _ROWS)
         training = model.training
         try:
-            network = _InMemory(model.eval(), self.settings)
+            network = InMemory(model.eval(), self.settings)
             decoder = self.autoencoder
             (batch,) = images_of(network, indices, protocol, autoencoder=decoder, progress=tell)
         finally:
@@ -125,15 +123,3 @@ def decoder_of(
             return found
     reporting.on_note(f"no previews: {reason}.")
     return None
-
-
-@dataclass(frozen=True)
-class _InMemory:
-    """A network of a run, as `images_of` takes a checkpoint."""
-
-    model: SiT
-    settings: CheckpointSettings
-
-    @property
-    def velocity_model(self) -> SiT:
-        return self.model

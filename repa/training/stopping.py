@@ -16,6 +16,10 @@ class Interrupted(KeyboardInterrupt):
         self.signal = number
 
 
+class GivenUpError(Exception):
+    """Work beside the steps is left undone, since the run shall end."""
+
+
 class Stop(threading.Event):
     """Set by a signal to this process, whose number it holds then."""
 

@@ -18,27 +18,11 @@ from repa.errors import DataError, NonFiniteError, RepaError, SettingError
 from repa.evaluation import Measuring, evaluate_file, plan_evaluation
 from repa.generation import Protocol, images_of
 from repa.generation.defaults import defaults_of_dataset
-from repa.models.sit import SiT
+from repa.generation.images import InMemory
 from repa.training.run.state import TrainState
 from repa.training.settings import Reporting
+from repa.training.stopping import GivenUpError
 from repa.training.watching.curves import METRICS
-
-
-class _StoppedError(Exception):
-    pass
-
-
-@dataclass(frozen=True)
-class InMemory:
-    """A network of a run, as `images_of` takes a checkpoint."""
-
-    model: SiT
-    settings: CheckpointSettings
-
-    @property
-    def velocity_model(self) -> SiT:
-        """The network itself."""
-        return self.model
 
 
 @dataclass(frozen=True)
@@ -62,7 +46,7 @@ class Evaluations:
 
         def tell(done: float, total: int) -> None:
             if is_stopped():
-                raise _StoppedError
+                raise GivenUpError
             self.reporting.on_progress(title, done, total)
 
         protocol, network = self.protocol, InMemory(state.ema, self.settings)
@@ -71,7 +55,7 @@ class Evaluations:
             batches = list(
                 images_of(network, range(count), protocol, autoencoder=decoder, progress=tell)
             )
-        except _StoppedError:
+        except GivenUpError:
             return None
         except NonFiniteError as error:
             self.reporting.on_note(f"no evaluation of step {state.step}: {error}")

@@ -13,6 +13,7 @@ from repa.autoencoders.pixels import images_from_pixels
 from repa.checkpoints.settings import CheckpointSettings
 from repa.errors import NonFiniteError
 from repa.generation import Protocol, images_of
+from repa.generation.images import InMemory
 from repa.training.loop import Interrupted, train
 from repa.training.previews import Previews
 from samplers import initial_noise
@@ -47,7 +48,7 @@ def names(out):
 
 
 def network_of(state):
-    return module._InMemory(state, CheckpointSettings(model=MODEL))
+    return InMemory(state, CheckpointSettings(model=MODEL))
 
 
 MODEL = {"input_size": 16, "in_channels": 3, "num_classes": 10, "patch_size": 8}
