@@ -12,7 +12,8 @@ def main() -> None:
     except KeyboardInterrupt:  # when Ctrl-C was not set yet
         import os
 
-        os.write(2, b"repa: error: interrupted.\n")
+        if os.environ.get("RANK", "0") == "0" and "REPA_LAUNCHED" not in os.environ:
+            os.write(2, b"repa: error: interrupted.\n")
         os._exit(130)
 
 
