@@ -32,6 +32,8 @@ def launch(count: int, arguments: Sequence[str]) -> int:
 
     logging.getLogger("torch").setLevel(logging.CRITICAL)
     os.environ[OURS] = "1"
+    # Each process would warn that gradients are shared by the way that resuming needs.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
     config = LaunchConfig(
         min_nodes=1,

@@ -617,6 +617,7 @@ def test_processes_that_are_told_to_end_save_together_and_the_run_goes_on(tmp_pa
     process.send_signal(signal.SIGTERM)
     error = process.communicate(timeout=120)[1]
     assert process.returncode == 143, error
+    assert all(line.startswith("repa: ") for line in error.splitlines()), error
     (line,) = [line for line in error.splitlines() if "which is saved; go on with" in line]
     assert line.endswith("--out run --resume --processes 2")
     last = latest_checkpoint(tmp_path / "run/checkpoints")
