@@ -86,7 +86,7 @@ class Rows:
 def solved(setting, guidance, seed, count, velocity, directions):
     """Return the samples that a setting makes of the mixture, and its evaluations."""
     from repa.generation import Protocol
-    from repa.generation.images import solver_of
+    from repa.generation.integration import solver_of
     from samplers import PATHS
 
     scale, low, high = guidance

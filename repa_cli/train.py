@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from repa_cli.output import print_json, print_note, print_table, progress_bar, p
 from repa_cli.running.start import Loading
 
 if TYPE_CHECKING:
+    from repa.training.stopping import Interrupted
     from repa_base.processes import Processes
 
 _DEFAULT = "digits"
@@ -123,53 +124,77 @@ def train(
     several GPUs: --processes N, or on several machines torchrun ... -m -- repa_cli train ...
     """
     with Loading():
-        from repa.errors import OutputExistsError
-        from repa.training.loop import Interrupted
-        from repa.training.loop import train as run
-        from repa.training.run.folder import read_run_config
-        from repa_base.processes import at_first, joined_processes, suitable_backend
+        import repa.training.loop  # noqa: F401 - with torch it takes seconds
+        from repa_base.processes import joined_processes, suitable_backend
 
     file = read_config_file(config) if config else ConfigFile()
     preset, settings = preset or file.preset, {**file.reporting, **file.settings, **settings}
-    own = settings.get("data", DATASETS[0]) not in DATASETS
-    name = Path(settings["data"]).absolute().name if own and not preset else preset or _DEFAULT
-    folder = out or Path("runs") / name
+    folder = out or Path("runs") / _name(preset, settings)
     reported = {name: settings.pop(name) for name in rules(Reporting) if name in settings}
     with joined_processes(suitable_backend(device)) as world:
-        stored = at_first(world, lambda: read_run_config(folder)) if resume else None
-        if stored and preset and world.is_first:
-            print_note(f"a preset only starts a run; {folder} goes on with its own settings.")
-        if resume and preset is None and stored is None and not own:
-            remedy = "see --out, or name a --preset or --data to start one"
-            raise OutputExistsError(f"{folder} holds no run to go on with; {remedy}.")
-        chosen = settings_of(preset, **settings) if stored is None else replace(stored, **settings)
+        chosen = _chosen(preset, settings, folder, world, resume=resume)
         if dry:
             if world.is_first:
                 _tell_plan(chosen, folder, world, device, reported, as_json=as_json)
             return
-        with _telling(chosen, shown=world.is_first) as told:
-            stop, checkpoint = None, None
-            try:
-                checkpoint = run(
-                    chosen,
-                    folder,
-                    resume=resume,
-                    from_step=from_step,
-                    skip=skip or (),
-                    device=world.device(device),
-                    reporting=Reporting(**told, **reported),
-                    workers=workers,
-                    processes=world,
-                )
-            except Interrupted as interrupted:
-                stop = interrupted
-    if stop is not None:
+        how: dict[str, Any] = {"resume": resume, "from_step": from_step, "skip": skip or ()}
+        how |= {"device": world.device(device), "workers": workers, "processes": world}
+        end = _run(chosen, folder, reported, how)
+    if not isinstance(end, Path):
         if world.is_first:
-            print_note(str(stop))
-        raise typer.Exit(128 + stop.signal)
-    if not world.is_first:
-        return
-    result = {"steps": chosen.num_steps, "checkpoint": str(checkpoint), "run": str(folder)}
+            print_note(str(end))
+        raise typer.Exit(128 + end.signal)
+    if world.is_first:
+        _tell_end(chosen, folder, end, as_json=as_json)
+
+
+def _is_own(settings: Mapping[str, Any]) -> bool:
+    """Whether the data are not those of the toolkit."""
+    return settings.get("data", DATASETS[0]) not in DATASETS
+
+
+def _name(preset: str | None, settings: Mapping[str, Any]) -> str:
+    """Return what a run is called if it has no folder of its own."""
+    if _is_own(settings) and not preset:
+        return Path(settings["data"]).absolute().name
+    return preset or _DEFAULT
+
+
+def _chosen(
+    preset: str | None, settings: dict[str, Any], folder: Path, world: "Processes", *, resume: bool
+) -> TrainConfig:
+    """Return the settings of a run that begins or, if there is one to resume, of that one."""
+    from repa.errors import OutputExistsError
+    from repa.training.run.folder import read_run_config
+    from repa_base.processes import at_first
+
+    stored = at_first(world, lambda: read_run_config(folder)) if resume else None
+    if stored is not None:
+        if preset and world.is_first:
+            print_note(f"a preset only starts a run; {folder} goes on with its own settings.")
+        return replace(stored, **settings)
+    if resume and preset is None and not _is_own(settings):
+        remedy = "see --out, or name a --preset or --data to start one"
+        raise OutputExistsError(f"{folder} holds no run to go on with; {remedy}.")
+    return settings_of(preset, **settings)
+
+
+def _run(
+    config: TrainConfig, folder: Path, reported: Mapping[str, Any], how: Mapping[str, Any]
+) -> "Path | Interrupted":
+    """Train; return the last checkpoint, or what ended the run before."""
+    from repa.training.loop import Interrupted, train
+
+    with _telling(config, shown=how["processes"].is_first) as told:
+        try:
+            return train(config, folder, reporting=Reporting(**told, **reported), **how)
+        except Interrupted as interrupted:
+            return interrupted
+
+
+def _tell_end(config: TrainConfig, folder: Path, checkpoint: Path, *, as_json: bool) -> None:
+    """Print what a run has made."""
+    result = {"steps": config.num_steps, "checkpoint": str(checkpoint), "run": str(folder)}
     if as_json:
         print_json(result)
     else:

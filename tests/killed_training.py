@@ -16,6 +16,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import sklearn.datasets  # noqa: F401 - else each process loads it, for longer than it trains
+import torch
+import torch._dynamo
 from tiny_run import QUIET, TINY, file_bytes
 
 from repa.errors import OtherProcessError
@@ -91,5 +94,6 @@ def main(folder, size, kills, seed):
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     os.fsync = lambda descriptor: None  # nobody pulls the plug here
     main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -56,3 +56,14 @@ def numbered_set(*, latents=True, features=("stand-in",), flip=False, deviation=
 
 def other(prepared, **changes):
     return replace(prepared, **changes)
+
+
+def held_out_set(**changes):
+    """A numbered set that holds out six images, of the numbers from 100."""
+    prepared = numbered_set(**changes)
+    rows = prepared.rows
+
+    def read(key, indices):
+        return rows("images", indices) + 100 if key == "held-out" else rows(key, indices)
+
+    return other(prepared, manifest={"held_out": {"count": 6}, "labels": None}, rows=read)

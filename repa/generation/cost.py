@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from repa.generation.images import solver_of
+from repa.generation.integration import solver_of
 from repa.generation.settings import Protocol
 from samplers import PATHS, GuidanceInterval
 from samplers.ddpm import respaced_times

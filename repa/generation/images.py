@@ -8,8 +8,6 @@ the reference's it depends on all of the protocol, see `repa.generation.draws`.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 from typing import Protocol as Interface
 
 import numpy as np
@@ -22,34 +20,21 @@ from repa.checkpoints.settings import CheckpointSettings
 from repa.errors import NonFiniteError, SettingError
 from repa.generation.draws import Draws, draw_batches, own_draws
 from repa.generation.guiding import check_guide, guided_by
+from repa.generation.integration import TOLERANCE as TOLERANCE
+from repa.generation.integration import num_increments, solver_of
 from repa.generation.settings import Protocol
-from repa.generation.solvers import DEFAULT_ORDER, MULTISTEP
 from repa.models import SiT
 from repa_base.device import float32_precision
 from repa_base.progress import Steps
 from samplers import (
-    ADAMS_BASHFORTH_ORDERS,
-    EXPONENTIAL_ORDERS,
     PATHS,
-    GuidanceInterval,
-    Interpolant,
     ModelFn,
-    NormalFn,
     classifier_free_output,
-    grid_times,
     internally_guided,
-    ode_times,
-    sample_adams,
     sample_ddpm,
-    sample_exponential,
-    sample_ode,
-    sample_sde,
-    sde_times,
-    without_straddling,
 )
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-TOLERANCE = 1e-5  # of adaptive solvers, relative and absolute
 
 
 class GenerativeModel(Interface):
@@ -268,62 +253,3 @@ def _sample(
     )
     solve = solver_of(protocol, PATHS[model.settings.path_type], normal)
     return solve(velocity, noise, on_time=on_time)
-
-
-def solver_of(protocol: Protocol, path: Interpolant, normal: NormalFn) -> Callable[..., Tensor]:
-    """Return the protocol's solver: solve(velocity, noise, on_time=...) is the state at t = 0.
-
-    SDEs take their increments from `normal`, and `path` for the score or the expected data.
-    """
-    solver, interval = protocol.solver, protocol.guidance_interval
-    if solver in MULTISTEP and protocol.cfg_scale == 1:
-        interval = (0.0, 1.0)  # where guidance changes nothing, it ends no history
-    times = times_of(protocol, path, interval)
-    steps = None if times or protocol.adaptive else protocol.num_steps
-    shared: dict[str, Any] = {"num_steps": steps, "times": times, "guidance_interval": interval}
-    if solver == "sde":
-        return partial(sample_sde, interpolant=path, normal=normal, **shared)
-    if solver in ADAMS_BASHFORTH_ORDERS:
-        return partial(sample_adams, order=ADAMS_BASHFORTH_ORDERS[solver], **shared)
-    if solver in EXPONENTIAL_ORDERS:
-        shared |= {"interpolant": path, "order": protocol.order or DEFAULT_ORDER}
-        return partial(sample_exponential, method=solver, normal=normal, **shared)
-    return partial(sample_ode, method=solver, rtol=TOLERANCE, atol=TOLERANCE, **shared)
-
-
-def times_of(
-    protocol: Protocol, path: Interpolant, interval: tuple[float, float]
-) -> list[float] | None:
-    """Return the times that a protocol's solver visits; None are the solver's own.
-
-    The times of multistep solvers, unless they are given one by one, are fitted to the interval.
-    """
-    if isinstance(protocol.times, tuple):
-        return list(protocol.times)
-    if protocol.times != "published":
-        times = grid_times(
-            protocol.times, protocol.num_steps, shift=protocol.shift, interpolant=path
-        )
-    elif protocol.solver in MULTISTEP:
-        published = sde_times if protocol.solver in ("dpm++sde", "sa") else ode_times
-        times = published(protocol.num_steps)
-    else:
-        return None
-    fitted = protocol.solver in MULTISTEP
-    return without_straddling(times, GuidanceInterval(*interval)) if fitted else times
-
-
-def num_increments(protocol: Protocol) -> int:
-    """Return how often the protocol's solver, which is not ddpm, asks for normals in a batch.
-
-    The solver itself is run on a single number and counted.
-    """
-    asked = []
-
-    def normal(step: int) -> Tensor:
-        asked.append(step)
-        return torch.zeros(1, 1)
-
-    solve = solver_of(protocol, PATHS["linear"], normal)
-    solve(lambda x, t, guided: torch.zeros_like(x), torch.zeros(1, 1))
-    return len(asked)

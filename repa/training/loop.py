@@ -38,6 +38,7 @@ from repa.training.settings import Reporting, TrainConfig
 from repa.training.step import step_network, train_step
 from repa.training.stopping import Interrupted, Stop, stop_on_signals
 from repa.training.targets import Keeping
+from repa.training.watching.decoder import SharedAutoencoder
 from repa.training.watching.regular import Regular, regular_work
 from repa_base.files import check_room, is_full
 from repa_base.launcher import OURS
@@ -99,6 +100,7 @@ def train(
             message says how to go on from the last checkpoint.
     """
     processes, reporting = processes or Processes(), reporting or Reporting()
+    shared = SharedAutoencoder(device)
     if not processes.is_first:
         reporting = reporting.quiet()
     how = Opening(
@@ -112,18 +114,26 @@ def train(
         on_note=reporting.on_note,
         processes=processes,
         watch=partial(
-            regular_work, reporting=reporting, device=device, is_first=processes.is_first
+            regular_work,
+            reporting=reporting,
+            device=device,
+            shared=shared,
+            is_first=processes.is_first,
         ),
     )
     with opened(how) as run:
-        latest = _to_the_end(run, how, reporting, workers)
+        latest = _to_the_end(run, how, reporting, workers, shared)
     if latest is None:
         raise RepaError(f"{out}: no step was trained.")
     return latest
 
 
 def _to_the_end(
-    run: OpenRun, how: Opening, reporting: Reporting, workers: int | None
+    run: OpenRun,
+    how: Opening,
+    reporting: Reporting,
+    workers: int | None,
+    shared: SharedAutoencoder,
 ) -> Path | None:
     """Take the steps that are left; return the last checkpoint, if there is one."""
     config, parts, first = run.config, run.share.parts, run.state.step
@@ -135,7 +145,7 @@ def _to_the_end(
     numbers = (step * parts + part for step in steps for part in range(parts))
     batches = Batches(config, run.data, run.targets, how.device, run.share)
     draws = replace(reporting, preview_every=reporting.preview_every * how.processes.is_first)
-    decoder = decoder_of(run.data.latent_space, how.device, draws)
+    decoder = decoder_of(run.data.latent_space, shared, draws)
     loop = _Loop(
         run,
         reporting,

@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image
 
-from repa.autoencoders.autoencoder import Autoencoder, find_autoencoder
+from repa.autoencoders.autoencoder import Autoencoder
 from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints.settings import CheckpointSettings
 from repa.errors import NonFiniteError, RepaError
@@ -19,6 +18,7 @@ from repa.sheets.titles import class_namer
 from repa.training.run.state import TrainState
 from repa.training.settings import Reporting, TrainConfig
 from repa.training.stopping import GivenUpError
+from repa.training.watching.decoder import SharedAutoencoder
 
 _COLUMNS, _ROWS, _STEPS = 10, 10, 25
 _YOUNG = 0.05
@@ -104,7 +104,7 @@ class Previews:
 
 
 def decoder_of(
-    space: LatentSpace, device: torch.device | str, reporting: Reporting
+    space: LatentSpace, shared: SharedAutoencoder, reporting: Reporting
 ) -> Autoencoder | None:
     """Return what decodes latents for previews, if they are asked for and it is on this machine.
 
@@ -112,14 +112,11 @@ def decoder_of(
     """
     if space.is_pixels or not reporting.preview_every:
         return None
-    reason = "the data do not name their autoencoder"
-    if space.autoencoder is not None:
-        try:
-            found = find_autoencoder(space.autoencoder, device, download=False)
-            _ = found.network
-        except RepaError as error:
-            reason = f"the autoencoder {space.autoencoder} is not on this machine ({error})"
-        else:
+    try:
+        if found := shared(space, download=False):
             return found
+        reason = "the data do not name their autoencoder"
+    except RepaError as error:
+        reason = f"the autoencoder {space.autoencoder} is not on this machine ({error})"
     reporting.on_note(f"no previews: {reason}.")
     return None

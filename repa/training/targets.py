@@ -102,14 +102,19 @@ class EncoderTargets:
 
     def __call__(self, batch: Batch) -> list[Tensor]:
         """Return the encoder's features of the batch's images."""
-        images = self.data.images(batch.indices) if batch.images is None else batch.images
-        return [self._features(images)]
+        if batch.images is None:
+            return [self.of(batch.indices)]
+        return [self._features(batch.images)]
+
+    def of(self, indices: np.ndarray) -> Tensor:
+        """Return the features of images that it reads itself, on the device."""
+        return self._features(self.data.images(indices))
 
     def of_all(self) -> Iterator[np.ndarray]:
         """Yield the features of all images in their order, some images at a time."""
         count = self.data.count
         for indices in np.array_split(np.arange(count), -(-count // _CHUNK_IMAGES)):
-            yield self._features(self.data.images(indices)).cpu().numpy()
+            yield self.of(indices).cpu().numpy()
 
     def _features(self, images: Tensor) -> Tensor:
         return self.encoder(images.to(self.device), grid_size=self.grid_size)

@@ -51,15 +51,16 @@ def _times(plan: "DryRun") -> list[tuple[str, str]]:
     timing = plan.timing
     if timing is None or plan.seconds is None:
         return [("time", f"not measured: {plan.unmeasured}")]
-    how = f"measured on {timing.measured_images} at once"
-    if timing.measured_images < plan.share:
-        how = f"from a measurement on {timing.measured_images} at once"
+    fastest = f"the fastest of {timing.measured_steps} on {timing.measured_images} at once"
+    how = f"from {fastest}" if timing.measured_images < plan.share else fastest
     rows = [("a step", f"{timing.step * plan.config.accumulate:.3g} s, {how}")]
     if timing.features:
-        rows.append(("features, once", f"about {duration(timing.features)}"))
+        how = f"from {timing.encoded_images} at once"
+        rows.append(("features, once", f"about {duration(timing.features)}, {how}"))
     if timing.reading > timing.step:
         rows.append(("reading", f"{timing.reading:.3g} s for what is at once, in one process"))
-    rows.append(("all steps", f"about {duration(plan.seconds)} on this machine"))
+    rows.append(("all steps", f"about {duration(plan.seconds)}"))
+    rows.append(("times", "estimated from what this machine did just now"))
     return rows
 
 

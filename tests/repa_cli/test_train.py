@@ -16,6 +16,7 @@ from tiny_run import QUIET, TINY
 from tqdm import tqdm
 
 import repa.training.loop as loop
+import repa.training.planning.timing as timing
 import repa.training.previews as previews
 import repa.training.run.opening as opening
 import repa.training.watching.validation as validation
@@ -528,14 +529,18 @@ def test_a_file_of_settings_that_cannot_be_meant_is_mistyped(
     assert repa("train", "--config", "none.toml")[0] == 2
 
 
-def test_a_dry_run_tells_settings_sizes_and_time_and_writes_nothing(training, tmp_path):
+def test_a_dry_run_tells_settings_sizes_and_time_and_writes_nothing(
+    training, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(timing, "_ENOUGH", 0.05)
     code, out, error = training("--steps", 9, "--dry-run", "--validate-every", 3)
     assert code == 0, error
     rows = dict(re.split("  +", line, maxsplit=1) for line in out.splitlines() if "  " in line)
     assert rows["run.num_steps"] == "9" and rows["optimizer.batch_size"] == "8"
     assert rows["reporting.validate_every"] == "3" and rows["parameters"] == "0.2 million"
     assert rows["steps an epoch"] == "112.6" and rows["a checkpoint"].endswith("MB")
-    assert re.fullmatch(r"[\d.e-]+ s, measured on 8 at once", rows["a step"])
+    assert re.fullmatch(r"[\d.e-]+ s, the fastest of \d+ on 8 at once", rows["a step"])
+    assert rows["times"] == "estimated from what this machine did just now"
     assert not list(tmp_path.iterdir())
     code, out, _ = training("--steps", 9, "--dry-run", "--json", "--accumulate", 3)
     assert code == 2 and not out  # 8 images cannot be divided
@@ -617,6 +622,7 @@ def test_processes_that_are_told_to_end_save_together_and_the_run_goes_on(tmp_pa
     process.send_signal(signal.SIGTERM)
     error = process.communicate(timeout=120)[1]
     assert process.returncode == 143, error
+    assert all(line.startswith("repa: ") for line in error.splitlines()), error
     (line,) = [line for line in error.splitlines() if "which is saved; go on with" in line]
     assert line.endswith("--out run --resume --processes 2")
     last = latest_checkpoint(tmp_path / "run/checkpoints")

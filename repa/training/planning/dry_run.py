@@ -1,48 +1,23 @@
 """A dry run: what a training would be, how large, and how long, before it is begun."""
 
-import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from repa.checkpoints.settings import CheckpointSettings
-from repa.data import TrainingData, open_training_data
+from repa.data import open_training_data
 from repa.errors import RepaError
-from repa.training.batch import Batches, Share
+from repa.training.batch import Share
 from repa.training.planning.memory import Sizes, sizes_of
+from repa.training.planning.timing import Timing, measured_timing
 from repa.training.run.state import TrainState, check_model, model_settings
 from repa.training.settings import TrainConfig
-from repa.training.step import train_step
-from repa.training.targets import EncoderTargets, JoinedTargets, TargetSource, open_targets
+from repa.training.targets import open_targets
 from repa_base.processes import Processes
-
-_ENOUGH = 2.0  # seconds of a measurement
-_FEWEST = 8  # images at once, if a share has them: one alone says nothing of what each costs
-_REPEATS = 3
-_SLOW = 3.0  # seconds of a step that is not repeated
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How long parts of a run take on this machine, in seconds.
-
-    Attributes:
-        step: A step on the images that are at once in memory, which are read already, with the
-            features that encoders make in every step.
-        reading: Reading those images; it may be done ahead of the steps.
-        features: Making the features of all images once, where they are kept.
-        measured_images: Images at once that were measured; of more it is extrapolated.
-    """
-
-    step: float
-    reading: float
-    features: float
-    measured_images: int
 
 
 @dataclass(frozen=True)
@@ -71,7 +46,7 @@ class DryRun:
 
     @property
     def seconds(self) -> float | None:
-        """How long all steps take, one after another; reading ahead may hide the reading."""
+        """About how long all takes, as the machine is now; reading ahead may hide the reading."""
         if self.timing is None:
             return None
         parts = self.config.accumulate
@@ -114,7 +89,7 @@ def dry_run(
         try:
             state = TrainState.create(config, settings, device)
             room = _room(found, device)
-            timing = _timed(config, state, data, targets, device, share, room)
+            timing = measured_timing(config, state, data, targets, device, share, room)
         except RepaError as error:
             unmeasured = str(error)
     shape = [data.in_channels, data.input_size, data.input_size]
@@ -162,64 +137,3 @@ def free_memory(device: torch.device | str) -> int | None:
         return 1024 * int(line.split()[1])
     except (OSError, ValueError):
         return None
-
-
-def _timed(
-    config: TrainConfig,
-    state: TrainState,
-    data: TrainingData,
-    targets: TargetSource,
-    device: torch.device | str,
-    share: int,
-    room: int,
-) -> Timing:
-    """Measure a step on one image, then on as many as fit into seconds and into `room`."""
-
-    def step(count: int) -> tuple[float, float]:
-        own = replace(config, batch_size=count, accumulate=1)
-        batches, start = Batches(own, data, targets, device), time.perf_counter()
-        batch = batches(0)
-        _wait(device)
-        reading = time.perf_counter() - start
-        first = _seconds(lambda: train_step(own, state, [batch]), device, 1)
-        if first > _SLOW:
-            return first, reading
-        return _seconds(lambda: train_step(own, state, [batch]), device, _REPEATS), reading
-
-    one, reading_one = step(1)
-    wanted = 2 if one > _SLOW else max(_FEWEST, round(_ENOUGH / max(one, 1e-6)))
-    count = max(1, min(share, room, wanted))
-    many, reading = step(count) if count > 1 else (one, reading_one)
-    if count < share:
-        each = (many - one) / (count - 1) if count > 1 else one
-        many += max(0.0, each) * (share - count)
-    keeping = {encoder.suitable_keeping for encoder in _encoders(targets)}
-    if not keeping:
-        return Timing(many, reading * share / count, 0.0, count)
-    # What was measured as reading is the encoders' work above all: once for all images, or always.
-    if "nowhere" in keeping:
-        return Timing(many + reading * share / count, 0.0, 0.0, count)
-    return Timing(many, 0.0, reading * data.count / count, count)
-
-
-def _encoders(targets: TargetSource) -> list[EncoderTargets]:
-    """Return the sources of targets that are encoders."""
-    sources = targets.sources if isinstance(targets, JoinedTargets) else [targets]
-    return [source for source in sources if isinstance(source, EncoderTargets)]
-
-
-def _seconds(work: Callable[[], object], device: torch.device | str, repeats: int) -> float:
-    """Return the median seconds of some repetitions."""
-    found = []
-    for _ in range(repeats):
-        _wait(device)
-        start = time.perf_counter()
-        work()
-        _wait(device)
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
-
-
-def _wait(device: torch.device | str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)

@@ -6,13 +6,12 @@ from typing import Any
 
 import torch
 
-from repa.autoencoders.autoencoder import Autoencoder, load_autoencoder
-from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints.settings import CheckpointSettings
 from repa.data import TrainingData
 from repa.training.run.state import TrainState
 from repa.training.settings import Reporting, TrainConfig
 from repa.training.watching.curves import HELD_OUT, METRICS
+from repa.training.watching.decoder import SharedAutoencoder
 from repa.training.watching.evaluations import open_evaluations
 from repa.training.watching.validation import open_validation
 
@@ -39,6 +38,7 @@ def regular_work(
     what: CheckpointSettings,
     reporting: Reporting,
     device: torch.device | str,
+    shared: SharedAutoencoder,
     *,
     is_first: bool = True,
 ) -> Sequence[Regular]:
@@ -50,7 +50,7 @@ def regular_work(
     """
     validation, evaluations = None, None
     if is_first and (reporting.validate_every or reporting.eval_every):
-        autoencoder = _autoencoder_of(data.latent_space, device)
+        autoencoder = shared(data.latent_space)
         if reporting.validate_every:
             validation = open_validation(config, data, autoencoder)
         if reporting.eval_every:
@@ -59,10 +59,3 @@ def regular_work(
         Regular(HELD_OUT, reporting.validate_every, validation),
         Regular(METRICS, reporting.eval_every, evaluations),
     )
-
-
-def _autoencoder_of(space: LatentSpace, device: torch.device | str) -> Autoencoder | None:
-    """Return what encodes and decodes latents; None for pixels, and where its name is unknown."""
-    if space.is_pixels or space.autoencoder is None:
-        return None
-    return load_autoencoder(space.autoencoder, device)

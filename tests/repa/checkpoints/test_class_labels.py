@@ -1,41 +1,20 @@
 """Classes by their names: what a checkpoint says of its own, and which names fit a model."""
 
-import json
-
 import pytest
-import torch
-from safetensors.torch import save_file
+from tiny_checkpoint import save_tiny
 
-from repa import SiT
 from repa.checkpoints.classes import labels_called
 from repa.checkpoints.export import export_weights
 from repa.checkpoints.reading import load_model
 from repa.errors import CheckpointFormatError, SettingError
 from repa.generation import Protocol, SampleConfig
 
-MODEL = {
-    "input_size": 8,
-    "patch_size": 4,
-    "in_channels": 3,
-    "hidden_size": 24,
-    "depth": 1,
-    "num_heads": 3,
-    "num_classes": 3,
-    "encoder_depth": 1,
-    "target_dims": [],
-}
-
 
 @pytest.fixture
 def save(tmp_path):
     def saved(dataset=None, num_classes=3, **described):
-        torch.manual_seed(0)
-        settings = {**MODEL, "num_classes": num_classes}
-        description = {"format": 1, "model": settings, "path_type": "linear", "dataset": dataset}
-        path = tmp_path / "own.safetensors"
-        metadata = {"repa": json.dumps({**description, **described})}
-        save_file(SiT(**settings).state_dict(), path, metadata=metadata)
-        return path
+        known = {"dataset": dataset, **described}
+        return save_tiny(tmp_path / "own.safetensors", known, num_classes=num_classes)
 
     return saved
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from tiny_checkpoint import MODEL, tiny_sit
 
-from repa import SiT
 from repa.autoencoders.autoencoder import load_autoencoder
 from repa.autoencoders.latent_space import PIXELS, LatentSpace
 from repa.autoencoders.pixels import images_from_pixels
@@ -15,26 +15,6 @@ from repa.generation.job import generate
 from repa.generation.settings import SampleConfig
 from repa.models.prediction import Prediction
 from samplers import classifier_free_velocity, initial_noise, sample_ode
-
-MODEL = {
-    "input_size": 8,
-    "patch_size": 4,
-    "in_channels": 3,
-    "hidden_size": 24,
-    "depth": 1,
-    "num_heads": 3,
-    "num_classes": 5,
-    "encoder_depth": 1,
-    "target_dims": [],
-}
-
-
-def network(**changes):
-    torch.manual_seed(0)
-    model = SiT(**{**MODEL, **changes})
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    return model
 
 
 def images(path, model, settings, **changes):
@@ -55,7 +35,7 @@ def images(path, model, settings, **changes):
 
 @pytest.mark.parametrize("solver", ["heun", "sde"])
 def test_network_whose_time_runs_the_other_way_gives_the_images_of_its_twin(tmp_path, solver):
-    model = network()
+    model = tiny_sit()
     # Blind to time, so that the twin is the same network with the opposite sign.
     torch.nn.init.zeros_(model.t_embedder.mlp[2].weight)
     plain = images(
@@ -78,7 +58,7 @@ def test_latents_are_decoded_by_the_scale_and_bias_of_their_checkpoint(tmp_path)
     )
     scale, bias = (0.5, 2.0, -1.0, 1.0), (0.0, 1.0, 0.0, -3.0)
     space = LatentSpace(str(tmp_path / "vae"), scale=scale, bias=bias)
-    model = network(in_channels=4)
+    model = tiny_sit(in_channels=4)
     settings = CheckpointSettings(model={**MODEL, "in_channels": 4}, latent_space=space)
     path = tmp_path / "x.safetensors"
     changes = {"solver": "euler", "labels": (2,), "cfg_scale": 1.0}

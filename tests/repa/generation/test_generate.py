@@ -1,4 +1,3 @@
-import json
 import signal
 import subprocess
 import sys
@@ -8,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_checkpoint import save_tiny
 from worlds import run_world, start_world
 
-from repa import SiT
 from repa.checkpoints import Checkpoint, load_model
 from repa.errors import (
     CheckpointMismatchError,
@@ -22,44 +20,18 @@ from repa.errors import (
     OutputExistsError,
     SettingError,
 )
-from repa.generation import Protocol, images, images_of, job
+from repa.generation import Protocol, images_of, integration, job
 from repa.generation.job import generate
 from repa.generation.sample_files.sample_file import NpzWriter
 from repa.generation.sample_files.sample_run import read_manifest
 from repa.generation.settings import SampleConfig
 
-MODEL = {
-    "input_size": 8,
-    "patch_size": 4,
-    "in_channels": 3,
-    "hidden_size": 24,
-    "depth": 1,
-    "num_heads": 3,
-    "num_classes": 5,
-    "encoder_depth": 1,
-    "target_dims": [],
-}
 NUM_IMAGES = 20
-
-
-def save_checkpoint(path, *, nan_label=None, path_type="linear", reference=None, **changes):
-    torch.manual_seed(0)
-    settings = {**MODEL, **changes}
-    model = SiT(**settings)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    if nan_label is not None:
-        model.y_embedder.embedding_table.weight.data[nan_label] = torch.nan
-    description = {"format": 1, "model": settings, "path_type": path_type, "dataset": "digits"}
-    if reference is not None:
-        description["reference"] = reference
-    save_file(model.state_dict(), path, metadata={"repa": json.dumps(description)})
-    return path
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return save_checkpoint(tmp_path_factory.mktemp("model") / "tiny.safetensors")
+    return save_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors")
 
 
 @pytest.fixture
@@ -87,7 +59,7 @@ def read(path):
 @pytest.mark.parametrize("path_type", ["linear", "cosine"])
 @pytest.mark.parametrize("solver", ["sde", "heun", "rk4", "dopri5", "dpm++", "dpm++sde", "ab2"])
 def test_file_holds_the_images_of_its_indices(settings, tmp_path, solver, path_type):
-    path = save_checkpoint(tmp_path / "x.safetensors", path_type=path_type)
+    path = save_tiny(tmp_path / "x.safetensors", {"path_type": path_type})
     protocol = {"solver": solver, "seed": 9, "cfg_scale": 2.5, "guidance_interval": (0.2, 0.8)}
     protocol |= {"batch_size": 7, "num_steps": 4}
     images, labels = read(run(settings, model=str(path), **protocol))
@@ -103,7 +75,7 @@ def test_path_and_solver_decide_the_images(settings, tmp_path):
     made = [
         read(run(settings, model=str(path), solver=solver, out=tmp_path / f"{n}-{solver}.npz"))[0]
         for n, path in enumerate(
-            save_checkpoint(tmp_path / f"{kind}.safetensors", path_type=kind)
+            save_tiny(tmp_path / f"{kind}.safetensors", {"path_type": kind})
             for kind in ("linear", "cosine")
         )
         for solver in ("sde", "heun")
@@ -132,7 +104,7 @@ def test_seed_changes_noise_and_labels(settings, tmp_path):
 KILLED_RUN = """
 import os, signal, sys
 from pathlib import Path
-from repa.generation import Protocol, images, images_of, job
+from repa.generation import Protocol, images_of, integration, job
 from repa.generation.job import generate
 from repa.generation.settings import SampleConfig
 
@@ -268,7 +240,7 @@ def test_checkpoint_that_is_replaced_during_the_run_does_not_disturb_it(settings
 
     def replace(done, total):
         if done > 10:
-            save_checkpoint(model, num_classes=6)
+            save_tiny(model, num_classes=6)
 
     generate(SampleConfig(**{**settings, "model": str(model)}), progress=replace)
     assert settings["out"].read_bytes() == expected
@@ -428,7 +400,7 @@ def test_label_that_is_no_class_is_refused_before_anything_is_written(settings, 
 
 
 def test_image_that_is_nan_is_named_and_the_batches_before_it_are_kept(settings, tmp_path):
-    broken = save_checkpoint(tmp_path / "nan.safetensors", nan_label=3)
+    broken = save_tiny(tmp_path / "nan.safetensors", nan_label=3)
     changes = {"model": str(broken), "labels": (0, 1, 2, 3), "batch_size": 2}
     message = r"image 3 has NaN or infinite pixels.*kept in .*samples\.npz\.part"
     with pytest.raises(NonFiniteError, match=message):
@@ -509,7 +481,7 @@ def test_interval_of_no_guidance_neither_moves_times_nor_ends_a_history(settings
 
 
 def test_sa_is_refused_on_another_path_than_the_linear_one(settings, tmp_path):
-    path = save_checkpoint(tmp_path / "x.safetensors", path_type="cosine")
+    path = save_tiny(tmp_path / "x.safetensors", {"path_type": "cosine"})
     with pytest.raises(SettingError, match=r"linear path; this one's is cosine: use dpm\+\+sde"):
         run(settings, model=str(path), solver="sa")
     assert not settings["out"].exists()
@@ -517,7 +489,7 @@ def test_sa_is_refused_on_another_path_than_the_linear_one(settings, tmp_path):
 
 def test_manifest_names_what_was_held_out_of_the_checkpoints_data(settings, tmp_path):
     reference = {"name": "emoji@12345678", "sha256": "0f" * 32, "network": "inception"}
-    path = save_checkpoint(tmp_path / "own.safetensors", reference=reference)
+    path = save_tiny(tmp_path / "own.safetensors", {"reference": reference})
     assert read_manifest(run(settings, model=path))["reference"] == reference
 
 
@@ -531,7 +503,7 @@ def test_manifest_holds_the_tolerances_that_an_adaptive_solver_was_given(
 ):
     strict = run(settings, solver="bosh3", num_images=3)
     assert (read_manifest(strict)["rtol"], read_manifest(strict)["atol"]) == (1e-5, 1e-5)
-    for module in (images, job):
+    for module in (integration, job):
         monkeypatch.setattr(module, "TOLERANCE", 0.4)
     loose = run(settings, solver="bosh3", num_images=3, out=tmp_path / "loose.npz")
     assert (read_manifest(loose)["rtol"], read_manifest(loose)["atol"]) == (0.4, 0.4)
@@ -582,7 +554,7 @@ def test_memory_does_not_grow_with_the_number_of_images(settings, tmp_path, monk
 
 
 def test_latents_need_an_autoencoder_and_pixels_take_none(settings, tmp_path):
-    latent = save_checkpoint(tmp_path / "latent.safetensors", in_channels=4)
+    latent = save_tiny(tmp_path / "latent.safetensors", in_channels=4)
     with pytest.raises(SettingError, match=r"latent\.safetensors makes latents: name one"):
         run(settings, model=str(latent))
     with pytest.raises(SettingError, match=r"tiny\.safetensors makes pixels, not latents"):

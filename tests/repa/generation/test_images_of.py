@@ -12,7 +12,8 @@ from repa.autoencoders.latent_space import PIXELS, LatentSpace
 from repa.autoencoders.pixels import images_from_pixels
 from repa.errors import NonFiniteError, SettingError
 from repa.generation import images as images_module
-from repa.generation.images import images_of, solver_of, times_of
+from repa.generation.images import images_of
+from repa.generation.integration import solver_of, times_of
 from repa.generation.settings import Protocol
 from repa.models.prediction import Prediction
 from repa_base.device import float32_precision

@@ -16,10 +16,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from tiny_checkpoint import save_tiny
 from worlds import run_world
 
-from repa import SiT
 from repa.autoencoders.pixels import images_from_pixels
 from repa.checkpoints import load_model
 from repa.errors import OutputExistsError, SettingError
@@ -30,30 +29,14 @@ from repa.generation.sample_files.sample_run import read_manifest
 from repa.generation.settings import SampleConfig
 from repa_base.processes import Processes
 
-MODEL = {
-    "input_size": 8,
-    "patch_size": 4,
-    "in_channels": 3,
-    "hidden_size": 24,
-    "depth": 1,
-    "num_heads": 3,
-    "num_classes": 50,  # so many that labels of another order are seen
-    "encoder_depth": 1,
-    "target_dims": [],
-}
+NUM_CLASSES = 50  # so many that labels of another order are seen
 SCALE, INTERVAL = 2.5, (0.2, 0.8)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    torch.manual_seed(0)
-    model = SiT(**MODEL)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
     path = tmp_path_factory.mktemp("model") / "tiny.safetensors"
-    description = {"format": 1, "model": MODEL, "path_type": "linear", "dataset": None}
-    save_file(model.state_dict(), path, metadata={"repa": json.dumps(description)})
-    return path
+    return save_tiny(path, {"dataset": None}, num_classes=NUM_CLASSES)
 
 
 @pytest.fixture
@@ -91,7 +74,7 @@ def velocity_of(model, x, t, labels):
 
     if not INTERVAL[0] <= t <= INTERVAL[1]:
         return asked(labels)
-    null = asked(torch.full_like(labels, MODEL["num_classes"]))
+    null = asked(torch.full_like(labels, NUM_CLASSES))
     return null + SCALE * (asked(labels) - null)
 
 
@@ -125,7 +108,7 @@ def replay(checkpoint, settings):
         torch.manual_seed(settings["seed"] * world + rank)
         for batch in range(batches):
             x = torch.randn(size, 3, 8, 8)
-            y = torch.randint(0, MODEL["num_classes"], (size,))
+            y = torch.randint(0, NUM_CLASSES, (size,))
             x = solve(model, x, y, solver, settings["num_steps"]).float()
             for row in range(size):
                 index = batch * size * world + row * world + rank
@@ -355,7 +338,7 @@ def test_on_a_gpu_the_numbers_are_those_of_its_global_generator(settings, checkp
     torch.manual_seed(settings["seed"] * 2 + 1)
     for indices in ((1, 3), (5, 7)):
         x = torch.randn(2, 3, 8, 8, device=device)
-        y = torch.randint(0, MODEL["num_classes"], (2,), device=device)
+        y = torch.randint(0, NUM_CLASSES, (2,), device=device)
         x = solve(model.model, x, y, "sde", 2).float()
         difference = made[indices].images.astype(int) - images_from_pixels(x).cpu().numpy()
         assert made[indices].labels.tolist() == y.tolist() and np.abs(difference).max() <= 1

@@ -7,10 +7,11 @@ import torch
 from tiny_run import QUIET, TINY, tiny_state
 from torch.nn import functional as F
 
+import repa.training.planning.timing as timing
 from repa.errors import SettingError
 from repa.models.sit import SIT_SIZES, SiT
 from repa.training.loop import train
-from repa.training.planning.dry_run import _timed, dry_run
+from repa.training.planning.dry_run import dry_run
 from repa.training.planning.memory import sizes_of
 from repa.training.run.state import model_settings
 from repa.training.settings import settings_of
@@ -84,7 +85,8 @@ def test_recomputing_and_half_precision_keep_less():
     assert plain.state_bytes == half.state_bytes
 
 
-def test_a_dry_run_tells_and_writes_nothing(tmp_path):
+def test_a_dry_run_tells_and_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(timing, "_ENOUGH", 0.05)
     out = tmp_path / "run"
     plan = dry_run(replace(TINY, accumulate=2), out, processes=2)
     assert plan.share == 2 and plan.steps_per_epoch == 901 / 8
@@ -115,24 +117,3 @@ def test_a_network_that_has_no_room_is_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr("repa.training.planning.dry_run.free_memory", lambda device: 1000)
     plan = dry_run(TINY, tmp_path)
     assert plan.timing is None and "and 0.0 GiB are free" in plan.unmeasured
-
-
-def test_more_images_than_are_measured_cost_what_each_costs(tmp_path, monkeypatch):
-    many = 0.5 + 7 * 0.25
-    seconds = iter([0.6, 0.5, many, many])  # of 1 and of 8 images, each first without counting
-    monkeypatch.setattr(
-        "repa.training.planning.dry_run._seconds", lambda work, device, repeats: next(seconds)
-    )
-    from repa.data import open_training_data
-    from repa.training.targets import StoredTargets
-
-    data = open_training_data("digits", 16)
-    arguments = (TINY, tiny_state(), data, StoredTargets([]), "cpu", 16)
-    found = _timed(*arguments, 100)
-    assert found.measured_images == 8 and found.step == pytest.approx(0.5 + 15 * 0.25)
-    seconds = iter([10.0, 15.0])  # what is slow is measured once, on two images
-    found = _timed(*arguments, 100)
-    assert found.measured_images == 2 and found.step == pytest.approx(10 + 15 * 5)
-    seconds = iter([10.0])
-    found = _timed(*arguments, 1)  # no room for more
-    assert found.measured_images == 1 and found.step == pytest.approx(160)

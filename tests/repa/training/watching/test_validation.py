@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from prepared_sets import SPACE, numbered_set, other
+from prepared_sets import SPACE, held_out_set, numbered_set
 from tiny_run import TINY, numbered_data, tiny_state
 from torch import nn
 
@@ -100,16 +100,6 @@ def test_both_weights_are_judged_and_left_as_they_are(digits, monkeypatch):
     assert losses["held_out"] != losses["held_out_average"] != losses["trained_on"]
     assert all(torch.equal(t, before[name]) for name, t in state.model.state_dict().items())
     assert state.model.training and not state.ema.training and state.step == 0
-
-
-def held_out_set(**changes):
-    prepared = numbered_set(**changes)
-    rows = prepared.rows
-
-    def read(key, indices):
-        return rows("images", indices) + 100 if key == "held-out" else rows(key, indices)
-
-    return other(prepared, manifest={"held_out": {"count": 6}, "labels": None}, rows=read)
 
 
 def test_held_out_latents_are_encoded_and_drawn_in_the_models_space():

@@ -1,0 +1,132 @@
+"""How long parts of a run take on this machine, from short measurements at this moment.
+
+Each part is repeated within a time limit, and the fastest repetition counts: what else the machine
+does at the moment makes some of them slower, and none faster. The first one, which loads and
+allocates, does not count.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from repa.data import TrainingData
+from repa.training.batch import Batches
+from repa.training.run.state import TrainState
+from repa.training.settings import TrainConfig
+from repa.training.step import train_step
+from repa.training.targets import EncoderTargets, JoinedTargets, TargetSource
+
+_ENOUGH = 2.0  # seconds of a measurement
+_FEWEST, _MOST = 3, 50  # repetitions
+_SLOW = 3.0  # seconds of what is not repeated
+_IMAGES = 8  # at once, if a share has them: one alone says nothing of what each costs
+_CHUNK = 64  # images that an encoder sees at once
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long parts of a run take on this machine, in seconds.
+
+    Attributes:
+        step: A step on the images that are at once in memory, which are read already, with the
+            features that encoders make in every step.
+        reading: Reading those images; it may be done ahead of the steps.
+        features: Making the features of all images once, where they are kept.
+        measured_images: Images at once that were measured; of more it is extrapolated.
+        measured_steps: Steps on them that were measured, of which the fastest counts.
+        encoded_images: Images whose features were made at once to measure that; 0 without encoders.
+    """
+
+    step: float
+    reading: float
+    features: float
+    measured_images: int
+    measured_steps: int
+    encoded_images: int = 0
+
+
+def measured_timing(
+    config: TrainConfig,
+    state: TrainState,
+    data: TrainingData,
+    targets: TargetSource,
+    device: torch.device | str,
+    share: int,
+    room: int,
+) -> Timing:
+    """Measure a step on one image, then on as many as fit into seconds and into `room`."""
+
+    def step(count: int) -> tuple[float, int]:
+        own = replace(config, batch_size=count, accumulate=1)
+        batch = Batches(own, data, targets, device)(0)
+        return fastest(lambda: train_step(own, state, [batch]), device)
+
+    one, steps = step(1)
+    wanted = 2 if one > _SLOW else max(_IMAGES, round(_ENOUGH / max(one, 1e-6)))
+    count, many = max(1, min(share, room, wanted)), one
+    if count > 1:
+        many, steps = step(count)
+    if count < share:
+        each = (many - one) / (count - 1) if count > 1 else one
+        many += max(0.0, each) * (share - count)
+    sources = targets.sources if isinstance(targets, JoinedTargets) else [targets]
+    encoders = [source for source in sources if isinstance(source, EncoderTargets)]
+    others = JoinedTargets([s for s in sources if not isinstance(s, EncoderTargets)])
+    reading = _reading(replace(config, batch_size=count), data, others, device)
+    once, always, encoded = 0.0, 0.0, 0
+    for source in encoders:
+        seconds, encoded = _encoding(source, device)
+        if source.suitable_keeping == "nowhere":
+            always += seconds * share
+        else:
+            once += seconds * data.count
+    return Timing(many + always, reading * share / count, once, count, steps, encoded)
+
+
+def _reading(
+    config: TrainConfig, data: TrainingData, targets: TargetSource, device: torch.device | str
+) -> float:
+    """Return how long a batch takes, each time another one, without the work of encoders."""
+    batches, numbers = Batches(config, data, targets, device), iter(range(1, 2 + _MOST))
+    return fastest(lambda: batches.reader(next(numbers)), device)[0]
+
+
+def _encoding(source: EncoderTargets, device: torch.device | str) -> tuple[float, int]:
+    """Return how long an encoder takes for an image of many at once, and of how many."""
+    one, _ = fastest(lambda: source.of(np.arange(1)), device)
+    wanted = round(_ENOUGH / max(_FEWEST * one, 1e-6))
+    count = max(1, min(_CHUNK, source.data.count, wanted))
+    many, _ = fastest(lambda: source.of(np.arange(count)), device) if count > 1 else (one, 1)
+    return many / count, count
+
+
+def fastest(work: Callable[[], object], device: torch.device | str) -> tuple[float, int]:
+    """Return the least seconds of some repetitions, and how many there were.
+
+    The first time does not count, unless it is so slow that there is no other.
+    """
+    first = _seconds(work, device)
+    if first > _SLOW:
+        return first, 1
+    found = []
+    while len(found) < _FEWEST or (sum(found) < _ENOUGH and len(found) < _MOST):
+        found.append(_seconds(work, device))
+        if sum(found) > 2 * _ENOUGH:  # others keep the machine busy
+            break
+    return min(found), len(found)
+
+
+def _seconds(work: Callable[[], object], device: torch.device | str) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device | str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
