@@ -1,0 +1,52 @@
+"""Rows of a sweep: the file that a stopped one goes on with, and images made and judged for one."""
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[1] / "docs" / "solvers"
+
+
+class Rows:
+    """The rows of a file, by what was measured; a row is on disk before the next is begun."""
+
+    def __init__(self, path):
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.exists() else []
+        self.rows = [json.loads(line) for line in lines]
+
+    def has(self, **key):
+        """Whether there is a row with these values."""
+        return any(all(row.get(k) == v for k, v in key.items()) for row in self.rows)
+
+    def add(self, row):
+        """Write a row, with the load of the machine."""
+        row = {**row, "load": round(os.getloadavg()[0], 1)}
+        self.rows.append(row)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+def judged_images(model="digits", **settings):
+    """Make images by settings of `SampleConfig` on the CPU, judge them, and return a row's values.
+
+    They are the network's rows an image, the seconds, and each metric with its standard error of 20
+    resamples; images are judged against what the model's data set is judged against.
+    """
+    from metrics import MetricSettings
+    from repa.evaluation.evaluate import evaluate_file
+    from repa.generation import SampleConfig, generate, network_rows
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "samples.npz"
+        config = SampleConfig.for_model(model, out=out, device="cpu", **settings)
+        start = time.monotonic()
+        generate(config)
+        seconds = time.monotonic() - start
+        report = evaluate_file(out, settings=MetricSettings(num_resamples=20)).reports["samples"]
+    errors = {f"{label} error": value for label, value in report.standard_errors.items()}
+    spent = {"rows": network_rows(config), "seconds": round(seconds, 1)}
+    return spent | dict(report.values) | errors
