@@ -30,8 +30,15 @@ class Rows:
             file.write(json.dumps(row) + "\n")
 
 
-def judged_images(model="digits", **settings):
+class NoTimeLeftError(Exception):
+    """Images were not finished in time; what is done of them is kept."""
+
+
+def judged_images(model="digits", *, keep=None, until=float("inf"), **settings):
     """Make images by settings of `SampleConfig` on the CPU, judge them, and return a row's values.
+
+    They are kept in the NPZ `keep`, or else forgotten. None is returned if they are not finished at
+    a time of `time.monotonic`: those that are done stay in `keep`, and another call goes on.
 
     They are the network's rows an image, the seconds, and each metric with its standard error of 20
     resamples; images are judged against what the model's data set is judged against.
@@ -40,11 +47,19 @@ def judged_images(model="digits", **settings):
     from repa.evaluation.evaluate import evaluate_file
     from repa.generation import SampleConfig, generate, network_rows
 
+    def watch(done, total):
+        if time.monotonic() > until:
+            raise NoTimeLeftError
+
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "samples.npz"
+        out = keep or Path(folder) / "samples.npz"
+        out.parent.mkdir(parents=True, exist_ok=True)
         config = SampleConfig.for_model(model, out=out, device="cpu", **settings)
         start = time.monotonic()
-        generate(config)
+        try:
+            generate(config, progress=watch)
+        except NoTimeLeftError:
+            return None
         seconds = time.monotonic() - start
         report = evaluate_file(out, settings=MetricSettings(num_resamples=20)).reports["samples"]
     errors = {f"{label} error": value for label, value in report.standard_errors.items()}

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from timing import print_machine, print_ratio, seconds
+from timing import in_turns, print_machine, print_ratio, seconds
 from torch.nn import functional as F
 
 from repa.autoencoders.latent_space import SD_LATENTS
@@ -143,12 +143,7 @@ def speed(steps: int, *, compiled: bool) -> None:
     }
     if computes_bf16(torch.device("cpu")):
         kinds["ours, bf16"] = Ours(replace(config, precision="bf16"), settings, data, targets)
-    times = {name: [] for name in kinds}
-    for number in range(steps + 1):
-        for name, step in kinds.items():
-            time, _ = seconds(step)
-            if number:
-                times[name].append(time)
+    times = in_turns(kinds, steps)
     for first, second, goal in RATIOS:
         if second in times:
             print_ratio(first, times[first], second, times[second], goal)
