@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -47,9 +48,15 @@ def judged_images(model="digits", *, keep=None, until=float("inf"), **settings):
     from repa.evaluation.evaluate import evaluate_file
     from repa.generation import SampleConfig, generate, network_rows
 
+    said = time.monotonic()
+
     def watch(done, total):
+        nonlocal said
         if time.monotonic() > until:
             raise NoTimeLeftError
+        if time.monotonic() > said + 60:
+            said = time.monotonic()
+            print(f"{done:.0f} of {total} images", file=sys.stderr, flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
         out = keep or Path(folder) / "samples.npz"
