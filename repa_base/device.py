@@ -74,8 +74,9 @@ def compiler_errors_as(kind: type[RepaError]) -> Iterator[None]:
     except Exception as error:
         if not type(error).__module__.startswith(_COMPILERS):
             raise
-        reason = f"The network cannot be compiled on this machine: {first_line(error)}"
-        raise kind(f"{reason} Leave compilation out.") from error
+        reason = first_line(error).rstrip(". ")
+        said = f"The network cannot be compiled on this machine: {reason}; leave compilation out."
+        raise kind(said) from error
 
 
 def toolkit_version() -> str:
