@@ -15,7 +15,7 @@ whole    Seconds an image, without decoding: the published protocol in float32 (
          SiT-B/2 and on digits. Of the published protocol --published steps are measured instead of
          250, and the rest follows from its rows of the network. Goal 20.
 
---xl ROWS adds one evaluation of SiT-XL/2 (2.7 GB, about 20 s a row): plain and rate.
+--xl ROWS adds one evaluation of SiT-XL/2 (3 GB of memory): plain and rate.
 --digits-bf16 N adds FD-lite0 of N digits by --fast in bf16 and in float32, of the same seed, with
 standard errors: within two of float32's? A run that was stopped, or had no time left, goes on; it
 keeps its images.
@@ -233,7 +233,12 @@ def compare_digits(options):
         key = {"precision": precision, "count": options.digits_bf16, "seed": 0, **FAST}
         if not rows.has(**key):
             keep = options.samples / f"digits-{options.digits_bf16}-{precision}.npz"
-            made = {"num_images": options.digits_bf16, "precision": precision, "fast": True}
+            made = {
+                "num_images": options.digits_bf16,
+                "seed": 0,
+                "precision": precision,
+                "fast": True,
+            }
             row = judged_images(keep=keep, until=until, **made)
             if row is None:
                 print(f"no time left at {precision}: repeat the command to go on with {keep}")
