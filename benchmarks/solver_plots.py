@@ -10,6 +10,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullLocator
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "solvers"
 COLOURS = {
@@ -26,6 +27,13 @@ COLOURS = {
     "ab2": "#c994c7",
     "ab4": "#980043",
 }
+
+PUBLISHED = ("sde", "heun")
+LABELS = {"sde": "Euler-Maruyama, published", "heun": "heun, published"}
+KINDS = {"cfg": "black", "cfg-zero": "#3182bd", "apg": "#e6550d", "autoguidance": "#31a354"}
+METRICS = {"FD-lite0": 1, "Precision-lite0": 2, "Recall-lite0": 2}
+"""What is shown of the digits model, with its decimals."""
+FD, PRECISION, _ = METRICS
 
 
 def rows_of(name):
@@ -45,21 +53,26 @@ def by_setting(rows, value):
 def draw_curves(axes, found, times):
     """Draw quality against evaluations, the published solvers and those at some times."""
     for solver, colour in COLOURS.items():
-        own = "published" if solver in ("sde", "heun") else times
+        own = "published" if solver in PUBLISHED else times
         points = sorted(
             (n, values) for (s, t, n), values in found.items() if (s, t) == (solver, own)
         )
         if not points:
             continue
         xs = [n for n, _ in points]
-        style = "--" if solver in ("sde", "heun") else "-"
-        label = "Euler-Maruyama, published" if solver == "sde" else solver
+        style = "--" if solver in PUBLISHED else "-"
+        label = LABELS.get(solver, solver)
         axes.plot(xs, [mean(v) for _, v in points], style, color=colour, marker=".", label=label)
         low, high = [min(v) for _, v in points], [max(v) for _, v in points]
         axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
+    name_evaluations(axes)
+
+
+def name_evaluations(axes):
+    """Make an axis of evaluations logarithmic, with those of the sweep named."""
     axes.set_xscale("log", base=2)
     ticks = [8, 12, 16, 25, 50, 100, 250]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
     axes.grid(alpha=0.3)
 
 
@@ -88,19 +101,121 @@ def draw_mixtures(rows):
 
 
 def draw_digits(rows):
-    values = ("FD-lite0", "Precision-lite0", "Recall-lite0")
-    spacings = ("uniform", "shifted 0.5")
-    figure, grid = plt.subplots(3, len(spacings), figsize=(10, 11), sharex=True, sharey="row")
-    for line, value in zip(grid, values, strict=True):
+    """Draw the sweep of 200 images and one seed; bars are standard errors."""
+    new = {row["times"] for row in rows if row["solver"] not in PUBLISHED}
+    spacings = [times for times in ("uniform", "shifted 0.5", "logsnr") if times in new] or [
+        "uniform"
+    ]
+    size = {"figsize": (5 * len(spacings), 9), "squeeze": False}
+    figure, grid = plt.subplots(2, len(spacings), sharex=True, sharey="row", **size)
+    for line, value in zip(grid, (FD, PRECISION), strict=True):
         for axes, times in zip(line, spacings, strict=True):
-            draw_curves(axes, by_setting(rows, value), times)
-            axes.set_title(f"{value}, {times} times")
-    grid[0, 0].set_ylim(8, 40)
+            drawn = [s for s in COLOURS if any(r["solver"] == s for r in rows)]
+            for place, solver in enumerate(drawn):
+                own = "published" if solver in PUBLISHED else times
+                points = [r for r in rows if (r["solver"], r["times"]) == (solver, own)]
+                # Side by side, as bars of the same evaluations would cover each other.
+                aside = 1.012 ** (place - len(drawn) / 2)
+                style = {"color": COLOURS[solver], "label": LABELS.get(solver, solver)}
+                style["linestyle"] = "--" if solver in PUBLISHED else "-"
+                draw_with_errors(axes, points, "evaluations", value, aside, **style)
+            name_evaluations(axes)
+            axes.set_title(f"{times} times")
+        line[0].set_ylabel(value)
+    name_distances(grid[0, 0])
     for axes in grid[-1]:
         axes.set_xlabel("evaluations")
-    figure.suptitle("The digits model, guidance 2 in [0, 0.7]")
+    figure.suptitle("The digits model, guidance 2 in [0, 0.7], 200 images")
     finish(figure, grid[0, 0])
     figure.savefig(FOLDER / "digits.png", dpi=90)
+
+
+def draw_guidance(rows):
+    """Draw quality against the weight, a line a kind; weight 1, without guidance, is all lines'."""
+    figure, grid = plt.subplots(2, 2, figsize=(10, 9), sharex=True, sharey="row")
+    for line, value in zip(grid, (FD, PRECISION), strict=True):
+        for axes, interval in zip(line, ([0.0, 0.7], [0.0, 1.0]), strict=True):
+            for place, (kind, colour) in enumerate(KINDS.items()):
+                of_kind = [r for r in rows if r["kind"] == kind and r["interval"] == interval]
+                for guide in sorted({row.get("guide", "") for row in of_kind}):
+                    points = [r for r in of_kind if r.get("guide", "") == guide]
+                    points += [r for r in rows if r["kind"] == "none"]
+                    style = {"color": colour, "label": f"{kind} {guide}"}
+                    draw_with_errors(axes, points, "weight", value, 1 + 0.006 * place, **style)
+            axes.set_xticks(sorted({row["weight"] for row in rows}))
+            axes.grid(alpha=0.3)
+            axes.set_title(f"guided in [{interval[0]:g}, {interval[1]:g}]")
+        line[0].set_ylabel(value)
+    name_distances(grid[0, 0])
+    for axes in grid[-1]:
+        axes.set_xlabel("weight")
+    figure.suptitle("The digits model, sa of order 2, 12 evaluations, shifted 0.5, 200 images")
+    finish(figure, grid[0, 0])
+    figure.savefig(FOLDER / "guidance.png", dpi=90)
+
+
+def draw_with_errors(axes, rows, across, value, aside, **style):
+    """Draw a metric with its standard errors, moved aside by a factor."""
+    points = sorted((row[across] * aside, row[value], row[f"{value} error"]) for row in rows)
+    if points:
+        xs, ys, errors = zip(*points, strict=True)
+        axes.errorbar(xs, ys, errors, marker=".", linewidth=1.2, elinewidth=0.7, **style)
+
+
+def name_distances(axes):
+    """Make an axis of distances logarithmic, with numbers as a person writes them."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    known = range(6, 30) if high < 2 * low else (8, 10, 12, 15, 20, 30, 50, 80, 120)
+    ticks = [tick for tick in known if low <= tick <= high]
+    axes.set_yticks(ticks, [str(tick) for tick in ticks])
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def table_of(rows, named, values=None):
+    """Return a Markdown table of rows: a column for each name, then the metrics with their errors.
+
+    `values` returns a row's value and error of a metric; without it the standard error is taken.
+    """
+    values = values or (lambda row, metric: (row[metric], row[f"{metric} error"]))
+    lines = ["| " + " | ".join((*named, *METRICS)) + " |"]
+    lines.append("| --- " * (len(named) + len(METRICS)) + "|")
+    for row in rows:
+        cells = [str(find(row)) for find in named.values()]
+        for metric, digits in METRICS.items():
+            value, error = values(row, metric)
+            cells.append(f"{value:.{digits}f} ± {error:.{digits}f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+SETTING = {
+    "evaluations": lambda row: row["evaluations"],
+    "solver, order": lambda row: f"`{row['solver']}`",
+    "times": lambda row: row["times"],
+    "rows an image": lambda row: row["rows"],
+}
+GUIDED = {
+    "guidance": lambda row: f"`{row['kind']}`",
+    "interval": lambda row: "[{:g}, {:g}]".format(*row["interval"]) if row["interval"] else "",
+    "weight": lambda row: f"{row['weight']:g}",
+    "rows an image": lambda row: row["rows"],
+}
+
+
+def table_of_seeds(rows):
+    """Return a table of means over seeds, with half the range."""
+    found = defaultdict(list)
+    for row in rows:
+        found[row["evaluations"], row["solver"], row["times"]].append(row)
+
+    def values(row, metric):
+        of_seeds = [each[metric] for each in row["of seeds"]]
+        return mean(of_seeds), (max(of_seeds) - min(of_seeds)) / 2
+
+    together = [{**each[0], "of seeds": each} for _, each in sorted(found.items())]
+    named = SETTING | {"seeds": lambda row: len(row["of seeds"])}
+    return table_of(together, named, values)
 
 
 def table(rows, value, evaluations, scale=1.0):
@@ -125,13 +240,26 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tables", action="store_true", help="print tables, draw nothing")
     options = parser.parse_args()
-    known, model = rows_of("mixtures"), rows_of("digits")
-    if not options.tables:
-        if known:
-            draw_mixtures(known)
-        if model:
-            draw_digits(model)
+    known, guided = rows_of("mixtures"), in_sweep(rows_of("guidance"))
+    model = rows_of("digits")
+    if options.tables:
+        print_tables(known, model, guided)
         return
+    for rows, draw in (
+        (known, draw_mixtures),
+        (in_sweep(model), draw_digits),
+        (guided, draw_guidance),
+    ):
+        if rows:
+            draw(rows)
+
+
+def in_sweep(rows):
+    """Return the rows of the sweeps of the digits model: 200 images, one seed."""
+    return [row for row in rows if (row["count"], row["seed"]) == (200, 0)]
+
+
+def print_tables(known, model, guided):
     for guidance in ("none", "2 in [0, 0.7]"):
         here = [row for row in known if row["guidance"] == guidance]
         for value in ("fd", "fd of sde", "relative fd"):
@@ -139,10 +267,14 @@ def main():
                 scale = 1 if value.startswith("relative") else 1000
                 print(f"\nmixtures, guidance {guidance}, {value} x {scale}, {evaluations}\n")
                 print(table(here, value, evaluations, scale))
-    for value in ("FD-lite0", "Precision-lite0", "Recall-lite0"):
-        for evaluations in (8, 12, 16, 25, 50, 100, 250):
-            print(f"\ndigits, {value}, {evaluations} evaluations\n")
-            print(table(model, value, evaluations))
+    print("\ndigits, 200 images and one seed, ± the standard error of 20 resamples\n")
+    print(table_of(sorted(in_sweep(model), key=lambda r: (r["evaluations"], r[FD])), SETTING))
+    print("\ndigits, 500 images, means over seeds, ± half their range\n")
+    print(table_of_seeds([row for row in model if row["count"] == 500]))
+    print("\nguidance on digits, 200 images and one seed, ± the standard error of 20 resamples\n")
+    order = ["none", *KINDS]
+    guided = sorted(guided, key=lambda r: (order.index(r["kind"]), r["interval"], r["weight"]))
+    print(table_of(guided, GUIDED))
 
 
 if __name__ == "__main__":

@@ -10,16 +10,13 @@ again, so a run that was stopped goes on. Rows say the machine's load when they 
 
 import argparse
 import json
-import os
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 
 import torch
+from sweep_rows import FOLDER, Rows, judged_images
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "solvers"
 FEW = (8, 12, 16, 25, 50)
 COMPARED = (12, 25)
 NEW = ("dpm++ 1", "dpm++ 2", "dpm++ 3", "dpm++sde 1", "dpm++sde 2", "sa 1", "sa 2", "sa 3")
@@ -60,27 +57,6 @@ def settings_of_the_sweep():
             if times != "published" and evaluations in COMPARED:
                 yield Setting("heun", times, evaluations)
                 yield Setting("sde", times, evaluations)
-
-
-class Rows:
-    """The rows of a file, by what was measured; a row is on disk before the next is begun."""
-
-    def __init__(self, path):
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.rows = [json.loads(line) for line in lines]
-
-    def has(self, **key):
-        """Whether there is a row with these values."""
-        return any(all(row.get(k) == v for k, v in key.items()) for row in self.rows)
-
-    def add(self, row):
-        """Write a row, with the load of the machine."""
-        row = {**row, "load": round(os.getloadavg()[0], 1)}
-        self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
 
 
 def solved(setting, guidance, seed, count, velocity, directions):
@@ -148,18 +124,8 @@ def mixtures(options):
                 rows.add({**key, "asked": asked, "count": options.count, **distances})
 
 
-def measured(report):
-    """Return a report's values and standard errors by label."""
-    errors = {f"{label} error": value for label, value in report.standard_errors.items()}
-    return dict(report.values) | errors
-
-
 def digits(options):
     """Measure the digits model by its own settings, but for solver, times and evaluations."""
-    from metrics import MetricSettings
-    from repa.evaluation.evaluate import evaluate_file
-    from repa.generation import SampleConfig, generate, network_rows
-
     rows, until = Rows(FOLDER / "digits.jsonl"), time.monotonic() + 60 * options.minutes
     for setting in settings_of_the_sweep():
         chosen = not options.only or setting.solver in options.only
@@ -172,17 +138,8 @@ def digits(options):
                 continue
             if time.monotonic() > until:
                 return
-            with tempfile.TemporaryDirectory() as folder:
-                out = Path(folder) / "samples.npz"
-                made = {"num_images": options.count, "seed": seed, "out": out, "device": "cpu"}
-                config = SampleConfig.for_model("digits", **made, **setting.protocol)
-                start = time.monotonic()
-                generate(config)
-                seconds = time.monotonic() - start
-                judged = evaluate_file(out, settings=MetricSettings(num_resamples=20))
-                report = judged.reports["samples"]
-            row = {**key, "rows": network_rows(config), "seconds": round(seconds, 1)}
-            rows.add(row | measured(report))
+            made = {"num_images": options.count, "seed": seed}
+            rows.add(key | judged_images(**made, **setting.protocol))
             print(json.dumps(rows.rows[-1]), flush=True)
 
 

@@ -17,6 +17,17 @@ def seconds(action, *arguments):
     return time.perf_counter() - start, result
 
 
+def in_turns(kinds, repeats):
+    """Time actions by turns, after one of each that is not counted; return seconds by name."""
+    times = {name: [] for name in kinds}
+    for number in range(repeats + 1):
+        for name, action in kinds.items():
+            time_of_one, _ = seconds(action)
+            if number:
+                times[name].append(time_of_one)
+    return times
+
+
 def print_machine():
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     print(

@@ -1,4 +1,4 @@
-"""What to compute on: the device, and the versions of what numbers may depend on."""
+"""What to compute on: the device, its compiler, and the versions of what numbers may depend on."""
 
 import platform
 from collections.abc import Iterator
@@ -10,7 +10,9 @@ import numpy as np
 import scipy
 import torch
 
-from repa_base.errors import RepaError
+from repa_base.errors import RepaError, first_line
+
+_COMPILERS = ("torch._dynamo", "torch._inductor")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -58,6 +60,23 @@ def float32_precision(*, tf32: bool) -> Iterator[None]:
     finally:
         for switch, value in zip(switches, before, strict=True):
             switch.allow_tf32 = value  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@contextmanager
+def compiler_errors_as(kind: type[RepaError]) -> Iterator[None]:
+    """Say in one line, as an error of a kind, that a network cannot be compiled on this machine.
+
+    Networks are compiled when they are first called, which is what is to be done in here. All other
+    errors stay as they are.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not type(error).__module__.startswith(_COMPILERS):
+            raise
+        reason = first_line(error).rstrip(". ")
+        said = f"The network cannot be compiled on this machine: {reason}; leave compilation out."
+        raise kind(said) from error
 
 
 def toolkit_version() -> str:

@@ -20,8 +20,7 @@ from metrics.errors import InputError
 from metrics.networks.weights import load_tensors, packaged_lite0_weights
 from metrics.settings import NetworkName, Resize
 from repa_base.checksums import file_sha256
-from repa_base.device import float32_precision
-from repa_base.errors import first_line
+from repa_base.device import compiler_errors_as, float32_precision
 
 _WEIGHTS = {
     "inception": "weights-inception-2015-12-05-6726825d.pth of torch-fidelity",
@@ -265,14 +264,7 @@ class _Compiled:
         self._size = max(self._size, count)
         filled = F.pad(pixels, (0, 0, 0, 0, 0, 0, 0, self._size - count))
         filled = filled.contiguous(memory_format=torch.channels_last)
-        try:
+        with compiler_errors_as(InputError):
             pool, spatial, logits = self._run(filled)
-        except Exception as error:
-            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise
-            raise InputError(
-                f"The network cannot be compiled on this machine: {first_line(error)} Leave "
-                "compilation out."
-            ) from error
         spatial, logits = (None if rows is None else rows[:count] for rows in (spatial, logits))
         return pool[:count], spatial, logits

@@ -17,14 +17,14 @@ from torch import Tensor
 from repa.autoencoders.autoencoder import Autoencoder, load_autoencoder
 from repa.autoencoders.pixels import images_from_pixels
 from repa.checkpoints.settings import CheckpointSettings
-from repa.errors import NonFiniteError, SettingError
+from repa.errors import NonFiniteError, RepaError, SettingError
 from repa.generation.draws import Draws, draw_batches, own_draws
 from repa.generation.guiding import check_guide, guided_by
 from repa.generation.integration import TOLERANCE as TOLERANCE
 from repa.generation.integration import num_increments, solver_of
 from repa.generation.settings import Protocol
 from repa.models import SiT
-from repa_base.device import float32_precision
+from repa_base.device import compiler_errors_as, float32_precision
 from repa_base.progress import Steps
 from samplers import (
     PATHS,
@@ -91,13 +91,14 @@ def images_of(
     Raises:
         SettingError: The protocol, the autoencoder or the guide does not suit the model.
         NonFiniteError: An image is NaN or infinite.
-        RepaError: The autoencoder cannot be loaded, see `repa.autoencoders.load_autoencoder`.
+        RepaError: The autoencoder cannot be loaded, see `repa.autoencoders.load_autoencoder`, or
+            the network cannot be compiled on this machine.
     """
     protocol = protocol or Protocol()
     device = next(model.model.parameters()).device
     check_protocol(protocol, model.settings, None if guide is None else guide.settings)
-    model = _in_precision(model, protocol)
-    guide = None if guide is None else _in_precision(guide, protocol)
+    model = _as_asked(model, protocol)
+    guide = None if guide is None else _as_asked(guide, protocol)
     space = model.settings.latent_space
     if autoencoder is None and not space.is_pixels:
         if space.autoencoder is None:
@@ -122,7 +123,8 @@ def images_of(
             tell(done + size * (1 - t), len(indices))
 
         with torch.no_grad(), float32_precision(tf32=protocol.tf32):
-            x = _sample(model, guide, draws, device, protocol, on_time).float()
+            with compiler_errors_as(RepaError):
+                x = _sample(model, guide, draws, device, protocol, on_time).float()
             pixels = autoencoder.decode(x, space) if autoencoder else x
             rows = slice(None) if draws.rows is None else draws.rows
             pixels = pixels[rows]
@@ -150,12 +152,15 @@ class InMemory:
         return self.settings.prediction.velocity_model(self.model, path)
 
 
-def _in_precision(model: GenerativeModel, protocol: Protocol) -> GenerativeModel:
-    """Return the model as the protocol's precision asks, itself or a copy."""
-    if protocol.precision == "fp32":
-        return model
-    check_precision(protocol, next(model.model.parameters()).device)
-    return InMemory(model.model.narrowed(DTYPES[protocol.precision]), model.settings)
+def _as_asked(model: GenerativeModel, protocol: Protocol) -> GenerativeModel:
+    """Return the model in the protocol's precision and compiled if it asks so, itself or a copy."""
+    network = model.model
+    if protocol.precision != "fp32":
+        check_precision(protocol, next(network.parameters()).device)
+        network = network.narrowed(DTYPES[protocol.precision])
+    if protocol.compile:
+        network = network.compiled()
+    return model if network is model.model else InMemory(network, model.settings)
 
 
 def check_precision(protocol: Protocol, device: torch.device) -> None:

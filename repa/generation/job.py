@@ -192,6 +192,7 @@ class Job:
             **({"rtol": TOLERANCE, "atol": TOLERANCE} if config.adaptive else {}),
             "dtype": str(DTYPES[config.precision]).removeprefix("torch."),
             "tf32": config.tf32 and self.device.type == "cuda",
+            **({"compile": True} if config.compile else {}),
             "versions": {name: environment()[name] for name in ("torch", "numpy", "python")},
         }
 

@@ -181,6 +181,9 @@ class Protocol:
         choices=Precision,
         value="|".join(get_args(Precision)),
     )
+    compile: bool = setting(
+        "Compile the blocks: faster steps after a minute, of other last digits.", False
+    )
     tf32: bool = setting("TF32 products and convolutions on a GPU, as in the reference.", True)
 
     def __post_init__(self) -> None:

@@ -140,6 +140,22 @@ class SiT(nn.Module):
                 part.to(dtype)
         return copied
 
+    def compile_blocks(self) -> None:
+        """Compile every block when it is first called; they share what is compiled.
+
+        A second size of the batch is compiled once more, for all sizes but one. Last digits change.
+        """
+        for block in self.blocks:
+            block.compile()
+
+    def compiled(self) -> "SiT":
+        """Return a network of the same parameters whose blocks are compiled, for sampling."""
+        copied = copy.copy(self)
+        copied._modules = dict(self._modules)
+        copied.blocks = nn.ModuleList(copy.copy(block) for block in self.blocks)
+        copied.compile_blocks()
+        return copied
+
     def _initialise(self) -> None:
         for layer in self.modules():
             if isinstance(layer, nn.Linear):

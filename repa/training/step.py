@@ -18,6 +18,7 @@ from repa.training.batch import NoisyBatch
 from repa.training.losses import alignment_loss, velocity_loss
 from repa.training.run.state import TrainState
 from repa.training.settings import TrainConfig
+from repa_base.device import compiler_errors_as
 from repa_base.processes import Processes, ended_in_words, is_lost_connection
 from samplers import INTERPOLANTS, Interpolant
 
@@ -34,8 +35,7 @@ def step_network(model: SiT, config: TrainConfig, processes: Processes) -> nn.Mo
     """
     model.recomputed = config.recompute
     if config.compile:
-        for block in model.blocks:
-            block.compile()
+        model.compile_blocks()
     if processes.size == 1:
         return model
     # Unless it looks for unused parameters it changes the order of its sums after the first step,
@@ -135,7 +135,8 @@ def _sharing(network: nn.Module, *, last: bool) -> AbstractContextManager[None]:
 def _in_words(config: TrainConfig) -> Iterator[None]:
     """Say of what ends a step, and is no bug, what it means."""
     try:
-        yield
+        with compiler_errors_as(RepaError):
+            yield
     except RuntimeError as error:
         if is_lost_connection(error):
             with ended_in_words():

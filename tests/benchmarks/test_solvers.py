@@ -1,7 +1,9 @@
 """The sweep of solvers: its mixtures are what they say, and a stopped run goes on."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,3 +74,28 @@ def test_rows_on_disk_are_not_measured_again(sweep, tmp_path):
     again = sweep.Rows(tmp_path / "rows.jsonl")
     assert again.has(solver="sa 2", seed=0) and not again.has(solver="sa 2", seed=1)
     assert again.rows[0]["fd"] == 1.0 and again.rows[0]["load"] >= 0
+
+
+def test_images_of_a_row_are_kept_when_time_is_up_and_gone_on_with(sweep, tmp_path, monkeypatch):
+    report = SimpleNamespace(values={"FD-lite0": 9.0}, standard_errors={"FD-lite0": 0.5})
+    judged = []
+
+    def judge(path, **options):
+        judged.append(len(np.load(path)["arr_0"]))
+        return SimpleNamespace(reports={"samples": report})
+
+    monkeypatch.setattr("repa.evaluation.evaluate.evaluate_file", judge)
+    keep = tmp_path / "made" / "samples.npz"
+    asked = {"num_images": 4, "batch_size": 2, "solver": "heun", "num_steps": 2, "seed": 3}
+    assert sweep.judged_images(keep=keep, until=float("-inf"), **asked) is None
+    assert [path.suffix for path in sorted(keep.parent.iterdir())] == [".part", ".progress"]
+    row = sweep.judged_images(keep=keep, **asked)
+    assert row["seconds"] >= 0 and judged == [4]
+    assert {**row, "seconds": 0} == {
+        "rows": 4,
+        "seconds": 0,
+        "FD-lite0": 9.0,
+        "FD-lite0 error": 0.5,
+    }
+    written = keep.stat().st_mtime_ns
+    assert sweep.judged_images(keep=keep, **asked) and keep.stat().st_mtime_ns == written

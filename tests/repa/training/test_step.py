@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_run import TINY, measured, numbered_data, stand_in_encoder, tiny_state
+from torch._inductor.exc import InductorError
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import repa.training.step as module
@@ -201,6 +202,11 @@ def test_a_step_does_not_wait_for_the_device(changes):
             RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer"),
             OtherProcessError,
             "another process ended early",
+        ),
+        (
+            InductorError(RuntimeError("No working C++ compiler found"), None),
+            RepaError,
+            r"cannot be compiled on this machine: .*compiler found; leave compilation out",
         ),
         (RuntimeError("shapes differ"), RuntimeError, "^shapes differ$"),
     ],
