@@ -9,6 +9,7 @@ import typer
 
 from repa.errors import UnknownNameError, suggestion
 from repa.generation.settings import LabelScheme, SampleConfig
+from repa.generation.solvers import FAST
 from repa.registry import entry_names, is_registered, load_registry
 from repa_base.settings import LARGEST
 from repa_cli.options import Device, Json, Overwrite, ProcessCount, setting_options
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
 """With tenths of images, which show life in a long batch."""
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
+_FAST = "--solver {solver} --times {times} --shift {shift:g} --steps {num_steps}".format(**FAST)
 _WORTH_SAYING = 10
 """Seconds left that are worth a line of their own."""
 
@@ -100,6 +102,10 @@ def _own_defaults() -> dict[str, dict[str, Any]]:
 )
 def sample(
     device: Device = SampleConfig.device,
+    fast: Annotated[
+        bool,
+        typer.Option("--fast", help=f"Few steps: {_FAST}; see docs/solvers.md."),
+    ] = False,
     grid: Annotated[
         Path | None,
         typer.Option(help="Also draw the first 100 images, by class, on this PNG.", metavar="PNG"),
@@ -122,7 +128,7 @@ def sample(
     interrupted, or give a finished one a larger --num, and it goes on. With several GPUs:
     --processes N, or on several machines torchrun ... -m -- repa_cli sample ...
     """
-    config = SampleConfig.for_model(device=device, overwrite=overwrite, **settings)
+    config = SampleConfig.for_model(device=device, overwrite=overwrite, fast=fast, **settings)
     result = _run(config, grid, png, steps_given="num_steps" in settings)
     if result and as_json:
         print_json(result)

@@ -23,7 +23,8 @@ class ModelDefaults:
     `registered` names the registered model that they belong to; None is the published protocol.
     `dataset` is the data set by which a file's model was found to be like that one, `dialect` the
     form of the file whose authors' settings they are: "ours" if an export says them. `remark` says,
-    for a person, what speaks against them; it is empty where nothing does.
+    for a person, what speaks against them; it is empty where nothing does. `path_type` is the path
+    that the model's network is for, not a setting.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class ModelDefaults:
     dataset: str | None = None
     dialect: str | None = None
     remark: str = ""
+    path_type: str = "linear"
 
 
 def defaults_of(model: str | Path, **hints: Any) -> ModelDefaults:  # noqa: ANN401
@@ -46,16 +48,18 @@ def defaults_of(model: str | Path, **hints: Any) -> ModelDefaults:  # noqa: ANN4
     if is_registered("checkpoints", model):
         entry = find_entry("checkpoints", str(model))
         of_dialect = sampling_as_published(entry.get("dialect") or "repa", entry["dataset"])
-        return ModelDefaults(of_dialect | _settings(entry), str(model))
+        values, path = of_dialect | _settings(entry), entry["path_type"]
+        return ModelDefaults(values, str(model), path_type=path)
     from repa.checkpoints import read_checkpoint
 
     checkpoint = read_checkpoint(model, **hints)
     dialect, dataset = checkpoint.dialect, checkpoint.settings.dataset
     known = dataset != _LARGE or checkpoint.settings.sampling or dialect in SAMPLING_AT_512
     remark = "" if known else _UNKNOWN
+    of_file = {"remark": remark, "path_type": checkpoint.settings.path_type}
     if checkpoint.sampling:
-        return ModelDefaults(checkpoint.sampling, dialect=dialect, remark=remark)
-    return replace(defaults_of_dataset(dataset), remark=remark)
+        return ModelDefaults(checkpoint.sampling, dialect=dialect, **of_file)
+    return replace(defaults_of_dataset(dataset), **of_file)
 
 
 def defaults_of_dataset(dataset: str | None) -> ModelDefaults:

@@ -12,7 +12,15 @@ from repa.autoencoders.pixels import Quantizer
 from repa.checkpoints.names import DialectName
 from repa.errors import CheckpointFormatError, SettingError, suggestion
 from repa.generation.defaults import defaults_of
-from repa.generation.solvers import DEFAULT_ORDER, SOLVERS, Times, check_order, check_times
+from repa.generation.solvers import (
+    DEFAULT_ORDER,
+    SOLVERS,
+    Times,
+    check_fast,
+    check_order,
+    check_times,
+    fast_settings,
+)
 from repa.registry import default_checkpoint, entry_names
 from repa_base.settings import check_settings, setting
 from samplers.names import ADAPTIVE_METHODS, EXPONENTIAL_ORDERS, ODE_METHODS, GridName
@@ -231,13 +239,21 @@ class Protocol:
             raise SettingError("times", "times must be the published ones with rng reference.")
 
     @classmethod
-    def for_model(cls, model: str | Path = default_checkpoint(), **given: Any) -> Self:  # noqa: ANN401
+    def for_model(
+        cls,
+        model: str | Path = default_checkpoint(),
+        *,
+        fast: bool = False,
+        **given: Any,  # noqa: ANN401
+    ) -> Self:
         """Return the settings that are given, and for the others the model's own defaults.
 
         The published protocol's where it has none; see `repa.generation.defaults.defaults_of`.
 
         Args:
             model: Registered name, file, or folder of a training run.
+            fast: Whether solver and times are those of `repa.generation.solvers.FAST`, and its
+                steps unless they are given.
             given: Values by the names of the fields, and what is said of the file, see `HINTS`;
                 `labels` may name classes of the model, which become their numbers.
 
@@ -249,6 +265,7 @@ class Protocol:
         named: dict[str, Any] = {"model": model} if "model" in known else {}
         if isinstance(given.get("times"), tuple):
             given = {"num_steps": max(len(given["times"]) - 1, 1), **given}
+        given = fast_settings(given) if fast else given
         said = {name: given[name] for name in HINTS if given.get(name) is not None}
         own_fields = {k: v for k, v in given.items() if k in known or k not in HINTS}
         labels = given.get("labels")
@@ -256,6 +273,8 @@ class Protocol:
             own_fields["labels"] = _numbers_of(labels, model, said)
         settings = cls(**own_fields, **named)
         own = defaults_of(model, **said)
+        if fast:
+            check_fast(own.path_type)
         taken = {k: v for k, v in own.values.items() if k in known and k not in given}
         try:
             return replace(settings, **taken)

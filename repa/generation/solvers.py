@@ -1,7 +1,8 @@
 """Which solvers, orders and times go together, for settings. No torch."""
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import get_args
+from typing import Any, get_args
 
 from repa.errors import SettingError
 from samplers.names import (
@@ -21,8 +22,26 @@ MULTISTEP = (*EXPONENTIAL_ORDERS, *ADAMS_BASHFORTH_ORDERS)
 
 DEFAULT_ORDER = 2
 
+FAST: Mapping[str, Any] = {"solver": "sa", "times": "shifted", "shift": 0.5, "num_steps": 12}
+"""The setting that docs/solvers.md recommends where time counts: REPA's own SDE, 12 evaluations."""
+
 Times = GridName | tuple[float, ...]
 """The times of steps, by the name of their spacing or one by one."""
+
+
+def fast_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is given with `FAST`; raise SettingError if it says a solver or times itself."""
+    for name in FAST:
+        if name in given and name != "num_steps":
+            raise SettingError("fast", f"fast chooses the {name}: leave out one of the two.")
+    return {**FAST, **given}
+
+
+def check_fast(path_type: str) -> None:
+    """Raise SettingError unless networks of this path can be sampled by `FAST`."""
+    if path_type != "linear":
+        reason = f"fast is for networks of the linear path; this one's is {path_type}"
+        raise SettingError("fast", f"{reason}: use solver dpm++sde and few steps.")
 
 
 def check_order(solver: str, order: int | None) -> None:

@@ -150,6 +150,20 @@ def test_steps_go_where_typed_times_say_and_the_command_tells_what_they_cost(rep
     assert said in err
 
 
+def test_fast_makes_the_images_of_the_options_that_its_help_names(repa, here):
+    arguments = ["sample", "--model", "tiny.safetensors", "--num", "3"]
+    shown = " ".join(repa("sample", "--help")[1].split())
+    typed = shown.split(" --fast ")[1].split("Few steps: ")[1].split(";")[0].split()
+    assert typed[::2] == ["--solver", "--times", "--shift", "--steps"]
+    code, _, err = repa(*arguments, "--fast", "--out", "fast.npz")
+    assert code == 0 and " in 12 steps, shifted times (shift 0.5)" in err
+    assert repa(*arguments, *typed, "--out", "typed.npz")[0] == 0
+    assert (here / "fast.npz").read_bytes() == (here / "typed.npz").read_bytes()
+    code, out, err = repa(*arguments, "--fast", "--solver", "heun", "--out", "heun.npz")
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert "--fast: chooses the solver: leave out one of the two." in err
+
+
 def test_steps_that_an_adaptive_solver_ignores_are_noted_when_they_were_asked_for(repa, here):
     code, _, err = repa(*TINY, "--solver", "dopri5")
     ignored, plan = err.splitlines()

@@ -14,10 +14,10 @@ from repa.registry import load_registry
 DIGITS = {"num_images": 500, "solver": "heun", "num_steps": 25, "labels": "balanced"}
 
 
-def save_run(folder, dataset):
+def save_run(folder, dataset, path_type="linear"):
     settings = {"input_size": 8, "in_channels": 3, "num_classes": 5, "encoder_depth": 1}
     settings |= {**SIT_SIZES["SiT-Pico/4"], "target_dims": []}
-    description = {"format": 1, "model": settings, "path_type": "linear", "dataset": dataset}
+    description = {"format": 1, "model": settings, "path_type": path_type, "dataset": dataset}
     path = folder / "checkpoints" / "step-0000001" / "ema.safetensors"
     path.parent.mkdir(parents=True)
     save_file(SiT(**settings).state_dict(), path, metadata={"repa": json.dumps(description)})
@@ -93,3 +93,32 @@ def test_networks_of_sra_are_sampled_by_the_script_of_the_form_that_they_have():
     assert (own.solver, own.cfg_scale, own.quantizer) == ("sde", 1.8, "truncate")
     assert (of_dit.solver, of_dit.cfg_scale, of_dit.quantizer) == ("ddpm", 1.5, "round")
     assert of_dit.guidance_interval == (0.0, 1.0)
+
+
+def test_fast_beats_the_model_s_own_solver_and_keeps_the_rest():
+    fast = SampleConfig.for_model("digits", fast=True)
+    assert (fast.solver, fast.num_steps, fast.times, fast.shift) == ("sa", 12, "shifted", 0.5)
+    assert (fast.cfg_scale, fast.labels, fast.num_images) == (2.0, "balanced", 500)
+    assert fast == SampleConfig.for_model(
+        "digits", solver="sa", num_steps=12, times="shifted", shift=0.5
+    )
+    more = SampleConfig.for_model("digits", fast=True, num_steps=20, order=3)
+    assert more == replace(fast, num_steps=20, order=3)
+
+
+@pytest.mark.parametrize(
+    "typed", [{"solver": "sa"}, {"times": "shifted"}, {"times": (1.0, 0.0)}, {"shift": 0.5}]
+)
+def test_fast_beside_a_solver_or_times_is_refused(typed):
+    with pytest.raises(SettingError, match=f"fast chooses the {next(iter(typed))}") as error:
+        SampleConfig.for_model("digits", fast=True, **typed)
+    assert error.value.field == "fast"
+
+
+def test_fast_is_refused_for_a_registered_network_and_a_file_of_another_path(tmp_path):
+    file = save_run(tmp_path / "run", "digits", path_type="cosine")
+    for model, path in (("dit-xl-2-256", "ddpm"), (file, "cosine")):
+        with pytest.raises(SettingError, match=f"linear path; this one's is {path}") as error:
+            SampleConfig.for_model(model, fast=True)
+        assert error.value.field == "fast"
+    assert SampleConfig.for_model(save_run(tmp_path / "a", "digits"), fast=True).solver == "sa"
