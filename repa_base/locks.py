@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import lock_descriptor
-
 _warned = False
 
 
@@ -48,6 +46,8 @@ def lock_if_free(descriptor: int, path: Path, *, warn: bool = True) -> bool | No
 
 def _lock(descriptor: int, path: Path, *, wait: bool, warn: bool = True) -> bool | None:
     global _warned
+    from filelock import lock_descriptor  # --help comes by here, and locks nothing
+
     try:
         return lock_descriptor(descriptor, blocking=wait)
     except OSError as error:

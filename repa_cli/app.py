@@ -6,6 +6,7 @@ Importing this file, or any command, does not import torch: `repa --help` must a
 import functools
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -23,6 +24,7 @@ from repa_cli.running.start import INTERRUPTED, Unbegun
 from repa_cli.showing.downloads import shown_downloads
 
 _unbegun = Unbegun()
+_GRACE = 10  # seconds
 
 
 def _begun(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -129,4 +131,7 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 
 def _fail(message: str, code: int, *, consequence: bool = False) -> None:
     tell_error(message, consequence=consequence)
+    if consequence and "TORCHELASTIC_ERROR_FILE" in os.environ:
+        # A launcher ends all at the first end, which is to be that of the cause, with its message.
+        time.sleep(_GRACE)
     sys.exit(code)

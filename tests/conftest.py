@@ -100,3 +100,16 @@ def repa(
         return caught.value.code, output.out, output.err
 
     return run
+
+
+@pytest.fixture
+def training(
+    repa: Callable[..., tuple[object, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[object, str, str]]:
+    """Run `repa train` with a tiny network in a folder of its own."""
+    from tiny_command import CLI_TINY
+
+    monkeypatch.setattr("repa.training.previews._ROWS", 1)
+    monkeypatch.setattr("repa.training.previews._STEPS", 1)
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: repa("train", *CLI_TINY, "--out", "run", *arguments)

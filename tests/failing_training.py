@@ -20,6 +20,7 @@ import sklearn.datasets  # noqa: F401 - what each worker would load
 import torch
 import torch._dynamo
 import torch.distributed.launcher.api as launcher
+from tiny_command import CLI_TINY
 
 import repa.training.loop as loop
 import repa.training.step as step_module
@@ -27,20 +28,8 @@ import repa_base.files as files
 import repa_base.launcher
 from repa_cli.app import main
 
-TINY = ("--model", "SiT-Pico/8", "--image-size", "16", "--encoder", "none", "--encoder-depth", "1")
-TINY += ("--batch-size", "8", "--warmup-steps", "0", "--decay-steps", "0", "--preview-every", "0")
-TINY += (
-    "--steps",
-    "6",
-    "--checkpoint-every",
-    "2",
-    "--log-every",
-    "1",
-    "--keep-last",
-    "3",
-    "--out",
-    "run",
-)
+TINY = (*CLI_TINY, "--preview-every", "0", "--steps", "6", "--checkpoint-every", "2")
+TINY += ("--log-every", "1", "--keep-last", "3", "--out", "run")
 FIRST = Path("run/checkpoints/step-0000002")
 PATIENCE = 20  # seconds
 

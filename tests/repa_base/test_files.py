@@ -87,7 +87,7 @@ def test_without_locks_no_process_removes_what_another_may_be_writing(tmp_path, 
     def no_locks(*_, **__):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("repa_base.locks.lock_descriptor", no_locks)
+    monkeypatch.setattr("filelock.lock_descriptor", no_locks)
     with replacing(tmp_path / "a") as first:
         first.write_text("first")
         write_text(tmp_path / "a", "second")

@@ -78,7 +78,7 @@ def test_files_are_open_for_writing_while_they_are_locked(tmp_path, monkeypatch)
             raise OSError(errno.EBADF, "Bad file descriptor")
         return True
 
-    monkeypatch.setattr("repa_base.locks.lock_descriptor", on_nfs)
+    monkeypatch.setattr("filelock.lock_descriptor", on_nfs)
     (tmp_path / "file").touch()
     with warnings.catch_warnings(), locked(tmp_path / "file"):
         pass
@@ -88,7 +88,7 @@ def test_without_locks_one_warning_says_so_and_the_work_goes_on(path, descriptor
     def no_locks(*_, **__):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("repa_base.locks.lock_descriptor", no_locks)
+    monkeypatch.setattr("filelock.lock_descriptor", no_locks)
     monkeypatch.setattr("repa_base.locks._warned", False)
     assert lock_if_free(descriptor, path, warn=False) is None
     with pytest.warns(NoLocksWarning, match=f"{path} .*No locks available") as seen:

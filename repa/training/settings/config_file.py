@@ -15,7 +15,6 @@ Every key may be left out. Does not import torch.
 """
 
 import difflib
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +47,8 @@ def read_config_file(path: Path) -> ConfigFile:
             that names file and key, and the closest that there is.
         OSError: It cannot be read.
     """
+    import tomllib  # --help does without
+
     try:
         values = tomllib.loads(path.read_text("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
