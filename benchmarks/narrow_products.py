@@ -8,11 +8,13 @@ order of sums differs. Attention and all else are PyTorch's own.
 It is for what bf16 does to numbers, never for how fast it is.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from repa_base.device import computes_bf16
 
 PRODUCTS = {F.linear, torch.conv2d, F.conv2d}
 
@@ -44,3 +46,11 @@ def narrow_products():
     """Compute products of bfloat16 values by float32 ones, on a CPU, within the block."""
     with _Narrow():
         yield
+
+
+def affordable_bf16():
+    """Return `narrow_products`, and say so; nothing is changed where the CPU has instructions."""
+    if computes_bf16(torch.device("cpu")):
+        return nullcontext()
+    print("bf16: rounded products of float32, as this CPU has no instructions for it", flush=True)
+    return narrow_products()

@@ -18,7 +18,7 @@ whole    Seconds an image, without decoding: the published protocol in float32 (
 --xl ROWS adds one evaluation of SiT-XL/2 (3 GB of memory): plain and rate.
 --digits-bf16 N adds FD-lite0 of N digits by --fast in bf16 and in float32, of the same seed, with
 standard errors: within two of float32's? A run that was stopped, or had no time left, goes on; it
-keeps its images.
+keeps its images. Without instructions bf16 is float32's products, rounded (narrow_products.py).
 
 The networks, but for digits, are untrained: the arithmetic is the same for any weights. Actions to
 be compared take turns, after one of each that is not counted.
@@ -26,10 +26,12 @@ be compared take turns, after one of each that is not counted.
 
 import argparse
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
 import torch
+from narrow_products import affordable_bf16
 from plain_sampling import plain_network, plain_states
 from sweep_rows import FOLDER, Rows, judged_images
 from timing import in_turns, print_machine, print_ratio
@@ -239,7 +241,8 @@ def compare_digits(options):
                 "precision": precision,
                 "fast": True,
             }
-            row = judged_images(keep=keep, until=until, **made)
+            with affordable_bf16() if precision == "bf16" else nullcontext():
+                row = judged_images(keep=keep, until=until, **made)
             if row is None:
                 print(f"no time left at {precision}: repeat the command to go on with {keep}")
                 return
