@@ -42,6 +42,13 @@ def computes_bf16(device: torch.device) -> bool:
     return any(name in flags.read_text() for name in ("amx_bf16", "avx512_bf16", " bf16 "))
 
 
+def kernels_of(device: torch.device) -> str:
+    """Return whose arithmetic a device has: a GPU's name, or a CPU's widest instructions."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.backends.cpu.get_cpu_capability()})"
+
+
 @contextmanager
 def float32_precision(*, tf32: bool) -> Iterator[None]:
     """Allow or forbid TensorFloat-32, on GPUs, in matrix products and in convolutions.
