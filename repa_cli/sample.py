@@ -1,9 +1,8 @@
 """`repa sample`: images from a checkpoint into an NPZ."""
 
 import re
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -15,17 +14,13 @@ from repa_base.settings import LARGEST
 from repa_cli.options import Device, Json, Overwrite, ProcessCount, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar
 from repa_cli.running.start import Loading
+from repa_cli.showing.sampling import SamplingProgress
 from samplers.names import GridName
-
-if TYPE_CHECKING:
-    from repa_cli.showing.bars import Bar, Lines
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
 """With tenths of images, which show life in a long batch."""
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 _FAST = "--solver {solver} --times {times} --shift {shift:g} --steps {num_steps}".format(**FAST)
-_WORTH_SAYING = 10
-"""Seconds left that are worth a line of their own."""
 
 
 def _model(value: str) -> str:
@@ -136,82 +131,6 @@ def sample(
         print_table(["samples", ""], [(key, str(value)) for key, value in result.items()])
 
 
-class _Progress:
-    """Says what will be done when it begins, feeds the bar, and measures what this run has made.
-
-    The processes have equal shares, to within a block, so that the first one's progress is taken
-    for that of all.
-    """
-
-    def __init__(self, config: SampleConfig, bar: "Bar | Lines", *, shown: bool) -> None:
-        self.config, self.bar, self._shown = config, bar, shown
-        self.made = self.seconds = 0.0
-        self._first = self._started = None
-        self._estimated = False
-
-    def __call__(self, done: float, total: int) -> None:
-        done *= self.config.num_images / max(total, 1)
-        now = time.monotonic()
-        if self._first is None or self._started is None:
-            self._first, self._started = done, now
-            self.bar.begin(done, self.config.num_images)
-            if self._shown and done < self.config.num_images:
-                _announce(self.config, round(done))
-        self.made, self.seconds = done - self._first, now - self._started
-        self.bar.update(done - self.bar.n)
-        if self._shown and not self._estimated and self.made >= self.config.batch_size:
-            self._estimated = True
-            left = self.seconds / self.made * (self.config.num_images - done)
-            if left >= _WORTH_SAYING:
-                from repa_cli.showing.bars import duration
-
-                took = f"{round(self.made):,} images took {duration(self.seconds)}"
-                print_note(f"{took}; about {duration(left)} left.")
-
-
-def _announce(config: SampleConfig, done: int) -> None:
-    """Say in one line what will be done, and in another where an earlier run stopped."""
-    from repa.generation import defaults_of, network_rows
-
-    own = defaults_of(config.model, **config.hints)
-    by = f" (data set {own.dataset}, so the defaults of {own.registered})" if own.dataset else ""
-    if own.dialect == "ours":
-        by = " (with the defaults that its file brings)"
-    elif own.dialect:
-        by = f" (dialect {own.dialect}, so the defaults of its authors)"
-    how = config.solver + (f" of order {config.order}" if config.order else "")
-    how += "" if config.adaptive else f" in {config.num_steps} steps"
-    if config.times != "published":
-        named = isinstance(config.times, str)
-        how += (
-            f", {config.times} times"
-            if named
-            else " at " + ",".join(f"{t:g}" for t in config.times)
-        )
-    how += f" (shift {config.shift:g})" if config.times == "shifted" else ""
-    low, high = config.guidance_interval
-    kind = "guidance" if config.guidance == "cfg" else f"{config.guidance} guidance"
-    guidance = f"{kind} {config.cfg_scale:g} for t in [{low:g}, {high:g}]"
-    guidance += "" if config.guide is None else f" away from {config.guide}"
-    rows = network_rows(config, _path_type(config))
-    cost = "" if rows is None else f", {rows:,} network rows an image"
-    guidance = guidance if config.cfg_scale != 1 else "no guidance"
-    print_note(f"{config.model}{by}: {config.num_images:,} images, {how}, {guidance}{cost}.")
-    if own.remark:
-        print_note(f"{own.remark}.")
-    if done:
-        print_note(f"going on at {done:,} of {config.num_images:,}.")
-
-
-def _path_type(config: SampleConfig) -> Any:  # noqa: ANN401
-    """Return the checkpoint's path where the times depend on it."""
-    if config.times not in ("logsnr", "karras"):
-        return "linear"
-    from repa.checkpoints import read_checkpoint
-
-    return read_checkpoint(config.model, **config.hints).settings.path_type
-
-
 def _run(
     config: SampleConfig, grid: Path | None, png: Path | None, *, steps_given: bool
 ) -> dict[str, Any]:
@@ -232,7 +151,7 @@ def _run(
             print_note(f"--steps is ignored: {config.solver} chooses its own steps.")
         bar = progress_bar(config.num_images, "images", "sampling", shown=first, bar_format=_BAR)
         with bar:
-            progress = _Progress(config, bar, shown=first)
+            progress = SamplingProgress(config, bar, shown=first)
             try:
                 generated = generate(
                     config, processes=processes, progress=progress, on_note=print_note

@@ -14,9 +14,10 @@ from repa.checkpoints import Checkpoint
 from repa.errors import RepaError
 from repa.generation.guiding import recorded
 from repa.generation.images import DTYPES, TOLERANCE
-from repa.generation.settings import HINTS, SampleConfig
+from repa.generation.settings import HINTS, Protocol, SampleConfig
 from repa.generation.solvers import DEFAULT_ORDER
 from repa.registry import class_names_of_dataset, is_registered
+from repa.sheets import sampling_words
 from repa_base.device import environment, kernels_of, toolkit_version
 from samplers import EXPONENTIAL_ORDERS
 
@@ -48,12 +49,7 @@ def manifest_of(
         **({} if reference is None else {"reference": reference.to_dict()}),
         **_class_names(checkpoint),
         "path_type": settings.path_type,
-        "solver": config.solver,
-        "num_steps": None if config.adaptive else config.num_steps,
-        **few_steps(config),
-        "cfg_scale": config.cfg_scale,
-        "guidance_interval": config.guidance_interval,
-        **recorded(config),
+        **_solving(config),
         **({} if guide is None else {"guide": guide.name, "guide_sha256": guide.sha256}),
         **_internal(config),
         "seed": config.seed,
@@ -67,7 +63,7 @@ def manifest_of(
         # Of the run: an image's last digits depend on how many share its batch.
         "batch_size": config.batch_size,
         **({"rtol": TOLERANCE, "atol": TOLERANCE} if config.adaptive else {}),
-        "dtype": str(DTYPES[config.precision]).removeprefix("torch."),
+        "dtype": _dtype(config),
         "tf32": config.tf32 and device.type == "cuda",
         # Of the run too: it may be continued on another one.
         "device": kernels_of(device),
@@ -75,7 +71,24 @@ def manifest_of(
     }
 
 
-def few_steps(config: SampleConfig) -> dict[str, Any]:
+def in_words(protocol: Protocol, guide: str | None = None) -> tuple[str, str]:
+    """Say how images are made, as titles of contact sheets do: the solver, and the guidance."""
+    made = _solving(protocol) | _internal(protocol) | {"guide": guide, "dtype": _dtype(protocol)}
+    return sampling_words(made)
+
+
+def _solving(config: Protocol) -> dict[str, Any]:
+    return {
+        "solver": config.solver,
+        "num_steps": None if config.adaptive else config.num_steps,
+        **_few_steps(config),
+        "cfg_scale": config.cfg_scale,
+        "guidance_interval": config.guidance_interval,
+        **recorded(config),
+    }
+
+
+def _few_steps(config: Protocol) -> dict[str, Any]:
     """Return the order and the times where they are the user's to choose, or not the published."""
     said: dict[str, Any] = {}
     if config.solver in EXPONENTIAL_ORDERS:
@@ -85,6 +98,10 @@ def few_steps(config: SampleConfig) -> dict[str, Any]:
     if config.times == "shifted":
         said["shift"] = config.shift
     return said
+
+
+def _dtype(config: Protocol) -> str:
+    return str(DTYPES[config.precision]).removeprefix("torch.")
 
 
 def _convention(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -136,7 +153,7 @@ def _reference_rng(config: SampleConfig, device: torch.device) -> dict[str, Any]
     return {"rng": "reference", **sizes, "rng_device": drawn}
 
 
-def _internal(config: SampleConfig) -> dict[str, Any]:
+def _internal(config: Protocol) -> dict[str, Any]:
     if config.internal_scale == 1:
         return {}
     interval = config.internal_interval
