@@ -1,21 +1,25 @@
 """`repa sample`: images from a checkpoint into an NPZ."""
 
+import filecmp
 import re
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from repa.errors import UnknownNameError, suggestion
-from repa.generation.settings import LabelScheme, SampleConfig
+from repa.generation.settings import FOUND_AGAIN, LabelScheme, SampleConfig
 from repa.generation.solvers import FAST
 from repa.registry import entry_names, is_registered, load_registry
-from repa_base.settings import LARGEST
+from repa_base.settings import LARGEST, flag_of
 from repa_cli.options import Device, Json, Overwrite, ProcessCount, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar
 from repa_cli.running.start import Loading
 from repa_cli.showing.sampling import SamplingProgress
 from samplers.names import GridName
+
+if TYPE_CHECKING:
+    from repa.generation.manifests.recorded import Recorded
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
 """With tenths of images, which show life in a long batch."""
@@ -111,6 +115,15 @@ def sample(
             help="Also write each image as a PNG file, DIR/000000.png and so on.", metavar="DIR"
         ),
     ] = None,
+    from_manifest: Annotated[
+        Path | None,
+        typer.Option(
+            help="Make the images of this NPZ again, to the byte, as its manifest says; beside it "
+            "go --out, --device, what is drawn, and --model, --guide, --autoencoder or --latents "
+            "where a file is elsewhere.",
+            metavar="NPZ",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     processes: ProcessCount = None,
     as_json: Json = False,
@@ -123,16 +136,41 @@ def sample(
     interrupted, or give a finished one a larger --num, and it goes on. With several GPUs:
     --processes N, or on several machines torchrun ... -m -- repa_cli sample ...
     """
-    config = SampleConfig.for_model(device=device, overwrite=overwrite, fast=fast, **settings)
-    result = _run(config, grid, png, steps_given="num_steps" in settings)
+    recorded = None
+    if from_manifest is None:
+        config = SampleConfig.for_model(device=device, overwrite=overwrite, fast=fast, **settings)
+    else:
+        _check_beside_manifest([*settings, *(["fast"] if fast else [])])
+        with Loading():
+            from repa.generation.manifests.recorded import read_recorded
+        recorded = read_recorded(from_manifest)
+        settings = {"out": SampleConfig.out, **settings}
+        config = recorded.config(**settings, device=device, overwrite=overwrite)
+    result = _run(config, recorded, grid, png, steps_given="num_steps" in settings)
     if result and as_json:
         print_json(result)
     elif result:
         print_table(["samples", ""], [(key, str(value)) for key, value in result.items()])
 
 
+def _check_beside_manifest(typed: list[str]) -> None:
+    """Refuse settings that a manifest decides."""
+    decided = [name for name in typed if name not in ("out", *FOUND_AGAIN)]
+    if decided:
+        flags = ", ".join(flag_of(SampleConfig, name) for name in decided)
+        raise typer.BadParameter(
+            f"its manifest decides {flags}: leave out what is typed beside it",
+            param_hint="--from-manifest",
+        )
+
+
 def _run(
-    config: SampleConfig, grid: Path | None, png: Path | None, *, steps_given: bool
+    config: SampleConfig,
+    recorded: "Recorded | None",
+    grid: Path | None,
+    png: Path | None,
+    *,
+    steps_given: bool,
 ) -> dict[str, Any]:
     """Generate and draw; return what to report, which is nothing for the ranks after the first."""
     with Loading():
@@ -151,10 +189,14 @@ def _run(
             print_note(f"--steps is ignored: {config.solver} chooses its own steps.")
         bar = progress_bar(config.num_images, "images", "sampling", shown=first, bar_format=_BAR)
         with bar:
-            progress = SamplingProgress(config, bar, shown=first)
+            progress = SamplingProgress(config, bar, shown=first, recorded=recorded)
             try:
                 generated = generate(
-                    config, processes=processes, progress=progress, on_note=print_note
+                    config,
+                    recorded=recorded,
+                    processes=processes,
+                    progress=progress,
+                    on_note=print_note,
                 )
             except KeyboardInterrupt:
                 bar.close()
@@ -175,5 +217,8 @@ def _run(
         result["images/s"] = float(f"{progress.made / progress.seconds:.3g}")
     if generated.was_finished:
         print_note(f"{config.out} was finished before, with the same settings.")
+    if recorded is not None:
+        same = filecmp.cmp(recorded.source, config.out, shallow=False)
+        result["bytes"] = f"{'those' if same else 'not those'} of {recorded.source}"
     also = {"contact sheet": grid, "PNG files": png}
     return result | {name: str(path) for name, path in also.items() if path}

@@ -15,11 +15,8 @@ from repa.errors import ChecksumError, RepaError, SettingError
 from repa.generation.images import DTYPES
 from repa.generation.manifests.writing import FORMAT
 from repa.generation.sample_files.sample_run import difference, same_settings
-from repa.generation.settings import HINTS, SampleConfig
+from repa.generation.settings import FOUND_AGAIN, HINTS, SampleConfig
 from repa.registry import is_registered
-
-FOUND_AGAIN = ("model", "guide", "autoencoder", "latents")
-"""Settings that name files, which may be elsewhere by now."""
 
 _CHOSEN = ("out", "overwrite", "device")
 """Settings that are not the run's but of its repetition."""
