@@ -26,7 +26,7 @@ def test_the_best_values_of_the_two_best_factors_are_chosen(evidence):
     assert evidence.best_two(scores) == {}
     assert evidence.best_two({**scores, "block-1": 4.0}) == {"encoder_depth": 5}
     scores |= {"coefficient-0": 4.5, "coefficient-1": 4.2, "block-0": 4.9, "until-0": 3.0}
-    assert evidence.best_two(scores) == {"align_until": 300, "alignment_weight": 1.0}
+    assert evidence.best_two(scores) == {"align_until": 150, "alignment_weight": 1.0}
 
 
 def test_plain_steps_to_a_distance_lie_between_looks_on_straight_lines_of_logarithms(evidence):
