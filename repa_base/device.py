@@ -1,7 +1,9 @@
-"""What to compute on: the device, and the versions of what numbers may depend on."""
+"""What to compute on: the device, its memory and time, and versions that numbers depend on."""
 
 import platform
-from collections.abc import Iterator
+import statistics
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -65,6 +67,37 @@ def float32_precision(*, tf32: bool) -> Iterator[None]:
     finally:
         for switch, value in zip(switches, before, strict=True):
             switch.allow_tf32 = value  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def free_memory(device: torch.device | str) -> int | None:
+    """Return the bytes that are free on a device; None where that is unknown."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        (line,) = [line for line in lines if line.startswith("MemAvailable:")]
+        return 1024 * int(line.split()[1])
+    except (OSError, ValueError):
+        return None
+
+
+def seconds_of(work: Callable[[], object], device: torch.device | str, repeats: int) -> float:
+    """Return the median seconds of some repetitions, until the device has done each."""
+    found = []
+    for _ in range(repeats):
+        wait_for(device)
+        start = time.perf_counter()
+        work()
+        wait_for(device)
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
+
+
+def wait_for(device: torch.device | str) -> None:
+    """Wait until a GPU has done all that it was told; a CPU has."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def toolkit_version() -> str:

@@ -115,6 +115,14 @@ def sample(
             help="Also write each image as a PNG file, DIR/000000.png and so on.", metavar="DIR"
         ),
     ] = None,
+    dry: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print all settings, cost, time and room instead, from a short measurement, and "
+            "write nothing.",
+        ),
+    ] = False,
     from_manifest: Annotated[
         Path | None,
         typer.Option(
@@ -146,6 +154,9 @@ def sample(
         recorded = read_recorded(from_manifest)
         settings = {"out": SampleConfig.out, **settings}
         config = recorded.config(**settings, device=device, overwrite=overwrite)
+    if dry:
+        _tell_plan(config, recorded, grid, png, as_json=as_json)
+        return
     result = _run(config, recorded, grid, png, steps_given="num_steps" in settings)
     if result and as_json:
         print_json(result)
@@ -164,6 +175,47 @@ def _check_beside_manifest(typed: list[str]) -> None:
         )
 
 
+def _check_drawn(
+    config: SampleConfig, grid: Path | None, png: Path | None, *, writing: bool = True
+) -> None:
+    """Find out whether what is drawn beside the NPZ can be written."""
+    from repa.sheets import check_png_folder, check_sheet
+
+    begun = config.out.exists()
+    if grid is not None:
+        check_sheet(grid, taken=config.overwrite or begun, writing=writing)
+    if png is not None:
+        check_png_folder(png, begun=begun, overwrite=config.overwrite, writing=writing)
+
+
+def _tell_plan(
+    config: SampleConfig,
+    recorded: "Recorded | None",
+    grid: Path | None,
+    png: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print what a run would be; end as it would where there is no room for it."""
+    with Loading():
+        from repa.generation.planning.dry_run import dry_run
+        from repa_base.processes import joined_processes
+        from repa_cli.showing.sample_plan import print_plan
+
+    with joined_processes() as processes:
+        if processes.is_first:
+            _check_drawn(config, grid, png, writing=False)
+        plan = dry_run(config, recorded=recorded, processes=processes)
+    if not processes.is_first:
+        return
+    if as_json:
+        print_json(plan.to_dict())
+    else:
+        print_plan(plan)
+    if plan.output.shortage is not None:
+        raise plan.output.shortage
+
+
 def _run(
     config: SampleConfig,
     recorded: "Recorded | None",
@@ -176,15 +228,13 @@ def _run(
     with Loading():
         from repa.generation.job import generate
         from repa.generation.sample_files.opening import unfinished_part
-        from repa.sheets import check_png_folder, check_sheet, save_png_folder, save_sheet
+        from repa.sheets import save_png_folder, save_sheet
         from repa_base.processes import joined_processes
 
     with joined_processes() as processes:
         first = processes.is_first
-        if grid is not None and first:
-            check_sheet(grid, taken=config.overwrite or config.out.exists())
-        if png is not None and first:
-            check_png_folder(png, begun=config.out.exists(), overwrite=config.overwrite)
+        if first:
+            _check_drawn(config, grid, png)
         if config.adaptive and steps_given and first:
             print_note(f"--steps is ignored: {config.solver} chooses its own steps.")
         bar = progress_bar(config.num_images, "images", "sampling", shown=first, bar_format=_BAR)

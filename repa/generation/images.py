@@ -36,6 +36,7 @@ from samplers import (
     Interpolant,
     ModelFn,
     NormalFn,
+    VelocityFn,
     classifier_free_output,
     grid_times,
     internally_guided,
@@ -112,8 +113,8 @@ def images_of(
     protocol = protocol or Protocol()
     device = next(model.model.parameters()).device
     check_protocol(protocol, model.settings, None if guide is None else guide.settings)
-    model = _in_precision(model, protocol)
-    guide = None if guide is None else _in_precision(guide, protocol)
+    model = in_precision(model, protocol)
+    guide = None if guide is None else in_precision(guide, protocol)
     space = model.settings.latent_space
     if autoencoder is None and not space.is_pixels:
         if space.autoencoder is None:
@@ -197,7 +198,7 @@ class InMemory:
         return self.settings.prediction.velocity_model(self.model, path)
 
 
-def _in_precision(model: GenerativeModel, protocol: Protocol) -> GenerativeModel:
+def in_precision(model: GenerativeModel, protocol: Protocol) -> GenerativeModel:
     """Return the model as the protocol's precision asks, itself or a copy."""
     if protocol.precision == "fp32":
         return model
@@ -278,30 +279,30 @@ def _sample(
     watch: Watch,
 ) -> Tensor:
     """Return the states (B, C, H, W) of a batch at t = 0, whose evaluations are watched."""
-    on_time = watch.timed(on_time)
-    network, normal = model.model, draws.normal
-    noise, labels = draws.noise.to(device), draws.labels.to(device)
-    null, scale = network.null_label, protocol.cfg_scale
-    guided = model.settings.guided_channels
+    on_time, normal, noise = watch.timed(on_time), draws.normal, draws.noise.to(device)
+    velocity = watch.watched(velocity_of(model, guide, draws.labels.to(device), protocol))
     if protocol.solver == "ddpm":
-        output = classifier_free_output(network, labels, null, scale, guided_channels=guided)
         steps, interval = protocol.num_steps, protocol.guidance_interval
         options = {"num_steps": steps, "guidance_interval": interval, "on_time": on_time}
-        return sample_ddpm(watch.watched(output), noise, normal=normal, **options)
+        return sample_ddpm(velocity, noise, normal=normal, **options)
+    solve = solver_of(protocol, PATHS[model.settings.path_type], normal)
+    return solve(velocity, noise, on_time=on_time)
+
+
+def velocity_of(
+    model: GenerativeModel, guide: GenerativeModel | None, labels: Tensor, protocol: Protocol
+) -> VelocityFn:
+    """Return the guided velocity of images of these labels, or the output that ddpm asks for."""
+    network, null, scale = model.model, model.model.null_label, protocol.cfg_scale
+    guided = model.settings.guided_channels
+    if protocol.solver == "ddpm":
+        return classifier_free_output(network, labels, null, scale, guided_channels=guided)
     asked = model.velocity_model
     if protocol.internal_scale != 1:
         internal = protocol.internal_scale, protocol.internal_interval
         asked = internally_guided(network.velocities, *internal)
-    velocity = guided_by(
-        protocol,
-        asked,
-        labels,
-        null,
-        guide=None if guide is None else guide.velocity_model,
-        guided_channels=guided,
-    )
-    solve = solver_of(protocol, PATHS[model.settings.path_type], normal)
-    return solve(watch.watched(velocity), noise, on_time=on_time)
+    other = None if guide is None else guide.velocity_model
+    return guided_by(protocol, asked, labels, null, guide=other, guided_channels=guided)
 
 
 def solver_of(protocol: Protocol, path: Interpolant, normal: NormalFn) -> Callable[..., Tensor]:

@@ -1,9 +1,8 @@
 """A dry run: what a training would be, how large, and how long, before it is begun."""
 
-import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from repa.training.run.state import TrainState, check_model, model_settings
 from repa.training.settings import TrainConfig
 from repa.training.step import train_step
 from repa.training.targets import EncoderTargets, JoinedTargets, TargetSource, open_targets
+from repa_base.device import free_memory, seconds_of, wait_for
 from repa_base.processes import Processes
 
 _ENOUGH = 2.0  # seconds of a measurement
@@ -151,19 +151,6 @@ def _too_large(sizes: Sizes, device: torch.device | str) -> str | None:
     return f"a step on one image needs about {gib[0]} GiB, and {gib[1]} GiB are free"
 
 
-def free_memory(device: torch.device | str) -> int | None:
-    """Return the bytes that are free on a device; None where that is unknown."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        (line,) = [line for line in lines if line.startswith("MemAvailable:")]
-        return 1024 * int(line.split()[1])
-    except (OSError, ValueError):
-        return None
-
-
 def _timed(
     config: TrainConfig,
     state: TrainState,
@@ -179,12 +166,12 @@ def _timed(
         own = replace(config, batch_size=count, accumulate=1)
         batches, start = Batches(own, data, targets, device), time.perf_counter()
         batch = batches(0)
-        _wait(device)
+        wait_for(device)
         reading = time.perf_counter() - start
-        first = _seconds(lambda: train_step(own, state, [batch]), device, 1)
+        first = seconds_of(lambda: train_step(own, state, [batch]), device, 1)
         if first > _SLOW:
             return first, reading
-        return _seconds(lambda: train_step(own, state, [batch]), device, _REPEATS), reading
+        return seconds_of(lambda: train_step(own, state, [batch]), device, _REPEATS), reading
 
     one, reading_one = step(1)
     wanted = 2 if one > _SLOW else max(_FEWEST, round(_ENOUGH / max(one, 1e-6)))
@@ -206,20 +193,3 @@ def _encoders(targets: TargetSource) -> list[EncoderTargets]:
     """Return the sources of targets that are encoders."""
     sources = targets.sources if isinstance(targets, JoinedTargets) else [targets]
     return [source for source in sources if isinstance(source, EncoderTargets)]
-
-
-def _seconds(work: Callable[[], object], device: torch.device | str, repeats: int) -> float:
-    """Return the median seconds of some repetitions."""
-    found = []
-    for _ in range(repeats):
-        _wait(device)
-        start = time.perf_counter()
-        work()
-        _wait(device)
-        found.append(time.perf_counter() - start)
-    return statistics.median(found)
-
-
-def _wait(device: torch.device | str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)

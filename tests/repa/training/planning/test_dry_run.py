@@ -121,7 +121,7 @@ def test_more_images_than_are_measured_cost_what_each_costs(tmp_path, monkeypatc
     many = 0.5 + 7 * 0.25
     seconds = iter([0.6, 0.5, many, many])  # of 1 and of 8 images, each first without counting
     monkeypatch.setattr(
-        "repa.training.planning.dry_run._seconds", lambda work, device, repeats: next(seconds)
+        "repa.training.planning.dry_run.seconds_of", lambda work, device, repeats: next(seconds)
     )
     from repa.data import open_training_data
     from repa.training.targets import StoredTargets
