@@ -75,11 +75,11 @@ def _times(plan: "DryRun") -> Iterator[tuple[str, str]]:
         return
     guided = plan.config.cfg_scale != 1
     one = timing.evaluation(size, guided=guided)
-    yield "an evaluation", f"{one:.3g} s for {size} images{', guided' if guided else ''}"
+    yield "an evaluation", f"{_seconds(one)} for {size} images{', guided' if guided else ''}"
     if plan.image_seconds is not None and plan.seconds is not None:
         count = plan.num_processes
         shared = "" if count == 1 else f" by {count} processes here"
-        yield "an image", f"{plan.image_seconds:.3g} s{' a process' if count > 1 else ''}"
+        yield "an image", f"{_seconds(plan.image_seconds)}{' in a process' if count > 1 else ''}"
         left = "what is left" if plan.output.num_done else "all images"
         yield left, f"about {duration(plan.seconds)}{shared}"
     rows, needed = timing.network.measured_rows, 2 * size if guided and not timing.guide else size
@@ -99,6 +99,10 @@ def _row(plan: "DryRun") -> str:
     if row.comparable:
         return f"{row.name} ({numbers})"
     return f"{row.name}, with other settings: {', '.join(map(str, row.differences))}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value < 1000 else f"{value:,.0f} s"
 
 
 def _text(value: object) -> str:

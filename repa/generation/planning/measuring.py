@@ -13,7 +13,8 @@ from repa.generation.images import GenerativeModel, in_precision, velocity_of
 from repa.generation.job import Job
 from repa_base.device import float32_precision, seconds_of
 
-_SLOW = 1.0  # seconds of work that is neither repeated nor done on more rows
+_SLOW = 1.0  # seconds of work that is not repeated once it is warm, nor done on more rows
+_HOPELESS = 30.0  # seconds of work that is done once
 _REPEATS = 3
 
 
@@ -115,10 +116,10 @@ def _decoder(job: Job, images: int) -> Line:
 
 def _line(work: Callable[[int], Callable[[], object]], most: int, device: torch.device) -> Line:
     """Measure some work on one row, and on as many as take about a second, at most `most`."""
-    one = seconds_of(work(1), device, 1)
-    if one > _SLOW:
-        return Line(0.0, one, 1)
-    one = seconds_of(work(1), device, _REPEATS)  # the first had to get ready
+    first = seconds_of(work(1), device, 1)  # which has to get ready, and may fetch its weights
+    if first > _HOPELESS:
+        return Line(0.0, first, 1)
+    one = seconds_of(work(1), device, _REPEATS if first < _SLOW else 1)
     count = max(1, min(most, round(_SLOW / max(one, 1e-6))))
     if count == 1:
         return Line(0.0, one, 1)

@@ -13,6 +13,7 @@ from tiny_autoencoder import save_tiny_autoencoder
 
 from metrics import InputError
 from repa import SiT
+from repa.checkpoints import read_checkpoint
 from repa.errors import ChecksumError, RepaError, SettingError
 from repa.generation.job import Job, generate, repeat
 from repa.generation.manifests.recorded import Recorded, read_recorded
@@ -207,6 +208,15 @@ def test_a_copy_of_a_registered_file_is_read_as_the_registered_one(tmp_path):
     for number, named in enumerate(({}, {"model": copy})):
         again = repeat(first, tmp_path / f"again-{number}.npz", device="cpu", **named)
         assert again.path.read_bytes() == first.read_bytes()
+
+
+def test_what_the_registry_says_of_a_file_is_taken_from_its_entry(files, monkeypatch):
+    said = {**SIZES, "in_channels": 4, "num_heads": 2}
+    entry = {"model": said, "dialect": "repa", "dataset": "x", "autoencoder": "sd-vae-ft-ema"}
+    monkeypatch.setattr("repa.checkpoints.reading.find_entry", lambda *_: entry)
+    found = read_checkpoint(files / "bare.pt", registered="theirs")
+    assert (found.name, found.path) == ("theirs", files / "bare.pt")
+    assert (found.settings.model["num_heads"], found.settings.dataset) == (2, "x")
 
 
 @pytest.mark.parametrize("name", ["model", "guide", "autoencoder"])

@@ -231,7 +231,10 @@ def test_few_rows_are_measured_where_one_takes_long(monkeypatch):
     assert line.seconds(64) == pytest.approx(0.1 + 0.2 * 64)
     rows.clear()
     slow = measuring._line(lambda count: lambda: [work(count)() for _ in range(5)], 64, "cpu")
-    assert rows == [1] * 5 and slow == Line(0.0, pytest.approx(1.5), 1)
+    assert rows == [1] * 10 and slow == Line(0.0, pytest.approx(1.5), 1)
+    rows.clear()
+    measuring._line(lambda count: lambda: [work(count)() for _ in range(101)], 64, "cpu")
+    assert rows == [1] * 101
     assert measuring._line(work, 2, "cpu").measured_rows == 2
 
 
