@@ -116,6 +116,16 @@ def test_an_unfinished_run_is_told_by_the_images_that_stay(config, tmp_path, lon
     assert grown.output.num_done == longer // 7 * 7 and grown.output.block_size == 7
 
 
+def test_of_a_run_that_is_to_be_longer_whole_blocks_stay(config):
+    interrupted(config, 20)  # all images, before the file was completed
+    assert plan_of(config).output.num_done == 20
+    longer = replace(config, num_images=30)
+    assert plan_of(longer).output.num_done == 14
+    done = []
+    generate(longer, progress=lambda now, _: done.append(now))
+    assert done[0] == 14
+
+
 def test_a_run_without_any_image_begins_anew_in_its_own_blocks(config):
     interrupted(config, 0)
     plan = plan_of(replace(config, batch_size=5))
