@@ -1,4 +1,4 @@
-"""What to compute on: the device, its compiler, and the versions of what numbers may depend on."""
+"""What to compute on: the device, its memory and compiler, and versions that numbers depend on."""
 
 import platform
 from collections.abc import Iterator
@@ -44,6 +44,13 @@ def computes_bf16(device: torch.device) -> bool:
     return any(name in flags.read_text() for name in ("amx_bf16", "avx512_bf16", " bf16 "))
 
 
+def kernels_of(device: torch.device) -> str:
+    """Return whose arithmetic a device has: a GPU's name, or a CPU's widest instructions."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({torch.backends.cpu.get_cpu_capability()})"
+
+
 @contextmanager
 def float32_precision(*, tf32: bool) -> Iterator[None]:
     """Allow or forbid TensorFloat-32, on GPUs, in matrix products and in convolutions.
@@ -77,6 +84,19 @@ def compiler_errors_as(kind: type[RepaError]) -> Iterator[None]:
         reason = first_line(error).rstrip(". ")
         said = f"The network cannot be compiled on this machine: {reason}; leave compilation out."
         raise kind(said) from error
+
+
+def free_memory(device: torch.device | str) -> int | None:
+    """Return the bytes that are free on a device; None where that is unknown."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        (line,) = [line for line in lines if line.startswith("MemAvailable:")]
+        return 1024 * int(line.split()[1])
+    except (OSError, ValueError):
+        return None
 
 
 def toolkit_version() -> str:

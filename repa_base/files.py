@@ -74,10 +74,13 @@ def to_disk(path: Path) -> None:
             raise
 
 
-def check_output(path: Path, *, overwrite: bool = False, option: str = "--out") -> None:
+def check_output(
+    path: Path, *, overwrite: bool = False, option: str = "--out", writing: bool = True
+) -> None:
     """Find out, before any work, whether an output may be written; make its folder.
 
-    A file of that name may be replaced if `overwrite`; `option` names the output in messages.
+    A file of that name may be replaced if `overwrite`; `option` names the output in messages. If
+    not `writing`, nothing is made or tried, and what the system tells of the folder is believed.
 
     Raises:
         OutputExistsError: The output is there, or is a folder.
@@ -89,6 +92,9 @@ def check_output(path: Path, *, overwrite: bool = False, option: str = "--out") 
         message = f"{path} exists; use --overwrite to replace it, or another {option}."
         raise OutputExistsError(message)
     target = output_target(path)
+    if not writing:
+        _look_at_folder(target)
+        return
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         # Called like the hidden folder that will stand there, whose name may be too long.
@@ -99,6 +105,26 @@ def check_output(path: Path, *, overwrite: bool = False, option: str = "--out") 
         why = "it is a file" if isinstance(error, FileExistsError) else error.strerror
         reason = f"no file can be made in this folder ({why})"
         raise OSError(error.errno, reason, str(target.parent)) from error
+
+
+def _look_at_folder(target: Path) -> None:
+    """Raise OSError, as `check_output`, where it can be seen that no file can be made."""
+    folder = existing_folder(target)
+    number = None
+    if not folder.is_dir():
+        number = errno.EEXIST if folder == target.parent else errno.ENOTDIR
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        number = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+    elif len(os.fsencode(f".{target.name}.12345678.part")) > os.pathconf(folder, "PC_NAME_MAX"):
+        number = errno.ENAMETOOLONG
+    if number is not None:
+        why = "it is a file" if number == errno.EEXIST else os.strerror(number)
+        raise OSError(number, f"no file can be made in this folder ({why})", str(target.parent))
+
+
+def existing_folder(path: Path) -> Path:
+    """Return the first of the folders above a path that is there, or a file in its place."""
+    return next(parent for parent in path.absolute().parents if os.path.lexists(parent))
 
 
 def check_room(size: int, path: Path, *, what: str = "the file needs") -> None:

@@ -1,31 +1,30 @@
 """`repa sample`: images from a checkpoint into an NPZ."""
 
+import filecmp
 import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from repa.errors import UnknownNameError, suggestion
-from repa.generation.settings import LabelScheme, SampleConfig
+from repa.generation.settings import FOUND_AGAIN, LabelScheme, SampleConfig
 from repa.generation.solvers import FAST
 from repa.registry import entry_names, is_registered, load_registry
-from repa_base.settings import LARGEST
+from repa_base.settings import LARGEST, flag_of
 from repa_cli.options import Device, Json, Overwrite, ProcessCount, setting_options
 from repa_cli.output import print_json, print_note, print_table, progress_bar
 from repa_cli.running.start import Loading
+from repa_cli.showing.sampling import SamplingProgress
 from samplers.names import GridName
 
 if TYPE_CHECKING:
-    from repa_cli.showing.bars import Bar, Lines
+    from repa.generation.manifests.recorded import Recorded
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}]"
 """With tenths of images, which show life in a long batch."""
 _NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 _FAST = "--solver {solver} --times {times} --shift {shift:g} --steps {num_steps}".format(**FAST)
-_WORTH_SAYING = 10
-"""Seconds left that are worth a line of their own."""
 
 
 def _model(value: str) -> str:
@@ -116,6 +115,23 @@ def sample(
             help="Also write each image as a PNG file, DIR/000000.png and so on.", metavar="DIR"
         ),
     ] = None,
+    dry: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print all settings, cost, time and room instead, from a short measurement, and "
+            "write nothing.",
+        ),
+    ] = False,
+    from_manifest: Annotated[
+        Path | None,
+        typer.Option(
+            help="Make the images of this NPZ again, to the byte, as its manifest says; beside it "
+            "go --out, --device, what is drawn, and --model, --guide, --autoencoder or --latents "
+            "where a file is elsewhere.",
+            metavar="NPZ",
+        ),
+    ] = None,
     overwrite: Overwrite = False,
     processes: ProcessCount = None,
     as_json: Json = False,
@@ -128,114 +144,109 @@ def sample(
     interrupted, or give a finished one a larger --num, and it goes on. With several GPUs:
     --processes N, or on several machines torchrun ... -m -- repa_cli sample ...
     """
-    config = SampleConfig.for_model(device=device, overwrite=overwrite, fast=fast, **settings)
-    result = _run(config, grid, png, steps_given="num_steps" in settings)
+    recorded = None
+    if from_manifest is None:
+        config = SampleConfig.for_model(device=device, overwrite=overwrite, fast=fast, **settings)
+    else:
+        _check_beside_manifest([*settings, *(["fast"] if fast else [])])
+        with Loading():
+            from repa.generation.manifests.recorded import read_recorded
+        recorded = read_recorded(from_manifest)
+        settings = {"out": SampleConfig.out, **settings}
+        config = recorded.config(**settings, device=device, overwrite=overwrite)
+    if dry:
+        _tell_plan(config, recorded, grid, png, as_json=as_json)
+        return
+    result = _run(config, recorded, grid, png, steps_given="num_steps" in settings)
     if result and as_json:
         print_json(result)
     elif result:
         print_table(["samples", ""], [(key, str(value)) for key, value in result.items()])
 
 
-class _Progress:
-    """Says what will be done when it begins, feeds the bar, and measures what this run has made.
-
-    The processes have equal shares, to within a block, so that the first one's progress is taken
-    for that of all.
-    """
-
-    def __init__(self, config: SampleConfig, bar: "Bar | Lines", *, shown: bool) -> None:
-        self.config, self.bar, self._shown = config, bar, shown
-        self.made = self.seconds = 0.0
-        self._first = self._started = None
-        self._estimated = False
-
-    def __call__(self, done: float, total: int) -> None:
-        done *= self.config.num_images / max(total, 1)
-        now = time.monotonic()
-        if self._first is None or self._started is None:
-            self._first, self._started = done, now
-            self.bar.begin(done, self.config.num_images)
-            if self._shown and done < self.config.num_images:
-                _announce(self.config, round(done))
-        self.made, self.seconds = done - self._first, now - self._started
-        self.bar.update(done - self.bar.n)
-        if self._shown and not self._estimated and self.made >= self.config.batch_size:
-            self._estimated = True
-            left = self.seconds / self.made * (self.config.num_images - done)
-            if left >= _WORTH_SAYING:
-                from repa_cli.showing.bars import duration
-
-                took = f"{round(self.made):,} images took {duration(self.seconds)}"
-                print_note(f"{took}; about {duration(left)} left.")
-
-
-def _announce(config: SampleConfig, done: int) -> None:
-    """Say in one line what will be done, and in another where an earlier run stopped."""
-    from repa.generation import defaults_of, network_rows
-
-    own = defaults_of(config.model, **config.hints)
-    by = f" (data set {own.dataset}, so the defaults of {own.registered})" if own.dataset else ""
-    if own.dialect == "ours":
-        by = " (with the defaults that its file brings)"
-    elif own.dialect:
-        by = f" (dialect {own.dialect}, so the defaults of its authors)"
-    how = config.solver + (f" of order {config.order}" if config.order else "")
-    how += "" if config.adaptive else f" in {config.num_steps} steps"
-    if config.times != "published":
-        named = isinstance(config.times, str)
-        how += (
-            f", {config.times} times"
-            if named
-            else " at " + ",".join(f"{t:g}" for t in config.times)
+def _check_beside_manifest(typed: list[str]) -> None:
+    """Refuse settings that a manifest decides."""
+    decided = [name for name in typed if name not in ("out", *FOUND_AGAIN)]
+    if decided:
+        flags = ", ".join(flag_of(SampleConfig, name) for name in decided)
+        raise typer.BadParameter(
+            f"its manifest decides {flags}: leave out what is typed beside it",
+            param_hint="--from-manifest",
         )
-    how += f" (shift {config.shift:g})" if config.times == "shifted" else ""
-    low, high = config.guidance_interval
-    kind = "guidance" if config.guidance == "cfg" else f"{config.guidance} guidance"
-    guidance = f"{kind} {config.cfg_scale:g} for t in [{low:g}, {high:g}]"
-    guidance += "" if config.guide is None else f" away from {config.guide}"
-    rows = network_rows(config, _path_type(config))
-    cost = "" if rows is None else f", {rows:,} network rows an image"
-    guidance = guidance if config.cfg_scale != 1 else "no guidance"
-    print_note(f"{config.model}{by}: {config.num_images:,} images, {how}, {guidance}{cost}.")
-    if own.remark:
-        print_note(f"{own.remark}.")
-    if done:
-        print_note(f"going on at {done:,} of {config.num_images:,}.")
 
 
-def _path_type(config: SampleConfig) -> Any:  # noqa: ANN401
-    """Return the checkpoint's path where the times depend on it."""
-    if config.times not in ("logsnr", "karras"):
-        return "linear"
-    from repa.checkpoints import read_checkpoint
+def _check_drawn(
+    config: SampleConfig, grid: Path | None, png: Path | None, *, writing: bool = True
+) -> None:
+    """Find out whether what is drawn beside the NPZ can be written."""
+    from repa.sheets import check_png_folder, check_sheet
 
-    return read_checkpoint(config.model, **config.hints).settings.path_type
+    begun = config.out.exists()
+    if grid is not None:
+        check_sheet(grid, taken=config.overwrite or begun, writing=writing)
+    if png is not None:
+        check_png_folder(png, begun=begun, overwrite=config.overwrite, writing=writing)
+
+
+def _tell_plan(
+    config: SampleConfig,
+    recorded: "Recorded | None",
+    grid: Path | None,
+    png: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Print what a run would be; end as it would where there is no room for it."""
+    with Loading():
+        from repa.generation.planning.dry_run import dry_run
+        from repa_base.processes import joined_processes
+        from repa_cli.showing.sample_plan import print_plan
+
+    with joined_processes() as processes:
+        if processes.is_first:
+            _check_drawn(config, grid, png, writing=False)
+        plan = dry_run(config, recorded=recorded, processes=processes)
+    if not processes.is_first:
+        return
+    if as_json:
+        print_json(plan.to_dict())
+    else:
+        print_plan(plan)
+    if plan.output.shortage is not None:
+        raise plan.output.shortage
 
 
 def _run(
-    config: SampleConfig, grid: Path | None, png: Path | None, *, steps_given: bool
+    config: SampleConfig,
+    recorded: "Recorded | None",
+    grid: Path | None,
+    png: Path | None,
+    *,
+    steps_given: bool,
 ) -> dict[str, Any]:
     """Generate and draw; return what to report, which is nothing for the ranks after the first."""
     with Loading():
         from repa.generation.job import generate
         from repa.generation.sample_files.opening import unfinished_part
-        from repa.sheets import check_png_folder, check_sheet, save_png_folder, save_sheet
+        from repa.sheets import save_png_folder, save_sheet
         from repa_base.processes import joined_processes
 
     with joined_processes() as processes:
         first = processes.is_first
-        if grid is not None and first:
-            check_sheet(grid, taken=config.overwrite or config.out.exists())
-        if png is not None and first:
-            check_png_folder(png, begun=config.out.exists(), overwrite=config.overwrite)
+        if first:
+            _check_drawn(config, grid, png)
         if config.adaptive and steps_given and first:
             print_note(f"--steps is ignored: {config.solver} chooses its own steps.")
         bar = progress_bar(config.num_images, "images", "sampling", shown=first, bar_format=_BAR)
         with bar:
-            progress = _Progress(config, bar, shown=first)
+            progress = SamplingProgress(config, bar, shown=first, recorded=recorded)
             try:
                 generated = generate(
-                    config, processes=processes, progress=progress, on_note=print_note
+                    config,
+                    recorded=recorded,
+                    processes=processes,
+                    progress=progress,
+                    on_note=print_note,
                 )
             except KeyboardInterrupt:
                 bar.close()
@@ -256,5 +267,8 @@ def _run(
         result["images/s"] = float(f"{progress.made / progress.seconds:.3g}")
     if generated.was_finished:
         print_note(f"{config.out} was finished before, with the same settings.")
+    if recorded is not None:
+        same = filecmp.cmp(recorded.source, config.out, shallow=False)
+        result["bytes"] = f"{'those' if same else 'not those'} of {recorded.source}"
     also = {"contact sheet": grid, "PNG files": png}
     return result | {name: str(path) for name, path in also.items() if path}

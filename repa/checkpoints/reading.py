@@ -177,14 +177,18 @@ def read_checkpoint(
     device: torch.device | str = "cpu",
     *,
     latents: str | Path | None = None,
+    registered: str | None = None,
     **hints: Any,  # noqa: ANN401
 ) -> Checkpoint:
     """Find and read a checkpoint without building its network; arguments as of `load_model`.
 
-    A file that a SHA256SUMS beside it lists, as one of a training run, is checked against it. What
-    is raised is as of `load_model`.
+    `registered` names the registered checkpoint that a file is a copy of, whose entry tells what
+    the file does not. A file that a SHA256SUMS beside it lists, as one of a training run, is
+    checked against it. What is raised is as of `load_model`.
     """
     name, path, entry = _locate(name_or_path)
+    if registered is not None:
+        name, entry = registered, find_entry("checkpoints", registered)
     stated = entry if entry.get("model") else None
     given = {key: entry.get(key) for key in ("dialect", "encoder_depth")}
     given |= {key: value for key, value in hints.items() if value is not None}

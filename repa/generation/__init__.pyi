@@ -5,5 +5,8 @@ from .images import SampledImages as SampledImages
 from .images import images_of as images_of
 from .job import GeneratedFile as GeneratedFile
 from .job import generate as generate
+from .job import repeat as repeat
+from .planning.dry_run import DryRun as DryRun
+from .planning.dry_run import dry_run as dry_run
 from .settings import Protocol as Protocol
 from .settings import SampleConfig as SampleConfig

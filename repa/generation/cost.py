@@ -11,7 +11,16 @@ from samplers.names import ADAPTIVE_METHODS, PathName
 
 
 def network_rows(protocol: Protocol, path_type: PathName = "linear") -> int | None:
-    """Return how many rows the network computes for one image, two a guided evaluation.
+    """Return how many rows the networks compute for one image, two a guided evaluation.
+
+    None where that depends on the network, see `evaluations`.
+    """
+    counted = evaluations(protocol, path_type)
+    return None if counted is None else counted[0] + 2 * counted[1]
+
+
+def evaluations(protocol: Protocol, path_type: PathName = "linear") -> tuple[int, int] | None:
+    """Return how many evaluations an image has without guidance, and how many with.
 
     The solver itself is run on a single number and counted, so that the count is exact. It is None
     where it depends on the network: for adaptive solvers, and for implicit_adams, which iterates.
@@ -20,16 +29,16 @@ def network_rows(protocol: Protocol, path_type: PathName = "linear") -> int | No
     if protocol.solver in (*ADAPTIVE_METHODS, "implicit_adams"):
         return None
     if protocol.solver == "ddpm":
-        times = (k + 1 for k in respaced_times(protocol.num_steps))
-        guided = GuidanceInterval(*protocol.guidance_interval)
-        return sum(2 if t / 1000 in guided and protocol.cfg_scale != 1 else 1 for t in times)
-    rows = 0
+        inside = GuidanceInterval(*protocol.guidance_interval)
+        asked = [(k + 1) / 1000 in inside for k in respaced_times(protocol.num_steps)]
+    else:
+        asked = []
 
-    def counted(x: Tensor, t: Tensor, guided: bool) -> Tensor:
-        nonlocal rows
-        rows += 2 if guided and protocol.cfg_scale != 1 else 1
-        return torch.zeros_like(x)
+        def counted(x: Tensor, t: Tensor, guided: bool) -> Tensor:
+            asked.append(guided)
+            return torch.zeros_like(x)
 
-    noise = torch.zeros(1, 1)
-    solver_of(protocol, PATHS[path_type], lambda step: noise)(counted, noise)
-    return rows
+        noise = torch.zeros(1, 1)
+        solver_of(protocol, PATHS[path_type], lambda step: noise)(counted, noise)
+    guided = sum(asked) if protocol.cfg_scale != 1 else 0
+    return len(asked) - guided, guided

@@ -8,6 +8,7 @@ the reference's it depends on all of the protocol, see `repa.generation.draws`.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 from typing import Protocol as Interface
 
 import numpy as np
@@ -17,10 +18,10 @@ from torch import Tensor
 from repa.autoencoders.autoencoder import Autoencoder, load_autoencoder
 from repa.autoencoders.pixels import images_from_pixels
 from repa.checkpoints.settings import CheckpointSettings
-from repa.errors import NonFiniteError, RepaError, SettingError
+from repa.errors import RepaError, SettingError
 from repa.generation.draws import Draws, draw_batches, own_draws
+from repa.generation.finite import Batch, Watch
 from repa.generation.guiding import check_guide, guided_by
-from repa.generation.integration import TOLERANCE as TOLERANCE
 from repa.generation.integration import num_increments, solver_of
 from repa.generation.settings import Protocol
 from repa.models import SiT
@@ -29,6 +30,7 @@ from repa_base.progress import Steps
 from samplers import (
     PATHS,
     ModelFn,
+    VelocityFn,
     classifier_free_output,
     internally_guided,
     sample_ddpm,
@@ -90,15 +92,15 @@ def images_of(
 
     Raises:
         SettingError: The protocol, the autoencoder or the guide does not suit the model.
-        NonFiniteError: An image is NaN or infinite.
+        NonFiniteError: An image is NaN or infinite; the message names step, time and likely cause.
         RepaError: The autoencoder cannot be loaded, see `repa.autoencoders.load_autoencoder`, or
             the network cannot be compiled on this machine.
     """
     protocol = protocol or Protocol()
     device = next(model.model.parameters()).device
     check_protocol(protocol, model.settings, None if guide is None else guide.settings)
-    model = _as_asked(model, protocol)
-    guide = None if guide is None else _as_asked(guide, protocol)
+    model = as_asked(model, protocol)
+    guide = None if guide is None else as_asked(guide, protocol)
     space = model.settings.latent_space
     if autoencoder is None and not space.is_pixels:
         if space.autoencoder is None:
@@ -122,20 +124,51 @@ def images_of(
         def on_time(t: float, done: int = done, size: int = size) -> None:
             tell(done + size * (1 - t), len(indices))
 
-        with torch.no_grad(), float32_precision(tf32=protocol.tf32):
-            with compiler_errors_as(RepaError):
-                x = _sample(model, guide, draws, device, protocol, on_time).float()
-            pixels = autoencoder.decode(x, space) if autoencoder else x
-            rows = slice(None) if draws.rows is None else draws.rows
-            pixels = pixels[rows]
-            images = images_from_pixels(pixels, protocol.quantizer)
-            finite = torch.isfinite(pixels).flatten(1).all(1).tolist()  # the device is read once
-        if False in finite:
-            what = f"image {draws.indices[finite.index(False)]} has NaN or infinite pixels"
-            raise NonFiniteError(f"{what}: the network overflowed.")
-        yield SampledImages(draws.indices, images.cpu().numpy(), draws.labels[rows].cpu().numpy())
+        images = _batch(model, guide, autoencoder, draws, device, protocol, on_time)
+        labels = draws.labels[_rows(draws)].cpu().numpy()
+        yield SampledImages(draws.indices, images.cpu().numpy(), labels)
         done += size
         tell(done, len(indices))
+
+
+def _batch(
+    model: GenerativeModel,
+    guide: GenerativeModel | None,
+    autoencoder: Autoencoder | None,
+    draws: Draws,
+    device: torch.device,
+    protocol: Protocol,
+    on_time: Callable[[float], None],
+) -> Tensor:
+    """Return the images uint8 (B, H, W, 3) of a batch that are wanted, on the device."""
+
+    def networks() -> dict[str, Any]:
+        found = {"the checkpoint": model.model}
+        found |= {} if guide is None else {"the guide": guide.model}
+        return found if autoencoder is None else {**found, "the autoencoder": autoencoder.network}
+
+    watch, rows = Watch(), _rows(draws)
+    batch = Batch(watch, draws.indices, draws.rows, protocol, networks)
+    with torch.no_grad(), float32_precision(tf32=protocol.tf32):
+        try:
+            with compiler_errors_as(RepaError):
+                x = _sample(model, guide, draws, device, protocol, on_time, watch).float()
+        except ValueError as error:
+            if protocol.adaptive:
+                raise batch.gave_up() from error
+            raise
+        space = model.settings.latent_space
+        pixels = (autoencoder.decode(x, space) if autoencoder else x)[rows]
+        images = images_from_pixels(pixels, protocol.quantizer)
+        finite = torch.isfinite(pixels).flatten(1).all(1).tolist()  # the device is read once
+    if False in finite:
+        raise batch.error(finite.index(False), x[rows] if autoencoder else None)
+    return images
+
+
+def _rows(draws: Draws) -> list[int] | slice:
+    """Return in which rows of a batch the images are that are wanted."""
+    return slice(None) if draws.rows is None else draws.rows
 
 
 @dataclass(frozen=True)
@@ -152,7 +185,7 @@ class InMemory:
         return self.settings.prediction.velocity_model(self.model, path)
 
 
-def _as_asked(model: GenerativeModel, protocol: Protocol) -> GenerativeModel:
+def as_asked(model: GenerativeModel, protocol: Protocol) -> GenerativeModel:
     """Return the model in the protocol's precision and compiled if it asks so, itself or a copy."""
     network = model.model
     if protocol.precision != "fp32":
@@ -223,7 +256,7 @@ def states_of(
     shape = (network.in_channels, network.input_size, network.input_size)
     draws = own_draws(indices, protocol, shape, network.num_classes)
     with torch.no_grad(), float32_precision(tf32=protocol.tf32):
-        return _sample(model, None, draws, device, protocol, on_time).float()
+        return _sample(model, None, draws, device, protocol, on_time, Watch()).float()
 
 
 def _sample(
@@ -233,28 +266,30 @@ def _sample(
     device: torch.device,
     protocol: Protocol,
     on_time: Callable[[float], None],
+    watch: Watch,
 ) -> Tensor:
-    """Return the states (B, C, H, W) of a batch at t = 0."""
-    network, normal = model.model, draws.normal
-    noise, labels = draws.noise.to(device), draws.labels.to(device)
-    null, scale = network.null_label, protocol.cfg_scale
-    guided = model.settings.guided_channels
+    """Return the states (B, C, H, W) of a batch at t = 0, whose evaluations are watched."""
+    on_time, normal, noise = watch.timed(on_time), draws.normal, draws.noise.to(device)
+    velocity = watch.watched(velocity_of(model, guide, draws.labels.to(device), protocol))
     if protocol.solver == "ddpm":
-        output = classifier_free_output(network, labels, null, scale, guided_channels=guided)
         steps, interval = protocol.num_steps, protocol.guidance_interval
         options = {"num_steps": steps, "guidance_interval": interval, "on_time": on_time}
-        return sample_ddpm(output, noise, normal=normal, **options)
+        return sample_ddpm(velocity, noise, normal=normal, **options)
+    solve = solver_of(protocol, PATHS[model.settings.path_type], normal)
+    return solve(velocity, noise, on_time=on_time)
+
+
+def velocity_of(
+    model: GenerativeModel, guide: GenerativeModel | None, labels: Tensor, protocol: Protocol
+) -> VelocityFn:
+    """Return the guided velocity of images of these labels, or the output that ddpm asks for."""
+    network, null, scale = model.model, model.model.null_label, protocol.cfg_scale
+    guided = model.settings.guided_channels
+    if protocol.solver == "ddpm":
+        return classifier_free_output(network, labels, null, scale, guided_channels=guided)
     asked = model.velocity_model
     if protocol.internal_scale != 1:
         internal = protocol.internal_scale, protocol.internal_interval
         asked = internally_guided(network.velocities, *internal)
-    velocity = guided_by(
-        protocol,
-        asked,
-        labels,
-        null,
-        guide=None if guide is None else guide.velocity_model,
-        guided_channels=guided,
-    )
-    solve = solver_of(protocol, PATHS[model.settings.path_type], normal)
-    return solve(velocity, noise, on_time=on_time)
+    other = None if guide is None else guide.velocity_model
+    return guided_by(protocol, asked, labels, null, guide=other, guided_channels=guided)

@@ -6,7 +6,7 @@ repeating it, with any number of processes; B belongs to the run, so that it end
 bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,11 @@ import torch
 
 from repa.autoencoders.autoencoder import Autoencoder, find_autoencoder
 from repa.checkpoints import Checkpoint, read_checkpoint
-from repa.errors import ChecksumError, NonFiniteError, RepaError, SettingError
+from repa.errors import ChecksumError, NonFiniteError, SettingError
 from repa.generation.draws import image_blocks
-from repa.generation.guiding import recorded
-from repa.generation.images import DTYPES, TOLERANCE, check_precision, check_protocol, images_of
+from repa.generation.images import check_precision, check_protocol, images_of
+from repa.generation.manifests.recorded import Recorded, read_recorded
+from repa.generation.manifests.writing import manifest_of
 from repa.generation.sample_files.opening import (
     attach_output,
     check_sample_file,
@@ -29,12 +30,9 @@ from repa.generation.sample_files.opening import (
 from repa.generation.sample_files.sample_file import NpzWriter
 from repa.generation.sample_files.sample_run import SampleRun
 from repa.generation.settings import SampleConfig
-from repa.generation.solvers import DEFAULT_ORDER
-from repa.registry import class_names_of_dataset
-from repa_base.device import computes_bf16, environment, toolkit_version
+from repa_base.device import computes_bf16
 from repa_base.processes import Processes, at_first
 from repa_base.progress import Steps
-from samplers import EXPONENTIAL_ORDERS
 
 _ATTEMPTS = 4  # to write what the disk keeps
 
@@ -50,6 +48,7 @@ class GeneratedFile:
 def generate(
     config: SampleConfig,
     *,
+    recorded: Recorded | None = None,
     processes: Processes | None = None,
     progress: Steps | None = None,
     on_note: Callable[[str], object] | None = None,
@@ -64,6 +63,7 @@ def generate(
 
     Args:
         config: The settings; the defaults are the published protocol.
+        recorded: The run that is repeated, whose `config` gave the settings; see `repeat`.
         processes: Those that share the work, each calling this; all return when it is complete.
         progress: Called at the start, at every step and after every batch with the images of this
             process, a batch in work counted by its time gone by. The first call tells how many were
@@ -81,16 +81,11 @@ def generate(
     """
     check_sample_file(config.out, overwrite=config.overwrite)
     processes = processes or Processes()
-    job = Job.plan(config, processes)
+    job = Job.plan(config, processes, recorded)
     progress = progress or (lambda done, total: None)
     note = on_note if on_note and processes.is_first else lambda text: None
-    for taken in job.checkpoint.assumed:
-        note(f"{job.checkpoint.name}: assumed {taken}.")
-    if config.rng == "reference" and job.device.type != "cuda":
-        reason = "those were drawn on GPUs, whose generators give other numbers than a CPU's"
-        note(f"rng reference: these images are those of no published run; {reason}.")
-    if config.precision == "bf16" and not computes_bf16(job.device):
-        note("precision bf16: this CPU has no instructions for it, and fp32 is faster here.")
+    for remark in job.remarks():
+        note(remark)
     for attempt in range(_ATTEMPTS):
         output = job.open_output(processes)
         if output is None:
@@ -111,6 +106,37 @@ def generate(
     raise ChecksumError(f"{unfinished_part(config.out)} {reason}: use another disk (--out).")
 
 
+def repeat(
+    source: Path,
+    out: Path,
+    *,
+    processes: Processes | None = None,
+    progress: Steps | None = None,
+    on_note: Callable[[str], object] | None = None,
+    **given: Any,  # noqa: ANN401
+) -> GeneratedFile:
+    """Sample the images of a finished NPZ again, by what its manifest says, to the same bytes.
+
+    They are the same where versions, device and its kernels are; what is not is told to `on_note`.
+
+    Args:
+        source: The NPZ, which is only read.
+        out: The NPZ to write.
+        processes: As of `generate`.
+        progress: As of `generate`.
+        on_note: As of `generate`.
+        given: See `Recorded.config`.
+
+    Raises:
+        RepaError: See `read_recorded`, `Recorded.config` and `generate`; ChecksumError for a
+            checkpoint, guide or autoencoder that is not the recorded one.
+        OSError: A file cannot be read or written.
+    """
+    recorded = read_recorded(source)
+    how = {"processes": processes, "progress": progress, "on_note": on_note}
+    return generate(recorded.config(out, **given), recorded=recorded, **how)
+
+
 @dataclass(frozen=True)
 class Job:
     """A run whose settings have been checked against its checkpoint; nothing is loaded yet."""
@@ -120,16 +146,26 @@ class Job:
     autoencoder: Autoencoder | None
     device: torch.device
     guide: Checkpoint | None = None
+    recorded: Recorded | None = None
 
     @classmethod
-    def plan(cls, config: SampleConfig, processes: Processes) -> "Job":
+    def plan(
+        cls, config: SampleConfig, processes: Processes, recorded: Recorded | None = None
+    ) -> "Job":
         """Find the files that a run needs and check that its settings suit them."""
         device = processes.device(config.device)
         if device.type == "mps":
             raise SettingError("device", "the samplers need float64, which mps lacks: use cpu.")
-        checkpoint = read_checkpoint(config.model, device, **config.hints)
+        known = {} if recorded is None else recorded.registered
+        hints = {"registered": known.get("model"), **config.hints}
+        checkpoint, guide = read_checkpoint(config.model, device, **hints), None
+        if recorded is not None:
+            recorded.check_file("model", checkpoint.sha256)
         settings = checkpoint.settings
-        guide = None if config.guide is None else read_checkpoint(config.guide, device)
+        if config.guide is not None:
+            guide = read_checkpoint(config.guide, device, registered=known.get("guide"))
+        if recorded is not None and guide is not None:
+            recorded.check_file("guide", guide.sha256)
         check_protocol(config, settings, guide and guide.settings)
         if config.world_size is not None and processes.size > config.world_size:
             rule = f"start at most {config.world_size} processes here, not {processes.size}"
@@ -145,7 +181,22 @@ class Job:
             raise SettingError("autoencoder", f"{checkpoint.name} makes latents: name one.")
         check_precision(config, device)
         autoencoder = find_autoencoder(name, device) if name else None
-        return cls(config, checkpoint, autoencoder, device, guide)
+        if recorded is not None and autoencoder is not None:
+            recorded.check_file("autoencoder", autoencoder.sha256)
+        return cls(config, checkpoint, autoencoder, device, guide, recorded)
+
+    def remarks(self) -> Iterator[str]:
+        """Yield in words what a person should know of the run before it begins."""
+        config = self.config
+        for taken in self.checkpoint.assumed:
+            yield f"{self.checkpoint.name}: assumed {taken}."
+        if config.rng == "reference" and self.device.type != "cuda":
+            reason = "those were drawn on GPUs, whose generators give other numbers than a CPU's"
+            yield f"rng reference: these images are those of no published run; {reason}."
+        if config.precision == "bf16" and not computes_bf16(self.device):
+            yield "precision bf16: this CPU has no instructions for it, and fp32 is faster here."
+        if self.recorded is not None and (how := self.recorded.differences(self.manifest)):
+            yield f"not all is as it was ({how}): images may differ, and the bytes of the file do."
 
     @property
     def image_size(self) -> int:
@@ -159,42 +210,9 @@ class Job:
 
         Made once, so that a checkpoint that is replaced during the run does not disturb it.
         """
-        config, checkpoint, autoencoder = self.config, self.checkpoint, self.autoencoder
-        reference = checkpoint.settings.reference
-        return {
-            "format": 1,
-            "toolkit": toolkit_version(),
-            "model": checkpoint.name,
-            "checkpoint_sha256": checkpoint.sha256,
-            **_convention(checkpoint),
-            "dataset": checkpoint.settings.dataset,
-            **({} if reference is None else {"reference": reference.to_dict()}),
-            **_class_names(checkpoint),
-            "path_type": checkpoint.settings.path_type,
-            "solver": config.solver,
-            "num_steps": None if config.adaptive else config.num_steps,
-            **_few_steps(config),
-            "cfg_scale": config.cfg_scale,
-            "guidance_interval": config.guidance_interval,
-            **recorded(config),
-            **_guide(self.guide),
-            **_internal(config),
-            "seed": config.seed,
-            **_reference_rng(config, self.device),
-            "labels": config.labels,
-            "num_images": config.num_images,
-            "image_size": self.image_size,
-            "autoencoder": autoencoder.name if autoencoder else None,
-            "autoencoder_sha256": autoencoder.sha256 if autoencoder else None,
-            "quantizer": config.quantizer,
-            # Of the run: an image's last digits depend on how many share its batch.
-            "batch_size": config.batch_size,
-            **({"rtol": TOLERANCE, "atol": TOLERANCE} if config.adaptive else {}),
-            "dtype": str(DTYPES[config.precision]).removeprefix("torch."),
-            "tf32": config.tf32 and self.device.type == "cuda",
-            **({"compile": True} if config.compile else {}),
-            "versions": {name: environment()[name] for name in ("torch", "numpy", "python")},
-        }
+        files = self.checkpoint, self.autoencoder, self.guide
+        made = manifest_of(self.config, *files, self.device, image_size=self.image_size)
+        return made if self.recorded is None else self.recorded.reconciled(made)
 
     def open_output(self, processes: Processes) -> NpzWriter | None:
         """Open the NPZ at every process, in its own right at the first; None if it is finished."""
@@ -230,67 +248,6 @@ class Job:
         """Return this process's share of the images, in blocks of a size."""
         share = processes.rank, processes.size
         return image_blocks(self.config.num_images, size, self.config, share)
-
-
-def _convention(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what decides the images of other dialects; nothing for REPA's and our own."""
-    settings, said = checkpoint.settings, {}
-    if checkpoint.dialect not in ("ours", "repa"):
-        said["dialect"] = checkpoint.dialect
-    if settings.guided_channels is not None:
-        said["guided_channels"] = settings.guided_channels
-    if settings.latent_space.num_channels is not None:
-        space = settings.latent_space
-        said["latent_space"] = {"scale": space.scale, "bias": space.bias}
-    return said
-
-
-def _class_names(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return the names of own data's classes, for those who look.
-
-    A registered data set's are left out, and none are put in their place if they do not fit.
-    """
-    settings = checkpoint.settings
-    if len(settings.class_names) == settings.num_classes:
-        return {"class_names": list(settings.class_names)}
-    try:
-        known = len(class_names_of_dataset(settings.dataset))
-    except RepaError:  # their package is not there, and images can do without
-        known = 0
-    return {} if known in (0, settings.num_classes) else {"class_names": []}
-
-
-def _reference_rng(config: SampleConfig, device: torch.device) -> dict[str, Any]:
-    """Return what decides the reference's random numbers; nothing for each image's own."""
-    if config.rng != "reference":
-        return {}
-    # How a GPU's generator deals out the numbers of a large batch depends on its multiprocessors.
-    drawn = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    sizes = {"world_size": config.world_size, "rank_batch_size": config.batch_size}
-    return {"rng": "reference", **sizes, "rng_device": drawn}
-
-
-def _few_steps(config: SampleConfig) -> dict[str, Any]:
-    """Return the order and the times where they are the user's to choose, or not the published."""
-    said: dict[str, Any] = {}
-    if config.solver in EXPONENTIAL_ORDERS:
-        said["order"] = config.order or DEFAULT_ORDER
-    if config.times != "published":
-        said["times"] = config.times
-    if config.times == "shifted":
-        said["shift"] = config.shift
-    return said
-
-
-def _guide(guide: Checkpoint | None) -> dict[str, Any]:
-    return {} if guide is None else {"guide": guide.name, "guide_sha256": guide.sha256}
-
-
-def _internal(config: SampleConfig) -> dict[str, Any]:
-    if config.internal_scale == 1:
-        return {}
-    interval = config.internal_interval
-    return {"internal_scale": config.internal_scale, "internal_interval": interval}
 
 
 def _fill(output: NpzWriter, job: Job, processes: Processes, progress: Steps) -> None:

@@ -33,6 +33,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 HINTS = ("dialect", "num_heads", "encoder_depth", "latents")
 """Settings that say of a checkpoint what its file does not tell; see `load_model`."""
 
+FOUND_AGAIN = ("model", "guide", "autoencoder", "latents")
+"""Settings that name files, which may be elsewhere when a run is repeated."""
+
 REFERENCE_SOLVERS = ("sde", "euler", "heun")
 """Those that REPA's own script has, and so its random numbers."""
 

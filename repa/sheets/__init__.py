@@ -3,7 +3,7 @@
 from repa.sheets.contact_sheet import contact_sheet, save_png, stacked_sheets
 from repa.sheets.png_folder import check_png_folder, save_png_folder
 from repa.sheets.sample_sheet import check_sheet, save_sheet, source_sheet
-from repa.sheets.titles import class_namer, sampling_title
+from repa.sheets.titles import class_namer, sampling_title, sampling_words
 
 __all__ = [
     "check_png_folder",
@@ -11,6 +11,7 @@ __all__ = [
     "class_namer",
     "contact_sheet",
     "sampling_title",
+    "sampling_words",
     "save_png",
     "save_png_folder",
     "save_sheet",

@@ -32,13 +32,16 @@ _AT_ONCE = 256
 _REMEDY = "use --overwrite, or another --png"
 
 
-def check_png_folder(folder: Path, *, begun: bool = True, overwrite: bool = False) -> None:
+def check_png_folder(
+    folder: Path, *, begun: bool = True, overwrite: bool = False, writing: bool = True
+) -> None:
     """Find out before a run whether its images can be written to a folder; make the folder.
 
     Args:
         folder: Where 000000.png and so on shall stand.
         begun: Whether images that are there may be this run's.
         overwrite: Whether they may be replaced if they are not. Files of other names may not.
+        writing: Whether to make the folder; see `repa_base.files.check_output`.
 
     Raises:
         OutputExistsError: It is a file, or holds what this run may not replace.
@@ -46,7 +49,7 @@ def check_png_folder(folder: Path, *, begun: bool = True, overwrite: bool = Fals
     """
     if folder.exists() and not folder.is_dir():
         raise OutputExistsError(f"{folder} is a file; use another --png.")
-    check_output(folder / _LABELS, overwrite=True)
+    check_output(folder / _LABELS, overwrite=True, writing=writing)
     names = _names_in(folder)
     strange = min((n for n in names if n != _LABELS and not _NUMBERED.fullmatch(n)), default=None)
     if strange is not None:
@@ -99,6 +102,8 @@ def save_png_folder(
 
 def _names_in(folder: Path) -> set[str]:
     """Return the names that are not hidden, which readers of folders of images leave out."""
+    if not folder.exists():
+        return set()
     return {name for name in os.listdir(folder) if not name.startswith(".")}  # noqa: PTH208
 
 

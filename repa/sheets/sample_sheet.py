@@ -20,10 +20,13 @@ _SOURCE = "repa-source"
 """Keyword of the PNG's text that says of what images it is."""
 
 
-def check_sheet(path: Path, *, taken: bool = False, option: str = "--grid") -> None:
+def check_sheet(
+    path: Path, *, taken: bool = False, option: str = "--grid", writing: bool = True
+) -> None:
     """Find out before a run whether its contact sheet can be written.
 
-    That the name is `taken` is no fault where this run may have made the file.
+    That the name is `taken` is no fault where this run may have made the file. If not `writing`,
+    nothing is made; see `repa_base.files.check_output`.
 
     Raises:
         RepaError: The name does not end in .png.
@@ -32,7 +35,7 @@ def check_sheet(path: Path, *, taken: bool = False, option: str = "--grid") -> N
     """
     if path.suffix.lower() != ".png":
         raise RepaError(f"the contact sheet is a PNG: its name must end in .png, got {path}.")
-    check_output(path, overwrite=taken, option=option)
+    check_output(path, overwrite=taken, option=option, writing=writing)
 
 
 def save_sheet(source: Path, path: Path, *, overwrite: bool = False, **drawing: Any) -> int:  # noqa: ANN401

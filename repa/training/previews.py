@@ -12,6 +12,7 @@ from repa.checkpoints.settings import CheckpointSettings
 from repa.errors import NonFiniteError, RepaError
 from repa.generation import Protocol, images_of
 from repa.generation.images import InMemory
+from repa.generation.manifests.writing import in_words
 from repa.models.sit import SiT
 from repa.sheets.contact_sheet import contact_sheet, save_png, stacked_sheets
 from repa.sheets.titles import class_namer
@@ -95,9 +96,7 @@ class Previews:
             (batch,) = images_of(network, indices, protocol, autoencoder=decoder, progress=tell)
         finally:
             model.train(training)
-        guidance = f"guidance {protocol.cfg_scale:g} in [0, 0.7]"
-        title += f" · {protocol.solver}, {protocol.num_steps} steps · {guidance}"
-        title += f" · seed {protocol.seed}"
+        title = " · ".join((title, *in_words(protocol), f"seed {protocol.seed}"))
         name = class_namer(None, [each.words[0] for each in self.settings.classes])
         captions = [name(label) for label in batch.labels.tolist()]
         return contact_sheet(batch.images, captions, title=title)

@@ -114,11 +114,26 @@ def lock_marks(path: Path, output: Path) -> int:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             on_failure.callback(os.close, descriptor)
             if lock_if_free(descriptor, output) is False:
-                remedy = "wait for it, or use another --out"
-                raise InUseError(f"{output} is being written by another run; {remedy}.")
+                raise _in_use(output)
             if _is_at(descriptor, path):  # otherwise a run has replaced or removed it meanwhile
                 on_failure.pop_all()
                 return descriptor
+
+
+def check_unlocked(path: Path, output: Path) -> None:
+    """Raise InUseError, as `lock_marks`, if another run holds the lock; nothing is made or kept."""
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            if lock_if_free(descriptor, output) is False:
+                raise _in_use(output)
+        finally:
+            os.close(descriptor)
+
+
+def _in_use(output: Path) -> InUseError:
+    remedy = "wait for it, or use another --out"
+    return InUseError(f"{output} is being written by another run; {remedy}.")
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -127,7 +127,9 @@ def test_interrupted_run_says_where_it_goes_on(repa, here, monkeypatch):
 
 def test_after_the_first_block_the_time_it_needs_is_told(repa, here, monkeypatch):
     clock = iter(range(0, 10_000, 10))
-    monkeypatch.setattr("repa_cli.sample.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(
+        "repa_cli.showing.sampling.time", SimpleNamespace(monotonic=lambda: next(clock))
+    )
     code, _, err = repa(*TINY, "--batch-size", 3, "--json")
     plan, took, *rest = err.splitlines()
     # Told at the start, before each of 5 evaluations and after the block: 60 s for 3 of 12 images.
@@ -146,7 +148,9 @@ def test_model_without_defaults_of_its_own_gets_the_published_protocol(repa, her
 def test_steps_go_where_typed_times_say_and_the_command_tells_what_they_cost(repa, here):
     code, _, err = repa(*TINY, "--solver", "dpm++", "--times", "1,0.7,0.4,0", "--cfg", "2")
     assert code == 0
-    said = "dpm++ in 3 steps at 1,0.7,0.4,0, guidance 2 for t in [0, 0.7], 5 network rows an image."
+    said = (
+        "dpm++ of order 2 in 3 steps at 1,0.7,0.4,0, guidance 2 for t in [0, 0.7], 5 network rows"
+    )
     assert said in err
 
 

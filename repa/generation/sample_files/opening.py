@@ -8,12 +8,18 @@ between any two steps leaves what the next start continues or begins anew.
 import contextlib
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from metrics import InputError
 from repa.errors import InUseError, OutputExistsError
-from repa.generation.sample_files.progress_file import NOTHING, ProgressFile, find_run
+from repa.generation.sample_files.progress_file import (
+    NOTHING,
+    ProgressFile,
+    find_run,
+    progress_bytes,
+)
 from repa.generation.sample_files.sample_file import REMEDY, NpzWriter, part_path
 from repa.generation.sample_files.sample_run import (
     Manifest,
@@ -24,8 +30,15 @@ from repa.generation.sample_files.sample_run import (
     read_manifest,
     same_settings,
 )
-from repa_base.files import check_output, check_room, output_target, reserve, write_at
-from repa_base.in_place.marks_file import lock_marks
+from repa_base.files import (
+    check_output,
+    check_room,
+    existing_folder,
+    output_target,
+    reserve,
+    write_at,
+)
+from repa_base.in_place.marks_file import check_unlocked, lock_marks
 
 _COPIED = 256  # images at once
 
@@ -50,6 +63,18 @@ def open_output(path: Path, manifest: Manifest, *, overwrite: bool = False) -> N
     return _Output(_target(path), manifest, overwrite).open()
 
 
+def look_at_output_of(path: Path, manifest: Manifest, *, overwrite: bool = False) -> "Outlook":
+    """Find out what `open_output` would do, and write nothing.
+
+    Raises:
+        OutputExistsError: As of `open_output`.
+        OSError: The folder cannot be written. That there is no room stands in what is returned.
+    """
+    check_sample_file(path, overwrite=overwrite, writing=False)
+    manifest = json.loads(json.dumps(manifest))
+    return _Output(_target(path), manifest, overwrite).look()
+
+
 def attach_output(path: Path, run: SampleRun, *, overwrite: bool = False) -> NpzWriter:
     """Open the NPZ of a run that another process has opened by `open_output` and holds.
 
@@ -69,8 +94,10 @@ def attach_output(path: Path, run: SampleRun, *, overwrite: bool = False) -> Npz
     return NpzWriter(path, progress, part, overwrite=overwrite)
 
 
-def check_sample_file(path: Path, *, overwrite: bool = False) -> None:
+def check_sample_file(path: Path, *, overwrite: bool = False, writing: bool = True) -> None:
     """Find out early whether an output can be written; make its folder, but not a link's.
+
+    If not `writing`, nothing is made; see `repa_base.files.check_output`.
 
     Raises:
         OutputExistsError: A folder, or a file that is no output of ours, has the name.
@@ -80,7 +107,7 @@ def check_sample_file(path: Path, *, overwrite: bool = False) -> None:
     ours = target.is_file() and read_manifest(target) is not None
     if target.is_file() and not ours and not overwrite:
         raise OutputExistsError(f"{path} was not made by this command; {REMEDY}.")
-    check_output(target, overwrite=overwrite or ours)
+    check_output(target, overwrite=overwrite or ours, writing=writing)
 
 
 def unfinished_part(path: Path) -> Path | None:
@@ -96,6 +123,31 @@ def _target(path: Path) -> Path:
 
 def _progress_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.progress")
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What is at an output before a run, and what the run will need there.
+
+    Attributes:
+        was_finished: Whether there is nothing to do.
+        num_done: Images that are on disk and stay.
+        block_size: Images that are made at a time.
+        file_bytes: Size of the finished file.
+        progress_bytes: Size, beside it, of what tells how far it is, while it runs.
+        needed_bytes: What has to be reserved yet.
+        free_bytes: What is free on that disk.
+        shortage: The error for which the run would end at once; None if there is room.
+    """
+
+    was_finished: bool
+    num_done: int
+    block_size: int
+    file_bytes: int
+    progress_bytes: int
+    needed_bytes: int
+    free_bytes: int
+    shortage: OSError | None
 
 
 @dataclass(frozen=True)
@@ -137,6 +189,45 @@ class _Output:
             self._take_over(writer)
             on_failure.pop_all()
         return writer
+
+    def look(self) -> Outlook:
+        """Find out what `open` would do."""
+        if self._is_finished() and not self._is_left_over():
+            run = SampleRun.new(self.manifest)
+            return self._outlook(run, run.num_images, 0, was_finished=True)
+        run = self._unfinished_run()
+        check_unlocked(self.progress, self.path)
+        there = 512 * self.part.stat().st_blocks if self.part.exists() else 0
+        if run is not None:
+            done = self._num_to_keep(run)
+            if done or run.block_size == self.manifest["batch_size"]:
+                run = run.of(self.manifest)
+                return self._outlook(run, done, run.file_bytes - there)
+        shorter = open_beginning(self.path, self.manifest)
+        run = SampleRun.new(shorter.manifest if shorter else self.manifest).of(self.manifest)
+        done = run.num_whole(shorter.images.count) if shorter else 0
+        return self._outlook(run, done, run.file_bytes - there)
+
+    def _num_to_keep(self, run: SampleRun) -> int:
+        """Return how many images of an unfinished run stay."""
+        longer = run.num_images < self.manifest["num_images"]
+        kept = run.num_whole(run.num_images) if longer else run.num_images
+        with contextlib.closing(
+            ProgressFile(self.progress, run, os.open(self.progress, os.O_RDONLY))
+        ) as earlier:
+            return earlier.num_marked(0, kept)
+
+    def _outlook(
+        self, run: SampleRun, done: int, needed: int, *, was_finished: bool = False
+    ) -> Outlook:
+        folder, shortage, needed = existing_folder(self.part), None, max(needed, 0)
+        try:
+            check_room(needed, folder)
+        except OSError as error:
+            shortage = OSError(error.errno, error.strerror, str(self.part))
+        free, beside = shutil.disk_usage(folder).free, progress_bytes(run)
+        sizes = run.block_size, run.file_bytes, beside, needed, free
+        return Outlook(was_finished, done, *sizes, None if was_finished else shortage)
 
     def _is_finished(self) -> bool:
         """Whether the output is complete; one of other settings is refused."""

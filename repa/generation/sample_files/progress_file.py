@@ -95,6 +95,11 @@ class ProgressFile(MarksFile):
         return sum(_num_set(self.marks(*piece)) for piece in pieces)
 
 
+def progress_bytes(run: SampleRun) -> int:
+    """Return the size of a run's progress file."""
+    return len(_header(run)) + run.num_images * MARK_BYTES
+
+
 def _header(run: SampleRun) -> bytes:
     described = {"run": run.identity, "checksum": run.checksum, "manifest": run.manifest}
     return _BEGINNING + f"{_FORMAT}, {json.dumps(described)[1:]}\n".encode("ascii")

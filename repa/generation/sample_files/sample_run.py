@@ -1,7 +1,8 @@
 """A run of sampling: the manifest that says what it makes, and an identity of its own.
 
-Two manifests of the same settings may differ in `batch_size`, the images of a block: it belongs to
-the run that makes the file, and moves no value by more than one grey level.
+Two manifests of the same settings may differ in what belongs to the run that makes the file and
+moves no value by more than one grey level: `batch_size`, the images of a block, and `device`, which
+it may change before it is finished.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from repa.generation.sample_files.npz_layout import Member, directory, members_o
 MARK_BYTES = 8
 _MARKED = 1 << 32  # above the checksum, so that no mark is zero
 _COUNT, _BLOCK = "num_images", "batch_size"
+_OF_THE_RUN = (_BLOCK, "device")
 
 Manifest = Mapping[str, Any]
 
@@ -95,7 +97,7 @@ def read_manifest(path: Path) -> Manifest | None:
 
 def same_settings(theirs: object, ours: Manifest) -> bool:
     """Whether two manifests tell of the same images, to within a grey level."""
-    return isinstance(theirs, dict) and {**theirs, _BLOCK: 0} == {**ours, _BLOCK: 0}
+    return isinstance(theirs, dict) and _decisive(theirs) == _decisive(ours)
 
 
 def is_beginning(theirs: object, ours: Manifest) -> bool:
@@ -131,7 +133,7 @@ def difference(theirs: object, ours: Manifest) -> str:
     """Say how the settings of another file differ from ours."""
     if not isinstance(theirs, dict):
         return "was not made by this command"
-    there, here = (_flat({**settings, _BLOCK: 0}) for settings in (theirs, ours))
+    there, here = (_flat(_decisive(settings)) for settings in (theirs, ours))
     names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
     if names == [_COUNT]:
         unknown = "" if theirs.get(_BLOCK) else ", in blocks of unknown size"
@@ -140,6 +142,11 @@ def difference(theirs: object, ours: Manifest) -> str:
     listed = ", ".join(f"{n} {there.get(n)} there, {here.get(n)} here" for n in names[:3])
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return f"was made by other settings ({listed}{more})"
+
+
+def _decisive(settings: Manifest) -> dict[str, Any]:
+    """Return the settings that are not the run's own."""
+    return {name: value for name, value in settings.items() if name not in _OF_THE_RUN}
 
 
 def _flat(settings: Manifest, prefix: str = "") -> dict[str, Any]:

@@ -17,6 +17,7 @@ from repa.training.planning.timing import Timing, measured_timing
 from repa.training.run.state import TrainState, check_model, model_settings
 from repa.training.settings import TrainConfig
 from repa.training.targets import open_targets
+from repa_base.device import free_memory
 from repa_base.processes import Processes
 
 
@@ -124,16 +125,3 @@ def _too_large(sizes: Sizes, device: torch.device | str) -> str | None:
         return None
     gib = [f"{size / 2**30:.1f}" for size in (needed, free)]
     return f"a step on one image needs about {gib[0]} GiB, and {gib[1]} GiB are free"
-
-
-def free_memory(device: torch.device | str) -> int | None:
-    """Return the bytes that are free on a device; None where that is unknown."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-        (line,) = [line for line in lines if line.startswith("MemAvailable:")]
-        return 1024 * int(line.split()[1])
-    except (OSError, ValueError):
-        return None

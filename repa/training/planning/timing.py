@@ -1,12 +1,5 @@
-"""How long parts of a run take on this machine, from short measurements at this moment.
+"""How long parts of a run take on this machine, from short measurements at this moment."""
 
-Each part is repeated within a time limit, and the fastest repetition counts: what else the machine
-does at the moment makes some of them slower, and none faster. The first one, which loads and
-allocates, does not count.
-"""
-
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,10 +11,8 @@ from repa.training.run.state import TrainState
 from repa.training.settings import TrainConfig
 from repa.training.step import train_step
 from repa.training.targets import EncoderTargets, JoinedTargets, TargetSource
+from repa_base.timing import ENOUGH, FEWEST, MOST, SLOW, fastest
 
-_ENOUGH = 2.0  # seconds of a measurement
-_FEWEST, _MOST = 3, 50  # repetitions
-_SLOW = 3.0  # seconds of what is not repeated
 _IMAGES = 8  # at once, if a share has them: one alone says nothing of what each costs
 _CHUNK = 64  # images that an encoder sees at once
 
@@ -65,7 +56,7 @@ def measured_timing(
         return fastest(lambda: train_step(own, state, [batch]), device)
 
     one, steps = step(1)
-    wanted = 2 if one > _SLOW else max(_IMAGES, round(_ENOUGH / max(one, 1e-6)))
+    wanted = 2 if one > SLOW else max(_IMAGES, round(ENOUGH / max(one, 1e-6)))
     count, many = max(1, min(share, room, wanted)), one
     if count > 1:
         many, steps = step(count)
@@ -90,43 +81,14 @@ def _reading(
     config: TrainConfig, data: TrainingData, targets: TargetSource, device: torch.device | str
 ) -> float:
     """Return how long a batch takes, each time another one, without the work of encoders."""
-    batches, numbers = Batches(config, data, targets, device), iter(range(1, 2 + _MOST))
+    batches, numbers = Batches(config, data, targets, device), iter(range(1, 2 + MOST))
     return fastest(lambda: batches.reader(next(numbers)), device)[0]
 
 
 def _encoding(source: EncoderTargets, device: torch.device | str) -> tuple[float, int]:
     """Return how long an encoder takes for an image of many at once, and of how many."""
     one, _ = fastest(lambda: source.of(np.arange(1)), device)
-    wanted = round(_ENOUGH / max(_FEWEST * one, 1e-6))
+    wanted = round(ENOUGH / max(FEWEST * one, 1e-6))
     count = max(1, min(_CHUNK, source.data.count, wanted))
     many, _ = fastest(lambda: source.of(np.arange(count)), device) if count > 1 else (one, 1)
     return many / count, count
-
-
-def fastest(work: Callable[[], object], device: torch.device | str) -> tuple[float, int]:
-    """Return the least seconds of some repetitions, and how many there were.
-
-    The first time does not count, unless it is so slow that there is no other.
-    """
-    first = _seconds(work, device)
-    if first > _SLOW:
-        return first, 1
-    found = []
-    while len(found) < _FEWEST or (sum(found) < _ENOUGH and len(found) < _MOST):
-        found.append(_seconds(work, device))
-        if sum(found) > 2 * _ENOUGH:  # others keep the machine busy
-            break
-    return min(found), len(found)
-
-
-def _seconds(work: Callable[[], object], device: torch.device | str) -> float:
-    _wait(device)
-    start = time.perf_counter()
-    work()
-    _wait(device)
-    return time.perf_counter() - start
-
-
-def _wait(device: torch.device | str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)

@@ -20,6 +20,7 @@ from repa.errors import (
 )
 from repa.generation import Protocol, images_of, integration, job
 from repa.generation.job import generate
+from repa.generation.manifests import writing
 from repa.generation.sample_files.sample_run import read_manifest
 from repa.generation.settings import SampleConfig
 
@@ -150,7 +151,8 @@ def test_manifest_holds_every_setting_and_no_path_or_time(settings, checkpoint, 
     path = run(settings, guidance_interval=(0.1, 0.6), quantizer="round", labels=(1, 2))
     manifest = read_manifest(path)
     assert manifest["versions"].keys() == {"torch", "numpy", "python"}
-    known = {key: manifest[key] for key in manifest.keys() - {"versions", "toolkit"}}
+    known = {key: manifest[key] for key in manifest.keys() - {"versions", "toolkit", "device"}}
+    assert manifest["device"].startswith("cpu (")
     assert known == {
         "format": 1,
         "model": "tiny.safetensors",
@@ -238,7 +240,7 @@ def test_manifest_holds_the_tolerances_that_an_adaptive_solver_was_given(
 ):
     strict = run(settings, solver="bosh3", num_images=3)
     assert (read_manifest(strict)["rtol"], read_manifest(strict)["atol"]) == (1e-5, 1e-5)
-    for module in (integration, job):
+    for module in (integration, writing):
         monkeypatch.setattr(module, "TOLERANCE", 0.4)
     loose = run(settings, solver="bosh3", num_images=3, out=tmp_path / "loose.npz")
     assert (read_manifest(loose)["rtol"], read_manifest(loose)["atol"]) == (0.4, 0.4)

@@ -55,6 +55,7 @@ class Known:
             in_channels=SHAPE[0],
             input_size=SHAPE[1],
             parameters=lambda: iter([torch.zeros(1)]),
+            state_dict=dict,
         )
     )
 

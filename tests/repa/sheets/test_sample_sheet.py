@@ -51,7 +51,7 @@ def test_first_images_stand_sorted_by_class_under_title_and_classes(tmp_path, dr
     assert count == 100
     assert sheet.cells == sorted(range(100), key=lambda index: (index % 5, index))
     assert sheet.captions == [str(index % 5) for index in sheet.cells]
-    assert sheet.title == "tiny · heun, 3 steps · seed 4 · 100 of 150 images"
+    assert sheet.title == "tiny · heun in 3 steps · seed 4 · 100 of 150 images"
 
 
 def test_numbers_are_those_of_the_source(tmp_path, drawn):

@@ -14,7 +14,7 @@ MADE = {
 
 
 def test_title_says_model_solver_steps_guidance_with_interval_and_seed():
-    expected = "sit-xl-2-repa-256 · sde, 250 steps · guidance 1.8 in [0, 0.7] · seed 0"
+    expected = "sit-xl-2-repa-256 · sde in 250 steps · guidance 1.8 for t in [0, 0.7] · seed 0"
     assert sampling_title(MADE) == expected
     assert sampling_title({**MADE, "guidance_interval": (0.0, 0.7)}) == expected
 
@@ -27,12 +27,34 @@ def test_title_says_model_solver_steps_guidance_with_interval_and_seed():
         ({"solver": "dopri5", "num_steps": None}, " · dopri5 · guidance"),
         ({"cfg_scale": 1.0}, "250 steps · no guidance · seed"),
         ({"guidance_interval": None}, "guidance 1.8 · seed"),
+        ({"solver": "dpm++", "order": 3}, " · dpm++ of order 3 in 250 steps · guidance"),
+        ({"times": "karras"}, " · sde in 250 steps, karras times · guidance"),
+        ({"times": "shifted", "shift": 0.5}, "250 steps, shifted times (shift 0.5) · guidance"),
+        ({"times": [1.0, 0.4, 0.0], "num_steps": 2}, "sde in 2 steps at 1,0.4,0 · guidance"),
+        ({"times": {"odd": 1}}, "250 steps, {'odd': 1} times · guidance"),
+        ({"times": [None, {}]}, "250 steps at None,{} · guidance"),
+        ({"dtype": "bfloat16"}, "sde in 250 steps, bfloat16 · guidance"),
+        ({"guidance": "apg"}, "steps · apg guidance 1.8 for t in [0, 0.7] · seed"),
+        ({"guide": "worse.pt"}, "guidance 1.8 for t in [0, 0.7] away from worse.pt · seed"),
+        (
+            {"internal_scale": 1.4, "internal_interval": [0.1, 1]},
+            "[0, 0.7], internal guidance 1.4 for t in [0.1, 1] · seed",
+        ),
         ({"guidance_interval": "odd", "cfg_scale": "odd"}, "guidance odd · seed"),
-        ({"guidance_interval": [0, {}, None], "cfg_scale": 10**400}, "000 in [0, {}, None] · seed"),
+        (
+            {"guidance_interval": [0, {}, None], "cfg_scale": 10**400},
+            "000 for t in [0, {}, None] · seed",
+        ),
     ],
 )
 def test_title_leaves_out_what_is_unknown_or_does_not_count(changes, part):
     assert part in sampling_title({**MADE, **changes})
+
+
+def test_title_says_nothing_of_what_is_as_published():
+    published = {"times": "published", "guidance": "cfg", "dtype": "float32", "guide": None}
+    published |= {"order": None, "shift": 1.0, "internal_scale": 1.0, "internal_interval": [0, 1]}
+    assert sampling_title({**MADE, **published}) == sampling_title(MADE)
 
 
 def test_title_of_images_of_unknown_making_is_empty():

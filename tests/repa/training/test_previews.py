@@ -68,7 +68,9 @@ def test_a_young_average_is_shown_with_the_raw_weights_below(tmp_path, drawn):
     (average, title), (raw, raw_title) = drawn
     noise = images_from_pixels(initial_noise(config.seed, range(10), (3, 16, 16))).numpy()
     assert np.array_equal(average, noise) and not np.array_equal(raw, noise)
-    assert title == ("moving average · step 3 · heun, 5 steps · guidance 2 in [0, 0.7] · seed 0")
+    assert title == (
+        "moving average · step 3 · heun in 5 steps · guidance 2 for t in [0, 0.7] · seed 0"
+    )
     assert raw_title.startswith("raw weights (the average is young) · step 3")
     with Image.open(tmp_path / "previews/step-0000003.png") as sheet:
         assert sheet.height > 2 * (64 + 14)
