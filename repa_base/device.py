@@ -1,7 +1,8 @@
-"""What to compute on: the device, its memory and compiler, and versions that numbers depend on."""
+"""What to compute on: the device, its memory, compiler and time, and what numbers may depend on."""
 
 import platform
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -13,6 +14,9 @@ import torch
 from repa_base.errors import RepaError, first_line
 
 _COMPILERS = ("torch._dynamo", "torch._inductor")
+ENOUGH = 2.0  # seconds of a measurement
+FEWEST, MOST = 3, 50  # repetitions
+SLOW = 3.0  # seconds of what is not repeated
 
 
 def resolve_device(name: str) -> torch.device:
@@ -97,6 +101,38 @@ def free_memory(device: torch.device | str) -> int | None:
         return 1024 * int(line.split()[1])
     except (OSError, ValueError):
         return None
+
+
+def fastest(work: Callable[[], object], device: torch.device | str) -> tuple[float, int]:
+    """Return the least seconds of some repetitions within a time limit, and how many there were.
+
+    What else the machine does at the moment makes some slower, and none faster. The first, which
+    loads and allocates, does not count, unless it is so slow that there is no other.
+    """
+    first = seconds_of(work, device)
+    if first > SLOW:
+        return first, 1
+    found = []
+    while len(found) < FEWEST or (sum(found) < ENOUGH and len(found) < MOST):
+        found.append(seconds_of(work, device))
+        if sum(found) > 2 * ENOUGH:  # others keep the machine busy
+            break
+    return min(found), len(found)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device | str) -> float:
+    """Return the seconds until a device has done some work, once."""
+    _wait(device)
+    start = time.perf_counter()
+    work()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device | str) -> None:
+    """Wait until a GPU has done all that it was told; a CPU has."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def toolkit_version() -> str:

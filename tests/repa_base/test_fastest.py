@@ -2,15 +2,15 @@
 
 import pytest
 
-from repa_base import timing
-from repa_base.timing import MOST, fastest
+from repa_base import device
+from repa_base.device import MOST, fastest
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that stands still; its one entry is the time."""
     now = [0.0]
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(device.time, "perf_counter", lambda: now[0])
     return now
 
 

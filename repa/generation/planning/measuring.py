@@ -11,8 +11,7 @@ import torch
 
 from repa.generation.images import GenerativeModel, as_asked, velocity_of
 from repa.generation.job import Job
-from repa_base.device import float32_precision
-from repa_base.timing import fastest, seconds_of
+from repa_base.device import fastest, float32_precision, seconds_of
 
 _SLOW = 1.0  # seconds of work that is not repeated once it is warm, nor done on more rows
 _HOPELESS = 30.0  # seconds of work that is done once

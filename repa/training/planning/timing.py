@@ -11,7 +11,7 @@ from repa.training.run.state import TrainState
 from repa.training.settings import TrainConfig
 from repa.training.step import train_step
 from repa.training.targets import EncoderTargets, JoinedTargets, TargetSource
-from repa_base.timing import ENOUGH, FEWEST, MOST, SLOW, fastest
+from repa_base.device import ENOUGH, FEWEST, MOST, SLOW, fastest
 
 _IMAGES = 8  # at once, if a share has them: one alone says nothing of what each costs
 _CHUNK = 64  # images that an encoder sees at once

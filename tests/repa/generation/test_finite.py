@@ -173,7 +173,7 @@ def test_an_adaptive_solver_without_steps_short_enough_is_refused_in_a_line(monk
     def underflow(velocity, noise, **_):
         raise ValueError("dopri5 failed (underflow in dt)")
 
-    monkeypatch.setattr("repa.generation.images.sample_ode", underflow)
+    monkeypatch.setattr("repa.generation.integration.sample_ode", underflow)
     with pytest.raises(SettingError, match="dopri5 finds no steps short enough") as caught:
         list(images_of(model(breaking(-1)), range(2), replace(HEUN, solver="dopri5")))
     assert caught.value.field == "solver"

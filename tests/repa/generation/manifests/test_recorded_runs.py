@@ -96,6 +96,7 @@ OTHERWISE = {
     "rng": ({}, REFERENCE),
     "world_size": (REFERENCE, {"world_size": 3}),
     "precision": ({}, {"precision": "bf16"}),
+    "compile": ({}, {"compile": True}),
     "tf32": None,  # False on a CPU, whatever is asked for
     "model": ({}, {"model": "worse.safetensors"}),
     "num_images": ({}, {"num_images": 4}),

@@ -234,7 +234,7 @@ def test_few_rows_are_measured_where_one_takes_long(monkeypatch):
 
         return run
 
-    monkeypatch.setattr("repa_base.timing.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("repa_base.device.time.perf_counter", lambda: clock[0])
     line = measuring._line(work, 64, torch.device("cpu"))
     # 0.3 s for one row: three or four of them take about a second.
     assert line.measured_rows == 3 and line.each == pytest.approx(0.2)

@@ -7,7 +7,6 @@ import torch
 from tiny_run import QUIET, TINY, tiny_state
 from torch.nn import functional as F
 
-import repa.training.planning.timing as timing
 from repa.errors import SettingError
 from repa.models.sit import SIT_SIZES, SiT
 from repa.training.loop import train
@@ -86,7 +85,7 @@ def test_recomputing_and_half_precision_keep_less():
 
 
 def test_a_dry_run_tells_and_writes_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(timing, "_ENOUGH", 0.05)
+    monkeypatch.setattr("repa_base.device.ENOUGH", 0.05)
     out = tmp_path / "run"
     plan = dry_run(replace(TINY, accumulate=2), out, processes=2)
     assert plan.share == 2 and plan.steps_per_epoch == 901 / 8

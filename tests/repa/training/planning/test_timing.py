@@ -8,13 +8,14 @@ from tiny_run import TINY, numbered_data, stand_in_encoder, tiny_state
 import repa.training.planning.timing as timing
 from repa.training.planning.timing import measured_timing
 from repa.training.targets import EncoderTargets, JoinedTargets, StoredTargets
+from repa_base import device
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that stands still; its one entry is the time."""
     now = [0.0]
-    monkeypatch.setattr("repa_base.timing.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("repa_base.device.time.perf_counter", lambda: now[0])
     return now
 
 
@@ -78,6 +79,7 @@ def test_an_encoder_is_measured_on_as_many_images_as_fit_into_the_time(clock, mo
 def test_reading_takes_other_images_each_time_and_no_encoder(monkeypatch):
     read = []
     monkeypatch.setattr(timing.Batches, "reader", property(lambda self: read.append))
-    monkeypatch.setattr(timing, "_MOST", 4)
+    for module in (timing, device):
+        monkeypatch.setattr(module, "MOST", 4)
     timing._reading(replace(TINY, batch_size=2), numbered_data(), StoredTargets([]), "cpu")
     assert read == [1, 2, 3, 4, 5]
