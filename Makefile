@@ -20,7 +20,7 @@ $(INSTALLED): pyproject.toml
 	touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/repa sample --model digits --out samples/digits.npz --grid samples/digits.png
+	$(BIN)/repa sample --model digits --fast --out samples/digits.npz --grid samples/digits.png
 	$(BIN)/repa fid samples/digits.npz --baselines
 
 test: $(INSTALLED)
