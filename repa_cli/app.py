@@ -10,7 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -116,7 +116,7 @@ def main(arguments: list[str] | None = None) -> None:
         code = 2 if isinstance(error, UnknownNameError) else 1
         _fail(error_text(error), code, consequence=isinstance(error, OtherProcessError))
     else:
-        sys.exit(code if isinstance(code, int) else 0)
+        _end(code if isinstance(code, int) else 0)
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
@@ -134,4 +134,13 @@ def _fail(message: str, code: int, *, consequence: bool = False) -> None:
     if consequence and "TORCHELASTIC_ERROR_FILE" in os.environ:
         # A launcher ends all at the first end, which is to be that of the cause, with its message.
         time.sleep(_GRACE)
-    sys.exit(code)
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """End the process; one of several at once, as what torch tears down may abort it."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)

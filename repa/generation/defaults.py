@@ -48,7 +48,7 @@ def defaults_of(model: str | Path, **hints: Any) -> ModelDefaults:  # noqa: ANN4
     if is_registered("checkpoints", model):
         entry = find_entry("checkpoints", str(model))
         of_dialect = sampling_as_published(entry.get("dialect") or "repa", entry["dataset"])
-        values, path = of_dialect | _settings(entry), entry["path_type"]
+        values, path = of_dialect | _settings(entry), entry.get("path_type", "linear")
         return ModelDefaults(values, str(model), path_type=path)
     from repa.checkpoints import read_checkpoint
 

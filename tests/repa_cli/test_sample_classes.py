@@ -58,7 +58,7 @@ def test_images_are_made_without_the_package_of_names(repa, here, monkeypatch):
     def missing(name):
         raise RepaError("not installed")
 
-    monkeypatch.setattr("repa.generation.job.class_names_of_dataset", missing)
+    monkeypatch.setattr("repa.generation.manifests.writing.class_names_of_dataset", missing)
     save(here / "own.safetensors", dataset="imagenet-256")
     assert repa(*OWN, "--labels", "3")[0] == 0
 

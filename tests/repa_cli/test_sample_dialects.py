@@ -158,7 +158,7 @@ def test_exported_file_is_sampled_as_its_authors_sample_the_original(repa, here)
     )
     assert np.array_equal(found, first)
     changed = {key for key in manifest.keys() | original if manifest.get(key) != original.get(key)}
-    assert changed == {"model", "checkpoint_sha256", "dialect"}
+    assert changed == {"model", "checkpoint_sha256", "dialect", "hints"}
 
 
 def test_internal_guidance_is_on_as_published_and_says_where_its_head_is(repa, here):

@@ -185,7 +185,7 @@ def test_a_file_of_settings_that_cannot_be_meant_is_mistyped(
 def test_a_dry_run_tells_settings_sizes_and_time_and_writes_nothing(
     training, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(timing, "_ENOUGH", 0.05)
+    monkeypatch.setattr("repa_base.device.ENOUGH", 0.05)
     code, out, error = training("--steps", 9, "--dry-run", "--validate-every", 3)
     assert code == 0, error
     rows = dict(re.split("  +", line, maxsplit=1) for line in out.splitlines() if "  " in line)

@@ -264,7 +264,7 @@ def test_statistics_of_latents_may_be_said_by_a_registered_name(registered):
 
 
 def test_settings_that_a_file_may_say_are_those_that_say_how():
-    which = {"seed", "batch_size", "rng", "world_size", "precision", "tf32"}
+    which = {"seed", "batch_size", "rng", "world_size", "precision", "tf32", "compile"}
     assert set(SAMPLED) == {field.name for field in fields(Protocol)} - which
 
 
