@@ -132,9 +132,11 @@ def draw_digits(rows):
 
 def draw_guidance(rows):
     """Draw quality against the weight, a line a kind; weight 1, without guidance, is all lines'."""
-    figure, grid = plt.subplots(2, 2, figsize=(10, 9), sharex=True, sharey="row")
+    intervals = sorted({tuple(row["interval"]) for row in rows if row["interval"]})
+    size = {"figsize": (1 + 5 * len(intervals), 9), "squeeze": False}
+    figure, grid = plt.subplots(2, len(intervals), sharex=True, sharey="row", **size)
     for line, value in zip(grid, (FD, PRECISION), strict=True):
-        for axes, interval in zip(line, ([0.0, 0.7], [0.0, 1.0]), strict=True):
+        for axes, interval in zip(line, map(list, intervals), strict=True):
             for place, (kind, colour) in enumerate(KINDS.items()):
                 of_kind = [r for r in rows if r["kind"] == kind and r["interval"] == interval]
                 for guide in sorted({row.get("guide", "") for row in of_kind}):
@@ -149,7 +151,7 @@ def draw_guidance(rows):
     name_distances(grid[0, 0])
     for axes in grid[-1]:
         axes.set_xlabel("weight")
-    figure.suptitle("The digits model, sa of order 2, 12 evaluations, shifted 0.5, 200 images")
+    figure.suptitle("The digits model, 200 images,\nsa of order 2, 12 evaluations, shifted 0.5")
     finish(figure, grid[0, 0])
     figure.savefig(FOLDER / "guidance.png", dpi=90)
 

@@ -6,7 +6,6 @@ import re
 import pytest
 
 import repa.training.loop as loop
-import repa.training.planning.timing as timing
 from repa.generation.settings import SampleConfig
 from repa.training.settings import Reporting, TrainConfig
 from repa_base.settings import flag_of, rules
