@@ -26,7 +26,7 @@ import repa.training.loop as loop
 import repa.training.step as step_module
 import repa_base.files as files
 import repa_base.launcher
-from repa_cli.app import main
+from repa_cli import app
 
 TINY = (*CLI_TINY, "--preview-every", "0", "--steps", "6", "--checkpoint-every", "2")
 TINY += ("--log-every", "1", "--keep-last", "3", "--out", "run")
@@ -111,9 +111,10 @@ def forking(fail: Callable[[int], None]) -> Callable[..., Callable[..., None]]:
 
     def work(arguments):
         repa_base.launcher._PARENT = os.getppid()  # noted at the start by one that is not forked
+        app._end = sys.exit  # torch waits for what a forked worker returns
         Path(f"worker-{os.getpid()}").touch()
         fail(int(os.environ["RANK"]))
-        main(arguments)
+        app.main(arguments)
 
     def launch(config, executable):
         config.start_method = "fork"
@@ -133,7 +134,7 @@ def start(told: str, fail: Callable[[int], None], *arguments: str, **environment
         launcher.elastic_launch = forking(fail)
         if "RANK" in environment:
             fail(int(environment["RANK"]))
-        main(["train", *TINY, *arguments])
+        app.main(["train", *TINY, *arguments])
     except SystemExit as end:
         os._exit(end.code or 0)
     finally:

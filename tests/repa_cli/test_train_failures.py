@@ -27,6 +27,7 @@ def given(tmp_path_factory):
         check=False,
         timeout=900,
         env={**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR"},
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), folder
