@@ -25,9 +25,8 @@ def given(tmp_path_factory):
         capture_output=True,
         text=True,
         check=False,
-        timeout=900,
-        env={**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR"},
         timeout=300,
+        env={**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR"},
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), folder
