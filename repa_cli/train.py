@@ -140,9 +140,9 @@ def train(
         how: dict[str, Any] = {"resume": resume, "from_step": from_step, "skip": skip or ()}
         how |= {"device": world.device(device), "workers": workers, "processes": world}
         end = _run(chosen, folder, reported, how)
+        if not isinstance(end, Path) and world.is_first:
+            print_note(str(end))  # before the processes part, which may fail where they end
     if not isinstance(end, Path):
-        if world.is_first:
-            print_note(str(end))
         raise typer.Exit(128 + end.signal)
     if world.is_first:
         _tell_end(chosen, folder, end, as_json=as_json)
