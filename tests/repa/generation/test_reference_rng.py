@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_checkpoint import save_tiny
+from tiny_generation import read, run
 from worlds import run_world
 
 from repa.autoencoders.pixels import images_from_pixels
@@ -54,15 +55,6 @@ def settings(checkpoint, tmp_path):
         "device": "cpu",
         "out": tmp_path / "samples.npz",
     }
-
-
-def run(settings, **changes):
-    return generate(SampleConfig(**{**settings, **changes})).path
-
-
-def read(path):
-    with np.load(path) as file:
-        return file["arr_0"], file["arr_1"]
 
 
 @torch.no_grad()
