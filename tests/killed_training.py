@@ -27,6 +27,7 @@ from repa_base.processes import joined_processes
 
 CONFIG = replace(TINY, num_steps=24, batch_size=12, weight_decay=0.1)
 REPORTING = replace(QUIET, checkpoint_every=4, log_every=3)
+KEPT = ["step-0000020", "step-0000024"]
 
 
 def start(out, size):
@@ -87,7 +88,8 @@ def main(folder, size, kills, seed):
     assert codes(start(out, size)) == [0] * size
     assert last_checkpoint(out) == expected, "another end"
     left = sorted(path.name for path in (out / "checkpoints").iterdir())
-    assert left == ["step-0000020", "step-0000024"], left
+    # A kill that falls after the last save and before the removal leaves one more.
+    assert left in (KEPT, ["step-0000016", *KEPT]), left
     steps = [line.split(",")[0] for line in (out / "log.jsonl").read_text().splitlines()]
     assert steps == [f'{{"step": {step}' for step in range(3, 25, 3)], steps
     sys.stdout.write(f"{met}\n")

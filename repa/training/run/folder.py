@@ -154,7 +154,7 @@ def check_data(out: Path, data: Mapping[str, Any] | None, name: str) -> None:
 def locked(out: Path) -> Iterator[None]:
     """Make the folder if need be, and keep other processes from training in it.
 
-    What a killed process left of its files is removed.
+    What a killed process left of its files and checkpoints is removed.
 
     Raises:
         OutputExistsError: Another process does already.
@@ -165,6 +165,7 @@ def locked(out: Path) -> Iterator[None]:
         if lock_if_free(lock.fileno(), out) is False:
             raise InUseError(f"{out}: another process trains in it.")
         remove_leftovers(out)
+        remove_leftovers(out / "checkpoints")
         yield
 
 

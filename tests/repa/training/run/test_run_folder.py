@@ -266,6 +266,14 @@ def test_a_run_that_was_killed_in_its_very_first_write_can_be_started(tmp_path):
         assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.lock"]
 
 
+def test_a_run_that_is_opened_holds_nothing_that_a_kill_left_of_a_checkpoint(tmp_path):
+    whole, killed = (tmp_path / f"checkpoints/step-000000{step}" for step in (1, 2))
+    whole.mkdir(parents=True)
+    killed_while_writing(killed)
+    with locked(tmp_path):
+        assert list((tmp_path / "checkpoints").iterdir()) == [whole]
+
+
 def test_only_checkpoints_and_what_a_kill_left_of_them_are_removed(tmp_path):
     others = ["step-12", "step-0000001.bak", "best-step-0000001", "step-0000001-old", ".git"]
     others += ["step-abcdefg", "notes.part", ".step-0000001.backup", ".step-0000000.0a1b2c3d.part"]
