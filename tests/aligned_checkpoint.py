@@ -21,7 +21,7 @@ TINY = {
 }
 
 
-def tiny_sit(**changes):
+def aligned_sit(**changes):
     torch.manual_seed(0)
     model = SiT(**{**TINY, **changes})
     for parameter in model.parameters():

@@ -1,34 +1,23 @@
 """Set-up shared by all tests: checked shapes, few threads, recorded reference values."""
 
-import json
 import signal
 from collections.abc import Callable, Iterator
 from math import inf
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from file_server import serving
+from golden_files import Golden, load_golden
 from jaxtyping import install_import_hook
 
 # Before any test module imports them: beartype then checks every jaxtyping annotation.
 install_import_hook(["samplers", "metrics"], "beartype.beartype")
 
-GOLDENS_DIR = Path(__file__).parent / "goldens"
-
-Golden = tuple[dict[str, np.ndarray], dict]
-
-
-def _load_golden(name: str) -> Golden:
-    with np.load(GOLDENS_DIR / f"{name}.npz", allow_pickle=False) as file:
-        arrays = {key: file[key] for key in file.files}
-    return arrays, json.loads(str(arrays.pop("meta_json")))
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with whole roads, the longest files: two processes then end together."""
-    items.sort(key=lambda item: item.path.parent != GOLDENS_DIR.parent)
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -50,7 +39,7 @@ def interruptible() -> None:
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], Golden]:
     """Load tests/goldens/<name>.npz: `arrays, meta = golden("sit_a")`."""
-    return _load_golden
+    return load_golden
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +49,7 @@ def golden_sit() -> Callable[[str], torch.nn.Module]:
     def build(name: str) -> torch.nn.Module:
         from repa import SiT
 
-        arrays, meta = _load_golden(name)
+        arrays, meta = load_golden(name)
         kept = ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads")
         kept += ("mlp_ratio", "num_classes", "encoder_depth", "projector_dim", "qk_norm")
         config = {key: meta["config"][key] for key in kept}

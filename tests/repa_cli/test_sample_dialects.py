@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDENS_DIR
+from golden_files import GOLDENS_DIR
 from ldm_autoencoder import Forward, random_state
 
 from repa.autoencoders.autoencoder import load_autoencoder

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import GOLDENS_DIR
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from golden_files import GOLDENS_DIR
 from ldm_autoencoder import Forward, random_state
 
 from repa.autoencoders import PIXELS, LatentSpace, find_autoencoder, load_autoencoder

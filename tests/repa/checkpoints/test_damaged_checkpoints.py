@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from aligned_checkpoint import TINY, save_ours, tiny_sit
+from aligned_checkpoint import TINY, aligned_sit, save_ours
 from safetensors.torch import save_file
 
 from repa import SIT_SIZES
@@ -21,7 +21,7 @@ from repa.errors import (
 
 
 def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path):
-    tensors = tiny_sit().state_dict()
+    tensors = aligned_sit().state_dict()
     del tensors["x_embedder.proj.bias"], tensors["blocks.1.attn.qkv.weight"]
     tensors["extra"] = torch.zeros(1)
     tensors["final_layer.linear.bias"] = torch.zeros(2)
@@ -36,7 +36,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(tmp_path):
 
 
 def test_only_the_first_few_of_many_tensors_are_named(tmp_path):
-    path = save_ours(tmp_path / "x.safetensors", tiny_sit().state_dict(), {**TINY, "depth": 4})
+    path = save_ours(tmp_path / "x.safetensors", aligned_sit().state_dict(), {**TINY, "depth": 4})
     with pytest.raises(CheckpointMismatchError, match=r"missing blocks\.2\.\S+, .* and \d+ more"):
         load_model(path)
 
@@ -61,7 +61,7 @@ class Attack:
 
 def test_code_in_a_checkpoint_is_never_run(tmp_path):
     for zipped in (True, False):
-        content = {"ema": tiny_sit().state_dict(), "args": Attack(tmp_path / "attacked")}
+        content = {"ema": aligned_sit().state_dict(), "args": Attack(tmp_path / "attacked")}
         torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
         with pytest.raises(CheckpointFormatError) as caught:
             load_model(tmp_path / "x.pt")
@@ -85,7 +85,7 @@ def test_code_in_a_checkpoint_is_never_run(tmp_path):
     ],
 )
 def test_what_would_run_code_is_named_and_no_way_to_run_it_is_told(tmp_path, zipped, value, said):
-    content = {"ema": tiny_sit().state_dict(), "args": value}
+    content = {"ema": aligned_sit().state_dict(), "args": value}
     torch.save(content, tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
     with pytest.raises(CheckpointFormatError, match=rf"x\.pt: {said}") as caught:
         load_model(tmp_path / "x.pt")
@@ -124,9 +124,9 @@ def test_file_that_is_no_checkpoint_is_one_line(tmp_path, content, message):
 def test_checkpoint_cut_short_anywhere_is_an_error(tmp_path, name):
     path = tmp_path / name
     if name.endswith("pt"):
-        torch.save(tiny_sit(**SIT_SIZES["SiT-Pico/4"]).state_dict(), path)
+        torch.save(aligned_sit(**SIT_SIZES["SiT-Pico/4"]).state_dict(), path)
     else:
-        save_ours(path, tiny_sit().state_dict())
+        save_ours(path, aligned_sit().state_dict())
     load_model(path)
     whole = path.read_bytes()
     for size in (1, 8, 9, 60, len(whole) // 2, len(whole) - 1):
@@ -182,7 +182,7 @@ def test_saved_object_that_is_no_state_dict_is_described(tmp_path, content, mess
     ],
 )
 def test_wrong_description_is_an_error_that_names_the_field(tmp_path, changes, message):
-    path = save_ours(tmp_path / "x.safetensors", tiny_sit().state_dict(), **changes)
+    path = save_ours(tmp_path / "x.safetensors", aligned_sit().state_dict(), **changes)
     with pytest.raises(CheckpointFormatError, match=message):
         load_model(path)
 
@@ -201,7 +201,7 @@ def test_wrong_description_is_an_error_that_names_the_field(tmp_path, changes, m
     ],
 )
 def test_bare_state_dict_with_a_tensor_of_an_odd_shape_is_an_error(tmp_path, name, shape):
-    tensors = {**tiny_sit(qk_norm=True).state_dict(), name: torch.zeros(shape)}
+    tensors = {**aligned_sit(qk_norm=True).state_dict(), name: torch.zeros(shape)}
     torch.save(tensors, tmp_path / "x.pt")
     with pytest.raises(CheckpointFormatError, match=r"x\.pt: ") as caught:
         read_checkpoint(tmp_path / "x.pt")
@@ -210,14 +210,14 @@ def test_bare_state_dict_with_a_tensor_of_an_odd_shape_is_an_error(tmp_path, nam
 
 @pytest.mark.parametrize("name", ["projectors.0.0.weight", "projectors.0.4.weight"])
 def test_described_checkpoint_with_a_scalar_for_a_projector_is_an_error(tmp_path, name):
-    tensors = {**tiny_sit().state_dict(), name: torch.zeros(())}
+    tensors = {**aligned_sit().state_dict(), name: torch.zeros(())}
     path = save_ours(tmp_path / "x.safetensors", tensors)
     with pytest.raises(CheckpointFormatError, match=rf"the tensor {name} has the shape \(\)"):
         read_checkpoint(path)
 
 
 def test_bare_state_dict_of_width_zero_is_an_error(tmp_path):
-    tensors = {**tiny_sit().state_dict(), "x_embedder.proj.weight": torch.zeros(0, 3, 4, 4)}
+    tensors = {**aligned_sit().state_dict(), "x_embedder.proj.weight": torch.zeros(0, 3, 4, 4)}
     torch.save(tensors, tmp_path / "x.pt")
     with pytest.raises(CheckpointFormatError, match="its tensors are not a SiT's"):
         read_checkpoint(tmp_path / "x.pt")
@@ -225,7 +225,7 @@ def test_bare_state_dict_of_width_zero_is_an_error(tmp_path):
 
 def test_description_that_is_no_json_is_an_error(tmp_path):
     metadata = {"repa": "{"}
-    save_file(tiny_sit().state_dict(), tmp_path / "x.safetensors", metadata=metadata)
+    save_file(aligned_sit().state_dict(), tmp_path / "x.safetensors", metadata=metadata)
     with pytest.raises(CheckpointFormatError, match="its description is unreadable"):
         load_model(tmp_path / "x.safetensors")
 

@@ -5,7 +5,7 @@ import hashlib
 
 import pytest
 import torch
-from aligned_checkpoint import TINY, save_ours, tiny_sit
+from aligned_checkpoint import TINY, aligned_sit, save_ours
 from safetensors.torch import save_file
 
 from repa import SIT_SIZES, SiT
@@ -30,7 +30,7 @@ def velocity(model):
 
 
 def test_our_checkpoint_in_half_precision_without_projectors_loads_in_float32(tmp_path):
-    model = tiny_sit().half()
+    model = aligned_sit().half()
     tensors = {k: v for k, v in model.state_dict().items() if not k.startswith("projectors")}
     path = save_ours(
         tmp_path / "x.safetensors", tensors, dataset="digits", path_type="cosine", step=3
@@ -71,7 +71,7 @@ def test_bare_state_dict_is_recognised_by_its_shapes_and_gives_the_recorded_velo
 
 def test_latent_imagenet_checkpoint_gets_the_published_autoencoder_and_data_set(tmp_path):
     sizes = {**SIT_SIZES["SiT-Pico/2"], "in_channels": 4, "num_classes": 1000, "input_size": 32}
-    torch.save(tiny_sit(**sizes).state_dict(), tmp_path / "last.pt")
+    torch.save(aligned_sit(**sizes).state_dict(), tmp_path / "last.pt")
     settings = read_checkpoint(tmp_path / "last.pt").settings
     assert (settings.dataset, settings.latent_space) == ("imagenet-256", SD_LATENTS)
     assert settings.model["num_heads"] == SIT_SIZES["SiT-Pico/2"]["num_heads"]
@@ -79,14 +79,14 @@ def test_latent_imagenet_checkpoint_gets_the_published_autoencoder_and_data_set(
 
 
 def test_number_of_heads_that_nothing_tells_is_not_guessed(tmp_path):
-    torch.save(tiny_sit().state_dict(), tmp_path / "last.pt")
+    torch.save(aligned_sit().state_dict(), tmp_path / "last.pt")
     with pytest.raises(CheckpointFormatError, match="width 24 and depth 2, so its number of heads"):
         read_checkpoint(tmp_path / "last.pt")
 
 
 def test_reference_trainer_checkpoint_gives_its_moving_average_and_arguments(tmp_path):
     sizes = SIT_SIZES["SiT-Pico/4"]
-    model, ema = tiny_sit(**sizes), tiny_sit(**sizes)
+    model, ema = aligned_sit(**sizes), aligned_sit(**sizes)
     torch.nn.init.ones_(model.x_embedder.proj.bias)
     content = {
         "model": model.state_dict(),
@@ -106,7 +106,7 @@ def test_folder_of_a_run_gives_the_moving_average_of_its_highest_step(tmp_path):
     for step in (900, 9_999_999, 10_000_000):
         folder = tmp_path / "run" / "checkpoints" / f"step-{step:07d}"
         folder.mkdir(parents=True)
-        model = tiny_sit()
+        model = aligned_sit()
         torch.nn.init.constant_(model.x_embedder.proj.bias, step)
         save_ours(folder / "ema.safetensors", model.state_dict())
         (folder / "model.safetensors").write_bytes(b"not this one")
@@ -134,7 +134,7 @@ def test_description_of_before_latent_spaces_still_means_what_it_did(
 ):
     model = {**TINY, "in_channels": in_channels}
     path = save_ours(
-        tmp_path / "x.safetensors", tiny_sit(**model).state_dict(), model, **autoencoder
+        tmp_path / "x.safetensors", aligned_sit(**model).state_dict(), model, **autoencoder
     )
     loaded = load_model(path)
     assert (loaded.settings.latent_space, loaded.settings.prediction) == (space, Prediction())
@@ -142,7 +142,7 @@ def test_description_of_before_latent_spaces_still_means_what_it_did(
 
 
 def test_described_prediction_makes_the_velocity_and_leaves_the_network_as_it_is(tmp_path):
-    model = tiny_sit()
+    model = aligned_sit()
     space = {"autoencoder": "my-vae", "scale": [2, 3, 4], "bias": 0.5}
     stated = {"prediction": {"reversed_time": True}, "latent_space": space, "format": 2}
     loaded = load_model(save_ours(tmp_path / "x.safetensors", model.state_dict(), **stated))
@@ -155,7 +155,7 @@ def test_described_prediction_makes_the_velocity_and_leaves_the_network_as_it_is
 def test_network_of_a_checkpoint_that_is_read_is_built_once_and_when_asked_for(
     tmp_path, monkeypatch
 ):
-    path = save_ours(tmp_path / "x.safetensors", tiny_sit().state_dict())
+    path = save_ours(tmp_path / "x.safetensors", aligned_sit().state_dict())
     built = []
     monkeypatch.setattr(reading, "SiT", lambda **sizes: built.append(sizes) or SiT(**sizes))
     checkpoint = read_checkpoint(path)
@@ -169,7 +169,7 @@ def test_network_of_a_checkpoint_that_is_read_is_built_once_and_when_asked_for(
 def test_file_in_the_place_of_a_registered_checkpoint_must_hold_its_network(tmp_path, monkeypatch):
     monkeypatch.setenv("REPA_CACHE", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-    model = tiny_sit(**SIT_SIZES["SiT-Pico/2"], in_channels=4, num_classes=1000, input_size=32)
+    model = aligned_sit(**SIT_SIZES["SiT-Pico/2"], in_channels=4, num_classes=1000, input_size=32)
     torch.save(model.state_dict(), tmp_path / "checkpoints" / "sit-xl-2-repa-256.pt")
     checkpoint = read_checkpoint("sit-xl-2-repa-256", "meta")
     assert checkpoint.name == "sit-xl-2-repa-256"

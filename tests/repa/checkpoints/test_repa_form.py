@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import GOLDENS_DIR
+from golden_files import GOLDENS_DIR
 
 from repa.autoencoders.latent_space import SD_LATENTS
 from repa.checkpoints import load_model, read_checkpoint, repa_form

@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny_checkpoint import save_tiny
-from tiny_generation import NUM_IMAGES, read, run, small_run
+from tiny_generation import NUM_IMAGES, read, run
 
 from repa.checkpoints import load_model
 from repa.errors import (
@@ -23,16 +23,6 @@ from repa.generation.job import generate
 from repa.generation.manifests import writing
 from repa.generation.sample_files.sample_run import read_manifest
 from repa.generation.settings import SampleConfig
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-@pytest.fixture
-def settings(checkpoint, tmp_path):
-    return small_run(checkpoint, tmp_path)
 
 
 @pytest.mark.parametrize("path_type", ["linear", "cosine"])

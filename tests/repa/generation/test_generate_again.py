@@ -6,8 +6,7 @@ import sys
 from itertools import pairwise
 
 import pytest
-from tiny_checkpoint import save_tiny
-from tiny_generation import NUM_IMAGES, read, run, small_run
+from tiny_generation import NUM_IMAGES, read, run
 from worlds import run_world, start_world
 
 from repa.checkpoints import Checkpoint
@@ -18,17 +17,6 @@ from repa.errors import (
 from repa.generation.job import generate
 from repa.generation.sample_files.sample_file import NpzWriter
 from repa.generation.settings import SampleConfig
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("model") / "tiny.safetensors")
-
-
-@pytest.fixture
-def settings(checkpoint, tmp_path):
-    return small_run(checkpoint, tmp_path)
-
 
 KILLED_RUN = """
 import os, signal, sys

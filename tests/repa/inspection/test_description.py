@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDENS_DIR
+from golden_files import GOLDENS_DIR
 
 from repa.checkpoints import export_weights
 from repa.errors import CheckpointMismatchError

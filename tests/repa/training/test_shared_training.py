@@ -1,6 +1,7 @@
 """Several processes that train together: the losses of one, what is saved, and what is refused."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -73,7 +74,10 @@ def test_what_is_refused_is_known_to_every_process_and_nothing_is_left(shared):
 
 def killed(tmp_path, size, kills):
     command = [sys.executable, TESTS / "killed_training.py", tmp_path, str(size), str(kills), "0"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=550)
+    quiet = {**os.environ, "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=550, env=quiet
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) == kills
 

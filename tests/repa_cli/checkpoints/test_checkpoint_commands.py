@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import GOLDENS_DIR
+from golden_files import GOLDENS_DIR
 
 from repa import inspection as repa_inspection
 from repa.checkpoints import read_checkpoint, repa_form

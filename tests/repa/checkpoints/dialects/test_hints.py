@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from conftest import GOLDENS_DIR
+from golden_files import GOLDENS_DIR
 
 from repa import SIT_SIZES, SiT
 from repa.autoencoders.latent_space import SD_LATENTS

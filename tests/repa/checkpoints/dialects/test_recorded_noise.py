@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import GOLDENS_DIR
+from golden_files import GOLDENS_DIR
 
 from repa.checkpoints import load_model
 from samplers import (

@@ -16,12 +16,6 @@ from sample_files import (
 from repa.errors import OutputExistsError
 from repa.generation.sample_files import opening
 
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "samples.npz"
-
-
 # Extending: 9 images of blocks of 2, after 7.
 LONG = {"num_images": 9}
 

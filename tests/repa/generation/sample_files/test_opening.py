@@ -28,11 +28,6 @@ from repa_base.in_place import marks_file
 from repa_base.locks import lock_if_free
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "samples.npz"
-
-
 def test_finished_run_is_recognised_and_left_alone(path, tmp_path):
     before = finish(path, cycle=(1, 2)), path.stat().st_mtime_ns
     for changes in ({}, {"overwrite": True}, {"batch_size": 5}):

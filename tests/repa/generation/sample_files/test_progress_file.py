@@ -14,11 +14,6 @@ from repa.generation.sample_files.sample_run import SampleRun
 SMALL = {"num_images": 3, "image_size": 2}
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "samples.npz"
-
-
 def begin(path, **changes):
     """Leave an unfinished run that has its first two images; return its progress file."""
     with open_writer(path, **changes) as writer:

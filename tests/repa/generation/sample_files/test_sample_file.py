@@ -15,11 +15,6 @@ from repa.generation.sample_files.sample_run import read_manifest
 from repa_base.in_place import stored_zip
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "samples.npz"
-
-
 @pytest.mark.parametrize(("num_images", "image_size"), [(1, 1), (7, 4), (300, 8)])
 @pytest.mark.parametrize("limit", [zipfile.ZIP64_LIMIT, 500, 20], ids=["32bit", "64bit", "all64"])
 def test_finished_file_is_byte_for_byte_what_numpy_savez_writes(

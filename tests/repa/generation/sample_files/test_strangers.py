@@ -20,11 +20,6 @@ from repa.generation.sample_files.sample_run import read_manifest
 from repa_base.in_place import marks_file
 
 
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "samples.npz"
-
-
 def deeply_nested(path):
     path.write_bytes(b"[" * 100_000)
 
