@@ -45,6 +45,15 @@ def test_equal_distributions_are_at_zero_on_average():
     assert np.min(values) < 0
 
 
+def test_the_smaller_set_of_two_decides_the_error():
+    rng = np.random.default_rng(0)
+    many, few = rng.standard_normal((400, 3)), rng.standard_normal((100, 3)) + 0.7
+    for pair in ((many, few), (few, many)):
+        found = kernel_distance(*pair, num_subsets=10, subset_size=50)
+        # A subset is half of the few.
+        assert found.standard_error == pytest.approx(found.std * np.sqrt(1 / 10 + 0.5 / 0.5))
+
+
 @pytest.mark.parametrize(("num_subsets", "subset_size"), [(50, 50), (10, 20)])
 def test_standard_error_is_near_the_spread_over_new_draws_and_not_below(num_subsets, subset_size):
     estimates, errors = [], []

@@ -21,6 +21,7 @@ from metrics import (
 )
 from metrics.formulas.bootstrap import (
     bootstrap_frechet,
+    bootstrap_frechet_infinity,
     bootstrap_inception_score,
     bootstrap_precision_recall,
     standard_error,
@@ -51,10 +52,13 @@ def report(tmp_path, **settings):
 
 
 def test_standard_errors_are_the_bootstrap_of_each_metric(tmp_path):
-    found = report(tmp_path, num_resamples=5, seed=3, split_size=20, distances="exact")
+    asked = {"split_size": 20, "num_neighbors": 2, "distances": "exact"}
+    found = report(tmp_path, num_resamples=5, seed=3, **asked)
     (pool, spatial, probabilities), (real_pool, real_spatial, _) = features(SAMPLES), features(REAL)
     statistics, options = FeatureStatistics.from_features, {"num_resamples": 5, "seed": 3}
-    precision, recall = bootstrap_precision_recall(precision_recall(real_pool, pool), seed=3)
+    flags = precision_recall(real_pool, pool, 2)
+    assert (found.values["P-x"], found.values["R-x"]) == (flags.precision, flags.recall)
+    precision, recall = bootstrap_precision_recall(flags, seed=3)
     wanted = {
         "FD-x": bootstrap_frechet(pool, statistics(real_pool), **options),
         "sFD-x": bootstrap_frechet(spatial, statistics(real_spatial), **options),
@@ -101,14 +105,18 @@ def test_extrapolated_distance_is_that_of_infinitely_many_images(tmp_path):
         noise,
         reference,
         stand_in(),
-        settings=MetricSettings(extrapolated=True, distances="exact"),
+        settings=MetricSettings(extrapolated=True, seed=1, num_resamples=2),
         batch_size=400,
         cache=cache,
     )
     features = measure(noise, stand_in(), batch_size=400).pool_features
     real = measure(ArrayImages(REAL), stand_in()).pool
-    wanted = frechet_infinity(features, real, smallest=5000)
+    options = {"smallest": 5000, "seed": 1}
+    wanted = frechet_infinity(features, real, **options)
     assert found.values["FD-x-infinity"] == pytest.approx(wanted.distance, rel=1e-6)
+    resamples = bootstrap_frechet_infinity(features, real, num_resamples=2, **options)
+    error = standard_error(resamples)
+    assert found.standard_errors["FD-x-infinity"] == pytest.approx(error, rel=1e-4)
 
 
 def test_extrapolation_of_too_few_images_is_refused_before_any_is_measured():

@@ -72,3 +72,9 @@ def test_multistep_solvers_cost_one_evaluation_a_step_and_another_in_the_interva
     for num_steps, guided in ((10, 7), (8, 6)):
         protocol = Protocol(solver="dpm++", num_steps=num_steps)
         assert network_rows(protocol) == num_steps + guided
+
+
+def test_ddpm_costs_another_row_at_times_in_the_closed_interval():
+    # Of four, 1000, 667, 334 and 1 of 1000, two are in it, at its very ends.
+    protocol = Protocol(solver="ddpm", num_steps=4, guidance_interval=(0.334, 0.667))
+    assert network_rows(protocol) == 4 + 2

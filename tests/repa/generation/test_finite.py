@@ -188,6 +188,19 @@ def test_ddpm_is_watched_too():
     assert said.startswith("image 6 has NaN or infinite pixels, from step 3 of 4 (t = 0.334) on")
 
 
+def test_ddpm_is_guided_in_the_interval_of_the_protocol():
+    guided = []
+
+    def velocity(x, t, labels):
+        guided.append(len(labels.unique()) > 1)
+        return torch.zeros_like(x)
+
+    dit = model(velocity, path_type="ddpm", out_channels=6)
+    protocol = Protocol(solver="ddpm", num_steps=4, guidance_interval=(0.334, 0.667), labels=(0,))
+    list(images_of(dit, range(2), protocol))
+    assert guided == [False, True, True, False]
+
+
 def test_rows_of_the_references_batches_are_those_of_their_images():
     protocol = replace(HEUN, rng="reference", world_size=2, batch_size=4)
     # Image 2 is the second row of the first process.

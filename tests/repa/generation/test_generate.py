@@ -40,6 +40,15 @@ def test_file_holds_the_images_of_its_indices(settings, tmp_path, solver, path_t
     assert rows.stop == NUM_IMAGES
 
 
+def test_a_guide_makes_the_images_of_the_file(settings, tmp_path):
+    worse = save_tiny(tmp_path / "worse.safetensors", depth=2)
+    images, _ = read(run(settings, guide=str(worse)))
+    model, protocol = load_model(settings["model"]), Protocol(num_steps=4, batch_size=7)
+    made = images_of(model, range(NUM_IMAGES), protocol, guide=load_model(worse))
+    assert np.array_equal(images, np.concatenate([batch.images for batch in made]))
+    assert not np.array_equal(images, read(run(settings, out=tmp_path / "unguided.npz"))[0])
+
+
 def test_path_and_solver_decide_the_images(settings, tmp_path):
     made = [
         read(run(settings, model=str(path), solver=solver, out=tmp_path / f"{n}-{solver}.npz"))[0]

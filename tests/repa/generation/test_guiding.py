@@ -13,7 +13,7 @@ from repa.checkpoints import load_model
 from repa.errors import SettingError
 from repa.generation import Protocol, images_of
 from repa.generation.guiding import check_guide, extrapolation_of, guided_by
-from repa.generation.images import check_protocol
+from repa.generation.images import check_protocol, velocity_of
 from samplers import plain
 
 LABELS = torch.tensor([1, 3])
@@ -69,6 +69,17 @@ def test_a_model_that_is_its_own_guide_changes_nothing_and_neither_does_apg_that
     (kept,) = images_of(model, range(3), replace(HEUN, guidance="apg", apg_parallel=1.0))
     assert np.array_equal(kept.images, guided.images)
     assert not np.array_equal(unguided.images, guided.images)
+
+
+@pytest.mark.parametrize(("t", "factor"), [(0.1, 2), (0.2, 2.5), (0.6, 2.5), (0.7, 2)])
+def test_internal_guidance_has_the_weight_and_the_interval_of_the_protocol(t, factor):
+    network = SimpleNamespace(null_label=7, velocities=lambda x, t, y: (2 * x, x))
+    settings = SimpleNamespace(guided_channels=None)
+    model = SimpleNamespace(model=network, settings=settings, velocity_model=lambda x, t, y: 2 * x)
+    protocol = replace(HEUN, cfg_scale=1.0, internal_scale=1.5, internal_interval=(0.2, 0.6))
+    velocity = velocity_of(model, None, LABELS, protocol)
+    times = torch.full((2,), t, dtype=torch.float64)
+    assert torch.equal(velocity(X, times, False), (factor * X).double())
 
 
 def test_momentum_begins_anew_with_every_batch():

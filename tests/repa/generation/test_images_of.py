@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from repa.autoencoders.latent_space import PIXELS, LatentSpace
-from repa.autoencoders.pixels import images_from_pixels
+from repa.autoencoders.pixels import Quantizer, images_from_pixels
 from repa.errors import NonFiniteError, SettingError
 from repa.generation import images as images_module
 from repa.generation.images import images_of
@@ -85,6 +86,15 @@ def test_where_nothing_moves_an_image_is_the_noise_of_its_index(solver):
     images, labels = collected(Known(), indices, replace(HEUN, solver=solver))
     assert np.array_equal(images, shown(initial_noise(9, indices, SHAPE)))
     assert labels.tolist() == draw_labels(9, indices, CLASSES).tolist()
+
+
+@pytest.mark.parametrize("quantizer", ["truncate", "round"])
+def test_pixels_are_made_bytes_as_asked(quantizer):
+    images, _ = collected(Known(), range(3), replace(HEUN, quantizer=quantizer))
+    ways = {
+        q: images_from_pixels(initial_noise(9, range(3), SHAPE), q) for q in get_args(Quantizer)
+    }
+    assert [q for q, way in ways.items() if np.array_equal(images, way)] == [quantizer]
 
 
 def test_guidance_acts_on_the_steps_that_start_in_the_interval_and_no_others():
