@@ -3,6 +3,7 @@
 from repa_base.errors import ChecksumError as ChecksumError
 from repa_base.errors import DownloadError as DownloadError
 from repa_base.errors import InUseError as InUseError
+from repa_base.errors import NoMemoryError as NoMemoryError
 from repa_base.errors import OtherProcessError as OtherProcessError
 from repa_base.errors import OutputExistsError as OutputExistsError
 from repa_base.errors import RepaError as RepaError

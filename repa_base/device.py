@@ -11,9 +11,11 @@ import numpy as np
 import scipy
 import torch
 
-from repa_base.errors import RepaError, first_line
+from repa_base.errors import NoMemoryError, RepaError, first_line
 
 _COMPILERS = ("torch._dynamo", "torch._inductor")
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What PyTorch says of a GPU, and of a CPU on Linux and elsewhere."""
 ENOUGH = 2.0  # seconds of a measurement
 FEWEST, MOST = 3, 50  # repetitions
 SLOW = 3.0  # seconds of what is not repeated
@@ -88,6 +90,24 @@ def compiler_errors_as(kind: type[RepaError]) -> Iterator[None]:
         reason = first_line(error).rstrip(". ")
         said = f"The network cannot be compiled on this machine: {reason}; leave compilation out."
         raise kind(said) from error
+
+
+@contextmanager
+def out_of_memory_in_words(said: str) -> Iterator[None]:
+    """Say in one line, "out of memory" and what is `said`, that what is done in here has no room.
+
+    All other errors stay as they are.
+
+    Raises:
+        NoMemoryError: The memory does not suffice, of a GPU or of the machine.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and not any(words in str(error) for words in _NO_MEMORY):
+            raise
+        raise NoMemoryError(f"out of memory {said}") from error
 
 
 def free_memory(device: torch.device | str) -> int | None:

@@ -58,6 +58,10 @@ class InUseError(OutputExistsError):
     """Another process is at work on the same output."""
 
 
+class NoMemoryError(RepaError):
+    """The memory of a device does not suffice; the message says what would need less."""
+
+
 class OtherProcessError(RepaError):
     """Another process has ended, so that this one cannot go on; what ended it was told there."""
 

@@ -21,6 +21,7 @@ from metrics.images.inspection import ImageFindings, ImageInspector, InspectedIm
 from metrics.images.source import ImageSource
 from metrics.networks.network import Features, MetricNetwork
 from metrics.settings import DEFAULT_BATCH_SIZE
+from repa_base.device import out_of_memory_in_words
 from repa_base.processes import Processes, all_values, at_first, attempt, own_rows, together
 from repa_base.progress import Progress
 
@@ -87,12 +88,15 @@ class Extraction:
 
         Raises:
             InputError: The images are damaged, or features are not finite.
+            NoMemoryError: A batch does not fit into the memory.
         """
         sums = Sums()
         source = InspectedImages(self.images, sums.inspector)
         done = 0
         for batch in prefetch(source.batches(self.batch_size, rows.start, rows.stop)):
-            features = self.network(batch)
+            less = f"repa fid --batch-size {len(batch) // 2 or 1}"
+            with out_of_memory_in_words(f"for {len(batch)} images at once: try {less}."):
+                features = self.network(batch)
             self._check_finite(features, rows.start + done)
             keep(features)
             sums.pool.update(features.pool)

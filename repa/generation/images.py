@@ -7,6 +7,7 @@ the reference's it depends on all of the protocol, see `repa.generation.draws`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 from typing import Protocol as Interface
@@ -25,7 +26,7 @@ from repa.generation.guiding import check_guide, guided_by
 from repa.generation.integration import num_increments, solver_of
 from repa.generation.settings import Protocol
 from repa.models import SiT
-from repa_base.device import compiler_errors_as, float32_precision
+from repa_base.device import compiler_errors_as, float32_precision, out_of_memory_in_words
 from repa_base.progress import Steps
 from samplers import (
     PATHS,
@@ -95,6 +96,7 @@ def images_of(
         NonFiniteError: An image is NaN or infinite; the message names step, time and likely cause.
         RepaError: The autoencoder cannot be loaded, see `repa.autoencoders.load_autoencoder`, or
             the network cannot be compiled on this machine.
+        NoMemoryError: A batch does not fit into the memory.
     """
     protocol = protocol or Protocol()
     device = next(model.model.parameters()).device
@@ -149,7 +151,7 @@ def _batch(
 
     watch, rows = Watch(), _rows(draws)
     batch = Batch(watch, draws.indices, draws.rows, protocol, networks)
-    with torch.no_grad(), float32_precision(tf32=protocol.tf32):
+    with torch.no_grad(), float32_precision(tf32=protocol.tf32), memory_for(len(draws.labels)):
         try:
             with compiler_errors_as(RepaError):
                 x = _sample(model, guide, draws, device, protocol, on_time, watch).float()
@@ -164,6 +166,12 @@ def _batch(
     if False in finite:
         raise batch.error(finite.index(False), x[rows] if autoencoder else None)
     return images
+
+
+def memory_for(size: int) -> AbstractContextManager[None]:
+    """Say of a batch of this size that does not fit into the memory which one is to be tried."""
+    less = f"--batch-size {size // 2}" if size > 1 else "--precision bf16"
+    return out_of_memory_in_words(f"for {size} images at once: try repa sample {less}.")
 
 
 def _rows(draws: Draws) -> list[int] | slice:

@@ -77,6 +77,12 @@ class Share:
         """Samples of a part."""
         return self.batch_size // (self.parts * self.processes.size)
 
+    @property
+    def more_parts(self) -> int | None:
+        """The next number of parts that could be taken instead; None for parts of one sample."""
+        own = self.batch_size // self.processes.size
+        return next((n for n in range(self.parts + 1, own + 1) if own % n == 0), None)
+
     def positions(self, number: int) -> np.ndarray:
         """Return the positions in the run of part `number`, counted over all steps from 0."""
         step, part = divmod(number, self.parts)

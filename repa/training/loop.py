@@ -35,11 +35,12 @@ from repa.training.run.folder import Log, remove_old_checkpoints
 from repa.training.run.opening import Opening, OpenRun, announce, opened
 from repa.training.run.resuming import command
 from repa.training.settings import Reporting, TrainConfig
-from repa.training.step import step_network, train_step
+from repa.training.step import less_memory, step_network, train_step
 from repa.training.stopping import Interrupted, Stop, stop_on_signals
 from repa.training.targets import Keeping
 from repa.training.watching.decoder import SharedAutoencoder
 from repa.training.watching.regular import Regular, regular_work
+from repa_base.device import out_of_memory_in_words
 from repa_base.files import check_room, is_full
 from repa_base.launcher import OURS
 from repa_base.processes import Processes, at_first
@@ -121,7 +122,8 @@ def train(
             is_first=processes.is_first,
         ),
     )
-    with opened(how) as run:
+    told = "in this run: repa train --dry-run with the same settings tells what needs how much."
+    with out_of_memory_in_words(told), opened(how) as run:
         latest = _to_the_end(run, how, reporting, workers, shared)
     if latest is None:
         raise RepaError(f"{out}: no step was trained.")
@@ -210,9 +212,11 @@ class _Loop:
             state.step += 1
             return
         parts = (batches(state.step, part) for part in range(self.config.accumulate))
-        measured = train_step(
-            self.config, state, parts, network=self.network, processes=self.processes
-        )
+        less = less_memory(self.config, self.run.share)
+        with out_of_memory_in_words(f"in a step: try {less}; then --resume."):
+            measured = train_step(
+                self.config, state, parts, network=self.network, processes=self.processes
+            )
         self.outcomes.add(state.step, measured)
         self.reporting.on_taken(state.step)
 

@@ -9,7 +9,7 @@ from PIL import Image
 from repa.autoencoders.autoencoder import Autoencoder
 from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints.settings import CheckpointSettings
-from repa.errors import NonFiniteError, RepaError
+from repa.errors import RepaError
 from repa.generation import Protocol, images_of
 from repa.generation.images import InMemory
 from repa.generation.manifests.writing import in_words
@@ -54,7 +54,7 @@ class Previews:
     def draw(self, state: TrainState, is_stopped: Callable[[], bool]) -> bool:
         """Write the sheet of a state; return False if it is given up, within a step of the solver.
 
-        A network that overflows has none, and the run goes on.
+        A network that overflows, or does not fit into the memory, has none, and the run goes on.
         """
         models = {"moving average": state.ema}
         if self.config.ema_decay**state.step > _YOUNG:
@@ -72,7 +72,7 @@ class Previews:
                 sheets.append(self._sheet(model, f"{name} · step {state.step}", tell))
         except GivenUpError:
             return False
-        except NonFiniteError as error:
+        except RepaError as error:
             self.reporting.on_note(f"no preview of step {state.step}: {error}")
         else:
             save_png(stacked_sheets(sheets), self.path(state.step))

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from repa.errors import RepaError
 from repa.models.sit import SiT
-from repa.training.batch import NoisyBatch
+from repa.training.batch import NoisyBatch, Share
 from repa.training.losses import alignment_loss, velocity_loss
 from repa.training.run.state import TrainState
 from repa.training.settings import TrainConfig
@@ -24,8 +24,6 @@ from samplers import INTERPOLANTS, Interpolant
 
 MEASURED = ("loss", "velocity", "alignment", "gradient_norm")
 """What a step measures, in this order; of the whole batch, whoever computes which part of it."""
-
-_NO_MEMORY = ("can't allocate memory", "not enough memory")  # of a CPU, on Linux and elsewhere
 
 
 def step_network(model: SiT, config: TrainConfig, processes: Processes) -> nn.Module:
@@ -66,12 +64,12 @@ def train_step(
         counts and changes nothing else.
 
     Raises:
-        RepaError: The memory does not suffice; the message says what would help.
+        RepaError: The network cannot be compiled on this machine.
         OtherProcessError: Another process has ended.
     """
     processes = processes or Processes()
     try:
-        with _in_words(config):
+        with _in_words():
             losses = _backward(config, network or state.model, parts)
         velocity, alignment = processes.mean_(losses)
         parameters = [p for p in state.model.parameters() if p.grad is not None]
@@ -131,26 +129,28 @@ def _sharing(network: nn.Module, *, last: bool) -> AbstractContextManager[None]:
     return network.no_sync()
 
 
+def less_memory(config: TrainConfig, share: Share) -> str:
+    """Return what of a run's settings would let a step need less memory, all that can be taken."""
+    ways = []
+    if share.more_parts is not None:
+        ways.append(f"--accumulate {share.more_parts} (same batch, in more parts)")
+    if not config.recompute:
+        ways.append("--recompute")
+    if config.precision == "fp32":
+        ways.append("--precision bf16")
+    if share.more_parts is not None:
+        ways.append("more processes")
+    return ", or ".join(ways) or "a run of a smaller --model"
+
+
 @contextmanager
-def _in_words(config: TrainConfig) -> Iterator[None]:
+def _in_words() -> Iterator[None]:
     """Say of what ends a step, and is no bug, what it means."""
     try:
         with compiler_errors_as(RepaError):
             yield
     except RuntimeError as error:
-        if is_lost_connection(error):
-            with ended_in_words():
-                raise
-        no_memory = isinstance(error, torch.OutOfMemoryError)
-        if not no_memory and not any(words in str(error) for words in _NO_MEMORY):
+        if not is_lost_connection(error):
             raise
-        raise RepaError(f"{_no_memory(config)}.") from error
-
-
-def _no_memory(config: TrainConfig) -> str:
-    ways = [f"--accumulate {2 * config.accumulate} (same batch, in more parts)"]
-    if not config.recompute:
-        ways.append("--recompute")
-    if config.precision == "fp32":
-        ways.append("--precision bf16")
-    return f"out of memory in a step: try {', or '.join(ways)}, or more processes; then --resume"
+        with ended_in_words():
+            raise

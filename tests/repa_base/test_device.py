@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from repa_base.device import float32_precision, resolve_device
-from repa_base.errors import RepaError
+from repa_base.device import float32_precision, out_of_memory_in_words, resolve_device
+from repa_base.errors import NoMemoryError, RepaError
 
 SWITCHES = torch.backends.cuda.matmul, torch.backends.cudnn
 
@@ -63,3 +63,27 @@ def test_float32_on_a_gpu_is_exact_to_its_last_digits_only_without_tf32(compute)
     # float32 rounds to 2^-24 and TF32 to 2^-11; sums of about 500 terms leave both near that.
     assert errors[False] < 1e-5
     assert errors[True] > 1e-4, "a GPU without TF32 (before Ampere) cannot show the difference"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to"),
+        MemoryError(),
+    ],
+)
+def test_memory_that_does_not_suffice_is_said_in_words(error):
+    with pytest.raises(NoMemoryError) as caught, out_of_memory_in_words("here: try less"):
+        raise error
+    assert str(caught.value) == "out of memory here: try less"
+    assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), RepaError("out of memory")])
+def test_what_else_goes_wrong_is_not_said_to_be_of_the_memory(error):
+    with pytest.raises(type(error)) as caught, out_of_memory_in_words("here"):
+        raise error
+    assert caught.value is error

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from repa.errors import RepaError, first_line
+from repa.errors import NoMemoryError, RepaError
 from repa.generation.cost import evaluations
 from repa.generation.defaults import ModelDefaults, defaults_of
+from repa.generation.images import memory_for
 from repa.generation.job import Job
 from repa.generation.manifests.recorded import Recorded
 from repa.generation.planning.measuring import Timing, timing_of
@@ -153,13 +154,11 @@ def dry_run(
 
 def _measured(job: Job, size: int) -> tuple[Timing | None, str | None]:
     """Return the timing, or why there is none that a run would not end of as well."""
-    import torch
-
     try:
-        return timing_of(job, size), None
-    except torch.OutOfMemoryError as error:
-        reason = f"a batch of {size} has no room ({first_line(error)[:60]})"
-        return None, f"{reason}: use a smaller --batch-size"
+        with memory_for(size):
+            return timing_of(job, size), None
+    except NoMemoryError as error:
+        return None, str(error)
 
 
 def _slowest(found: list[tuple[Timing | None, str | None]]) -> tuple[Timing | None, str | None]:

@@ -16,8 +16,9 @@ from repa.training.planning.memory import Sizes, sizes_of
 from repa.training.planning.timing import Timing, measured_timing
 from repa.training.run.state import TrainState, check_model, model_settings
 from repa.training.settings import TrainConfig
+from repa.training.step import less_memory
 from repa.training.targets import open_targets
-from repa_base.device import free_memory
+from repa_base.device import free_memory, out_of_memory_in_words
 from repa_base.processes import Processes
 
 
@@ -82,15 +83,17 @@ def dry_run(
     targets = open_targets(config.encoder, data, out, grid, device, config.encoder_precision)
     settings = model_settings(config, data, targets.dims)
     what = CheckpointSettings(model=settings, path_type=config.path_type)
-    share = _share(config, processes)
+    share = Share(config.batch_size, config.accumulate, Processes(size=processes))
     found = sizes_of(config, what.model)
-    needed = found.memory_bytes(share)
     timing, unmeasured = None, None if measured else "not asked for"
     if measured and (unmeasured := _too_large(found, device)) is None:
         try:
-            state = TrainState.create(config, settings, device)
-            room = _room(found, device)
-            timing = measured_timing(config, state, data, targets, device, share, room)
+            with out_of_memory_in_words(f"in a step: try {less_memory(config, share)}"):
+                state = TrainState.create(config, settings, device)
+                room = _room(found, device)
+                timing = measured_timing(
+                    config, state, data, targets, device, share.part_size, room
+                )
         except RepaError as error:
             unmeasured = str(error)
     shape = [data.in_channels, data.input_size, data.input_size]
@@ -99,17 +102,12 @@ def dry_run(
         config,
         {**about, "input": shape},
         found,
-        share,
-        needed,
+        share.part_size,
+        found.memory_bytes(share.part_size),
         data.count / config.batch_size,
         timing,
         unmeasured,
     )
-
-
-def _share(config: TrainConfig, processes: int) -> int:
-    """Return the images of a step at once, or refuse a batch that cannot be divided."""
-    return Share(config.batch_size, config.accumulate, Processes(size=processes)).part_size
 
 
 def _room(sizes: Sizes, device: torch.device | str) -> int:

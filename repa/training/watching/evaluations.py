@@ -4,21 +4,21 @@ Samples are what `repa sample` makes of the same checkpoint by its defaults: the
 guidance and blocks.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 
-from metrics import ArrayImages, InputError
+from metrics import ArrayImages
 from repa.autoencoders.autoencoder import Autoencoder
 from repa.checkpoints.settings import CheckpointSettings
-from repa.errors import DataError, NonFiniteError, RepaError, SettingError
+from repa.errors import DataError, SettingError
 from repa.evaluation import Measuring, evaluate_file, plan_evaluation
 from repa.generation import Protocol, images_of
 from repa.generation.defaults import defaults_of_dataset
-from repa.generation.images import InMemory
+from repa.generation.images import InMemory, SampledImages
 from repa.training.run.state import TrainState
 from repa.training.settings import Reporting
 from repa.training.stopping import GivenUpError
@@ -35,12 +35,14 @@ class Evaluations:
     autoencoder: Autoencoder | None = None
 
     def __call__(
-        self, state: TrainState, is_stopped: Callable[[], bool] = lambda: False
+        self, state: TrainState, is_stopped: Callable[[], bool]
     ) -> Mapping[str, Any] | None:
         """Return the metrics by their labels, and of how many samples they are.
 
-        None if the run shall end before the samples are made. What cannot be judged, such as a
-        network that overflows, has no metrics, and the run goes on.
+        None if the run shall end before the samples are made.
+
+        Raises:
+            RepaError: They cannot be judged: the network overflows, the reference was moved, say.
         """
         count, title = self.reporting.eval_num, f"samples of step {state.step}"
 
@@ -49,25 +51,15 @@ class Evaluations:
                 raise GivenUpError
             self.reporting.on_progress(title, done, total)
 
-        protocol, network = self.protocol, InMemory(state.ema, self.settings)
+        network, decoder = InMemory(state.ema, self.settings), self.autoencoder
+        made = images_of(network, range(count), self.protocol, autoencoder=decoder, progress=tell)
         try:
-            decoder = self.autoencoder
-            batches = list(
-                images_of(network, range(count), protocol, autoencoder=decoder, progress=tell)
-            )
+            images = _filled(made, count)
         except GivenUpError:
             return None
-        except NonFiniteError as error:
-            self.reporting.on_note(f"no evaluation of step {state.step}: {error}")
-            return {}
-        images = np.concatenate([batch.images for batch in batches])
         samples = ArrayImages(images, title, manifest=self._manifest)
         reference = self.reporting.eval_reference
-        try:
-            found = evaluate_file(samples, reference=reference, how=self.measuring)
-        except (RepaError, InputError, OSError) as error:  # a reference that was moved, say
-            self.reporting.on_note(f"no evaluation of step {state.step}: {error}")
-            return {}
+        found = evaluate_file(samples, reference=reference, how=self.measuring)
         return {METRICS: dict(found.reports["samples"].values), f"{METRICS}_of": count}
 
     @property
@@ -107,6 +99,17 @@ class Evaluations:
         self.reporting.on_note(
             f"evaluated against {plan.reference} by {plan.network}: {plan.reason}."
         )
+
+
+def _filled(made: Iterable[SampledImages], count: int) -> np.ndarray:
+    """Return images uint8 (count, H, W, 3) in one array, filled as their batches are made."""
+    images, done = np.empty(0), 0
+    for batch in made:
+        if not done:
+            images = np.empty((count, *batch.images.shape[1:]), np.uint8)
+        images[done : done + len(batch.images)] = batch.images
+        done += len(batch.images)
+    return images
 
 
 def open_evaluations(

@@ -8,16 +8,18 @@ import torch
 
 from repa.checkpoints.settings import CheckpointSettings
 from repa.data import TrainingData
+from repa.errors import RepaError
 from repa.training.run.state import TrainState
 from repa.training.settings import Reporting, TrainConfig
 from repa.training.watching.curves import HELD_OUT, METRICS
 from repa.training.watching.decoder import SharedAutoencoder
 from repa.training.watching.evaluations import open_evaluations
 from repa.training.watching.validation import open_validation
+from repa_base.device import out_of_memory_in_words
 
 Work = Callable[[TrainState, Callable[[], bool]], Mapping[str, Any] | None]
 """Called with a state, and what tells whether the run shall end; returns what is logged of it, or
-None if it gave up because the run shall end."""
+None if it gave up because the run shall end. What cannot be done raises RepaError or OSError."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +50,29 @@ def regular_work(
         SettingError: There are no held-out images, or no reference.
         RepaError: What is needed cannot be read, or not be downloaded.
     """
-    validation, evaluations = None, None
+    validation, evaluations, note = None, None, reporting.on_note
     if is_first and (reporting.validate_every or reporting.eval_every):
         autoencoder = shared(data.latent_space)
         if reporting.validate_every:
-            validation = open_validation(config, data, autoencoder)
+            validation = _noted("held-out loss", open_validation(config, data, autoencoder), note)
         if reporting.eval_every:
-            evaluations = open_evaluations(what, reporting, device, autoencoder)
+            work = open_evaluations(what, reporting, device, autoencoder)
+            evaluations = _noted("evaluation", work, note)
     return (
         Regular(HELD_OUT, reporting.validate_every, validation),
         Regular(METRICS, reporting.eval_every, evaluations),
     )
+
+
+def _noted(name: str, work: Work, on_note: Callable[[str], None]) -> Work:
+    """Let work that cannot be done be told and have nothing to be logged: the run goes on."""
+
+    def done(state: TrainState, is_stopped: Callable[[], bool]) -> Mapping[str, Any] | None:
+        try:
+            with out_of_memory_in_words("beside what the steps need."):
+                return work(state, is_stopped)
+        except (RepaError, OSError) as error:
+            on_note(f"no {name} of step {state.step}: {error}")
+            return {}
+
+    return done

@@ -49,7 +49,7 @@ class Validation:
     trained_on: FixedBatch
 
     def __call__(
-        self, state: TrainState, is_stopped: Callable[[], bool] = lambda: False
+        self, state: TrainState, is_stopped: Callable[[], bool]
     ) -> Mapping[str, float] | None:
         """Return the losses of the weights as they are, and of their average on held-out images.
 

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from repa.autoencoders.latent_space import PIXELS, LatentSpace
 from repa.autoencoders.pixels import Quantizer, images_from_pixels
-from repa.errors import NonFiniteError, SettingError
+from repa.errors import NoMemoryError, NonFiniteError, SettingError
 from repa.generation import images as images_module
 from repa.generation.images import images_of
 from repa.generation.integration import solver_of, times_of
@@ -259,3 +259,22 @@ def test_order_of_the_protocol_is_the_solver_s(order):
     ours = solver_of(protocol, PATHS["linear"], lambda step: noise)(velocity, noise)
     settings = {"num_steps": 7, "order": order or 2, "interpolant": PATHS["linear"]}
     assert torch.equal(ours, sample_exponential(velocity, noise, **settings))
+
+
+@pytest.mark.parametrize(("size", "less"), [(7, "--batch-size 3"), (1, "--precision bf16")])
+def test_a_batch_that_does_not_fit_is_said_with_one_that_may(size, less):
+    def full(x, t, labels):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    said = f"^out of memory for {size} images at once: try repa sample {less}\\.$"
+    with pytest.raises(NoMemoryError, match=said):
+        list(images_of(Known(full), range(size), replace(HEUN, batch_size=9)))
+
+
+def test_a_batch_that_does_not_fit_when_it_is_decoded_is_said_so(monkeypatch):
+    def full(*arguments):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(images_module, "images_from_pixels", full)
+    with pytest.raises(NoMemoryError, match="--batch-size 1"):
+        list(images_of(Known(), range(3), HEUN))

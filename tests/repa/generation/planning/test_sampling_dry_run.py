@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import repa.generation.planning.dry_run as planning
 from repa import SiT
 from repa.errors import InUseError, RepaError, SettingError
 from repa.generation import SampleConfig, dry_run, generate
@@ -274,3 +275,13 @@ def test_the_published_row_is_named_with_what_differs():
     assert not differing & {"solver", "cfg_scale", "reference", "network", "guidance_interval"}
     Planned.manifest = {**manifest, "num_steps": 12}
     assert "num_steps" in {each.setting for each in _row(Planned, config).differences}
+
+
+def test_a_batch_that_does_not_fit_is_not_measured_and_the_reason_is_told(config, monkeypatch):
+    def full(*arguments):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(planning, "timing_of", full)
+    plan = dry_run(config)
+    assert plan.timing is None is plan.seconds
+    assert plan.unmeasured == "out of memory for 7 images at once: try repa sample --batch-size 3."

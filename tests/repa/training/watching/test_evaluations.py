@@ -1,5 +1,6 @@
 """Evaluation on the way: the numbers of `repa fid` on a file of `repa sample`."""
 
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,15 +9,19 @@ import pytest
 import torch
 from tiny_run import TINY, tiny_state
 
+import repa.training.watching.evaluations as module
 from repa.checkpoints.settings import CheckpointSettings, describe
-from repa.data import PixelData, load_digits
+from repa.data import PixelData, load_digits, open_training_data
 from repa.data.held_out import HeldOutReference
 from repa.errors import SettingError, UnknownNameError
 from repa.evaluation import evaluate_file
 from repa.generation import SampleConfig, generate
+from repa.generation.images import SampledImages
 from repa.training.run.state import model_settings
 from repa.training.settings import Reporting
+from repa.training.watching.decoder import SharedAutoencoder
 from repa.training.watching.evaluations import open_evaluations
+from repa.training.watching.regular import regular_work
 
 NUM = 12
 
@@ -59,7 +64,7 @@ def test_the_numbers_are_those_of_repa_fid_on_a_file_of_repa_sample(tmp_path, re
         on_note=notes.append,
         on_progress=lambda *done: told.append(done),
     )
-    found = open_evaluations(settings, reporting, "cpu", None)(state)
+    found = open_evaluations(settings, reporting, "cpu", None)(state, lambda: False)
     checkpoint = state.save(tmp_path / "checkpoints", TINY, describe(settings))
     out = tmp_path / "samples.npz"
     model = str(checkpoint / "ema.safetensors")
@@ -109,25 +114,50 @@ def test_latents_that_nothing_decodes_cannot_be_evaluated():
     assert caught.value.field == "eval_every"
 
 
+def evaluating(state, reference, notes):
+    """What a run does at an evaluation."""
+    reporting = Reporting(eval_every=1, eval_num=4, eval_reference=reference, on_note=notes.append)
+    data = open_training_data("digits", 16)
+    regular = regular_work(
+        TINY, data, settings_of_run(), reporting, "cpu", SharedAutoencoder("cpu")
+    )
+    return regular[1].work(state, lambda: False)
+
+
 def test_a_network_that_overflows_has_no_metrics_and_the_run_goes_on(reference):
     state, notes = tiny_state(), []
     with torch.no_grad():
         state.ema.final_layer.linear.bias += torch.inf
-    reporting = Reporting(eval_num=NUM, eval_reference=reference, on_note=notes.append)
-    assert open_evaluations(settings_of_run(), reporting, "cpu", None)(state) == {}
+    assert evaluating(state, reference, notes) == {}
     assert notes[-1].startswith("no evaluation of step 0: image 0 has NaN")
 
 
-def test_a_reference_that_is_lost_meanwhile_is_noted_and_the_run_goes_on(reference):
-    notes = []
-    reporting = Reporting(eval_num=4, eval_reference=reference, on_note=notes.append)
-    evaluations = open_evaluations(settings_of_run(), reporting, "cpu", None)
-    Path(reference).unlink()
-    assert evaluations(tiny_state()) == {}
+def test_a_reference_that_is_lost_meanwhile_is_noted_and_the_run_goes_on(reference, monkeypatch):
+    def lose(*arguments):
+        Path(reference).unlink()
+        return images_of(*arguments)
+
+    notes, images_of = [], module._filled
+    monkeypatch.setattr(module, "_filled", lose)
+    assert evaluating(tiny_state(), reference, notes) == {}
     assert notes[-1].startswith("no evaluation of step 0: ") and "few.npz" in notes[-1]
 
 
 def test_an_evaluation_is_given_up_when_the_run_shall_end(reference):
-    reporting = Reporting(eval_num=4, eval_reference=reference)
+    reporting = Reporting(eval_every=1, eval_num=4, eval_reference=reference)
     evaluations = open_evaluations(settings_of_run(), reporting, "cpu", None)
     assert evaluations(tiny_state(), lambda: True) is None
+
+
+def test_samples_are_held_once_as_their_batches_are_made():
+    side, count = 256, 24
+    batches = [
+        SampledImages(range(8 * n, 8 * n + 8), np.full((8, side, side, 3), n, np.uint8), None)
+        for n in range(3)
+    ]
+    tracemalloc.start()
+    images = module._filled(iter(batches), count)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert images[:, 0, 0, 0].tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    assert peak < 1.1 * images.nbytes
