@@ -21,7 +21,7 @@ import repa.training.run.opening as opening
 from repa.data import open_training_data
 from repa.training.batch import EpochOrder
 from repa.training.loop import train
-from repa.training.run.folder import latest_checkpoint
+from repa.training.run.folder import checkpoints_of
 from repa.training.run.state import step_of
 
 CLI = [sys.executable, "-m", "repa_cli", "train"]
@@ -31,7 +31,7 @@ def test_command_killed_without_mercy_resumes_from_the_last_checkpoint(tmp_path)
     arguments = [*CLI, *CLI_TINY, "--steps", "40", "--checkpoint-every", "2", "--out", "run"]
     process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
-    while not latest_checkpoint(tmp_path / "run/checkpoints") and time.monotonic() < deadline:
+    while not checkpoints_of(tmp_path / "run") and time.monotonic() < deadline:
         time.sleep(0.01)
     process.kill()
     process.communicate()
@@ -41,7 +41,7 @@ def test_command_killed_without_mercy_resumes_from_the_last_checkpoint(tmp_path)
     assert done.returncode == 0, done.stderr
     assert names(tmp_path / "run") == ["step-0000038", "step-0000040"]
     whole = train(replace(TINY, num_steps=40), tmp_path / "whole", reporting=QUIET)
-    killed = latest_checkpoint(tmp_path / "run/checkpoints")
+    killed = checkpoints_of(tmp_path / "run")[0]
     ours, theirs = load_file(killed / "ema.safetensors"), load_file(whole / "ema.safetensors")
     for name, tensor in ours.items():
         torch.testing.assert_close(tensor, theirs[name], atol=1e-5, rtol=1e-4)
@@ -89,7 +89,7 @@ def test_a_run_that_meets_two_damaged_images_leaves_their_steps_out_and_says_so(
     for name in ("model", "ema", "optimizer"):
         ours, theirs = (
             load_file(folder / f"{name}.safetensors")
-            for folder in (latest_checkpoint(tmp_path / "run/checkpoints"), skipped)
+            for folder in (checkpoints_of(tmp_path / "run")[0], skipped)
         )
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
@@ -198,7 +198,7 @@ def test_processes_that_are_told_to_end_save_together_and_the_run_goes_on(tmp_pa
     assert all(line.startswith("repa: ") for line in error.splitlines()), error
     (line,) = [line for line in error.splitlines() if "which is saved; go on with" in line]
     assert line.endswith("--out run --resume --processes 2")
-    last = latest_checkpoint(tmp_path / "run/checkpoints")
+    last = checkpoints_of(tmp_path / "run")[0]
     assert f"after step {step_of(last)}, which" in line
     # Any number of processes reads it.
     steps = ["--steps", str(step_of(last) + 1), "--resume"]

@@ -14,7 +14,7 @@ import pytest
 from prepared_sets import COUNT, LATENT, SIDE, SPACE, NumberedRows
 
 from repa.data.row_files import Layout
-from repa.training.run.folder import latest_checkpoint
+from repa.training.run.folder import checkpoints_of
 
 ENCODER = "dinov2-vit-s"
 SMALL = ["--model", "SiT-Pico/2", "--projector-dim", "8", "--batch-size", "8", "--encoder-depth"]
@@ -116,7 +116,7 @@ def test_a_signal_to_the_whole_group_ends_the_run_saved_and_no_process_stays(fol
         command, cwd=folder.parent, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 120
-    while not latest_checkpoint(folder.parent / "runs/set/checkpoints"):
+    while not checkpoints_of(folder.parent / "runs/set"):
         assert run.poll() is None and time.monotonic() < deadline, run.communicate()
         time.sleep(0.05)
     os.killpg(run.pid, number)
@@ -133,7 +133,7 @@ def test_a_run_that_is_killed_takes_those_that_read_with_it(folder):
         command, cwd=folder.parent, stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 120
-    while not latest_checkpoint(folder.parent / "runs/set/checkpoints"):
+    while not checkpoints_of(folder.parent / "runs/set"):
         assert run.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     run.kill()

@@ -3,7 +3,8 @@
 `repa.training.loop` lists its files. A line of history.jsonl stands for each time that the run went
 on otherwise: {"from_step": 1001, "changed": {"learning_rate": [0.001, 0.0005]}, "skip": [1234]}
 A line with "instead_of": 2000 went back, from a run that had come to that step; settings and steps
-left out are those of the lines before it. config.json and each line hold a checksum of themselves,
+left out are those of the lines before it. Until its later checkpoints are set aside that line does
+not count, and whoever opens the run first goes back. config.json and each line hold a checksum of themselves,
 and config.json the number of lines that count, "draws", the format of the random draws, and, of
 data that can change, "data_set": how many images and classes they have, the names of those, and
 "identity", a hash of all.
@@ -90,31 +91,23 @@ def record_settings(
     step: int,
     skip: Iterable[int],
     instead_of: int | None = None,
+    later: Iterable[Path] = (),
     data: Mapping[str, Any] | None = None,
 ) -> tuple[frozenset[int], list[str]]:
     """Write settings and history; the folder is a run's from then on.
 
     Its settings were `before` until now, None at the start of a run, and it has taken `step` steps;
-    `skip` are numbers of steps, from 1, whose update is to be left out, and `instead_of` is the
-    step that the run goes back from, if it does. `data` is what the run remembers of its data.
+    `skip` are numbers of steps, from 1, whose update is to be left out, `instead_of` is the step
+    that the run goes back from, if it does, and `later` are its checkpoints of steps to be taken
+    anew, which are set aside. `data` is what the run remembers of its data.
 
     Returns:
         All steps whose update is left out, earlier ones included, and what is new in words.
 
     Raises:
-        SettingError: The run is past its last step, or a step to be left out is not to come.
-        CheckpointFormatError: The history is damaged.
+        SettingError: See `check_steps`, here and for CheckpointFormatError.
     """
-    if config.num_steps < step:
-        rule = f"num_steps must be at least {step}, the steps that the run has taken"
-        raise SettingError("num_steps", f"{rule}, got {config.num_steps}.")
-    history = _read_history(out)
-    recorded = {number for entry in history for number in entry["skip"]}
-    new = sorted(set(skip) - recorded)
-    for number in new:
-        if not step < number <= config.num_steps:
-            rule = f"only steps after {step} and up to {config.num_steps}"
-            raise SettingError("skip", f"step {number} cannot be left out, {rule}.")
+    history, recorded, new = check_steps(out, config, step, skip)
     changed = changes(before or config, config)
     _write_config(out, before or config, len(history), data)  # first of all, it is a run's folder
     if changed or new or instead_of is not None:
@@ -123,12 +116,49 @@ def record_settings(
             entry["instead_of"] = instead_of
         history.append(entry)
         # Before the new settings: no change holds that is not recorded. One that is recorded holds
-        # once config.json counts its line.
+        # once config.json counts its line; until then going back is under way.
         write_text(out / _HISTORY, "".join(json.dumps(sealed(e)) + "\n" for e in history))
+    set_aside(out, later)
     _write_config(out, config, len(history), data)
     notes = [f"{name} {old} -> {now}" for name, (old, now) in changed.items()]
     notes += [f"without the update of step {number}" for number in new]
-    return frozenset(recorded | set(new)), notes
+    return recorded | set(new), notes
+
+
+def check_steps(
+    out: Path, config: TrainConfig, step: int, skip: Iterable[int]
+) -> tuple[list[dict[str, Any]], frozenset[int], list[int]]:
+    """Check what a run that has taken `step` steps is to do by its history and what is asked now.
+
+    Returns:
+        The lines of its history that count, the steps that they leave out, and those of `skip` that
+        are new.
+
+    Raises:
+        SettingError: The run is past its last step, or a step to be left out is not to come.
+        CheckpointFormatError: The history is damaged.
+    """
+    if config.num_steps < step:
+        rule = f"num_steps must be at least {step}, the steps that the run has taken"
+        raise SettingError("num_steps", f"{rule}, got {config.num_steps}.")
+    history, _ = _read_history(out)
+    recorded = frozenset(number for entry in history for number in entry["skip"])
+    new = sorted(set(skip) - recorded)
+    for number in new:
+        if not step < number <= config.num_steps:
+            rule = f"only steps after {step} and up to {config.num_steps}"
+            raise SettingError("skip", f"step {number} cannot be left out, {rule}.")
+    return history, recorded, new
+
+
+def return_under_way(out: Path) -> tuple[int, int] | None:
+    """Return the steps that a run was going back to, and from, when a kill came; None otherwise.
+
+    Not all of its later checkpoints may be set aside by then.
+    """
+    _, others = _read_history(out)
+    going = [e for e in others if "instead_of" in e]
+    return (going[-1]["from_step"] - 1, going[-1]["instead_of"]) if going else None
 
 
 def check_data(out: Path, data: Mapping[str, Any] | None, name: str) -> None:
@@ -167,11 +197,6 @@ def locked(out: Path) -> Iterator[None]:
         remove_leftovers(out)
         remove_leftovers(out / "checkpoints")
         yield
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint of the highest step in a folder, or None."""
-    return max(_checkpoints(folder), default=(0, None))[1]
 
 
 def checkpoints_of(out: Path) -> list[Path]:
@@ -279,8 +304,8 @@ def _write_config(
     write_text(out / _CONFIG, json.dumps(record, indent=2) + "\n")
 
 
-def _read_history(out: Path) -> list[dict[str, Any]]:
-    """Return the entries that count; a kill can leave one more, of settings that never held."""
+def _read_history(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the entries that count, and what a kill can leave: one of settings that never held."""
     path, count = out / _HISTORY, _read_config(out).lines
     try:
         lines = path.read_text("utf-8").splitlines() if path.exists() else []
@@ -292,7 +317,8 @@ def _read_history(out: Path) -> list[dict[str, Any]]:
             raise ValueError("a step to be left out is no number")
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointFormatError(f"{path}: is damaged ({error}).") from error
-    return entries[:count]
+    count = len(entries) if count is None else count
+    return entries[:count], entries[count:]
 
 
 def _checkpoints(folder: Path) -> list[tuple[int, Path]]:

@@ -8,10 +8,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from repa.checkpoints import read_checkpoint
 from repa.checkpoints.fitting import fit_weights
+from repa.checkpoints.reading import Checkpoint
 from repa.checkpoints.settings import CheckpointSettings
 from repa.errors import ChecksumError
+from repa.models.sit import SiT
 from repa.training.run.folder import read_run_config
 from repa.training.run.state import TrainState
 from repa.training.settings import TrainConfig
@@ -48,13 +53,29 @@ def start_from_checkpoint(
     """
     if config.init is None:
         return config
-    checkpoint = read_checkpoint(config.init)
-    tensors, notes = fit_weights(checkpoint, state.model.state_dict(), what)
-    if config.init_sha256 not in (None, checkpoint.sha256):
-        was = f"the run started from another file, of SHA-256 {config.init_sha256[:12]}"
-        raise ChecksumError(f"{checkpoint.path}: is of SHA-256 {checkpoint.sha256[:12]}; {was}.")
+    checkpoint, tensors, notes = _fitted(config.init, config.init_sha256, state.model, what)
     for model in (state.model, state.ema):
         model.load_state_dict(tensors, strict=False)
     said = "; ".join([f"starting from {config.init} (SHA-256 {checkpoint.sha256[:12]})", *notes])
     on_note(f"{said}.")
     return replace(config, init_sha256=checkpoint.sha256)
+
+
+def check_start(config: TrainConfig, what: CheckpointSettings) -> None:
+    """Raise as `start_from_checkpoint` does, of a network that is described and not made."""
+    if config.init is not None:
+        with torch.device("meta"):
+            model = SiT(**what.model)
+        _fitted(config.init, config.init_sha256, model, what)
+
+
+def _fitted(
+    init: str, sha256: str | None, model: SiT, what: CheckpointSettings
+) -> tuple[Checkpoint, dict[str, Tensor], list[str]]:
+    """Return the checkpoint, what the model takes from it, and what is to be said of that."""
+    checkpoint = read_checkpoint(init)
+    tensors, notes = fit_weights(checkpoint, model.state_dict(), what)
+    if sha256 is not None and sha256 != checkpoint.sha256:
+        was = f"the run started from another file, of SHA-256 {sha256[:12]}"
+        raise ChecksumError(f"{checkpoint.path}: is of SHA-256 {checkpoint.sha256[:12]}; {was}.")
+    return checkpoint, tensors, notes

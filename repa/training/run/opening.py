@@ -1,12 +1,12 @@
 """Opening a run: its folder, data, targets and state, before the first step or where it goes on.
 
-All that can be refused is refused here. Of several processes the first one reads and writes the
-folder, and what it finds, or meets, is known to all.
+All that can be refused is refused here, by `plan_run`, which a dry run has too. Of several
+processes the first one reads and writes the folder, and what it finds, or meets, is known to all.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,13 @@ from repa.training.batch import Share
 from repa.training.run.folder import (
     check_data,
     check_run_folder,
+    check_steps,
     locked,
     record_settings,
-    set_aside,
 )
 from repa.training.run.initial import start_from_checkpoint, with_recorded_start
-from repa.training.run.resuming import check_longer, load_checkpoint
-from repa.training.run.state import TrainState, check_model, model_settings, step_of
+from repa.training.run.resuming import Start, check_longer, load_checkpoint, start_of
+from repa.training.run.state import TrainState, check_model, model_settings
 from repa.training.settings import TrainConfig
 from repa.training.targets import Keeping, TargetSource, keep_targets, open_targets
 from repa.training.watching.regular import Regular
@@ -70,6 +70,49 @@ class OpenRun:
     regular: Sequence[Regular] = ()
 
 
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run is trained on and where it goes on, before anything is made or written.
+
+    `before` are the settings of the folder's run until now, None if it holds none, and `record` is
+    what it remembers of its data.
+    """
+
+    config: TrainConfig
+    before: TrainConfig | None
+    data: TrainingData
+    record: Mapping[str, Any] | None
+    targets: TargetSource
+    what: CheckpointSettings
+    start: Start
+    regular: Sequence[Regular]
+
+
+def plan_run(how: Opening) -> RunPlan:
+    """Find out, writing nothing to its folder, what a run is.
+
+    Raises:
+        RepaError: See `repa.training.loop.train`.
+    """
+    world, out = how.processes, how.out
+    config, before = _checked(how)
+    data, record = _opened_data(config, how)
+    with together(world):
+        targets = _opened_targets(config, data, how)
+    what = _description(config, data, targets, record)
+
+    def found() -> Start:
+        start = start_of(out, how.from_step)
+        check_longer(before, config, start.step, out)
+        check_steps(out, config, start.step, how.skip)
+        return start
+
+    start = at_first(world, found)
+    with together(world):
+        regular = how.watch(config, data, what)
+    return RunPlan(config, before, data, record, targets, what, start, regular)
+
+
 @contextmanager
 def opened(how: Opening) -> Iterator[OpenRun]:
     """Open a run for the length of the block, in which no other process can.
@@ -79,68 +122,60 @@ def opened(how: Opening) -> Iterator[OpenRun]:
     """
     world, out = how.processes, how.out
     _check_same(how)
+    config, _ = _checked(how)
+    share = Share(config.batch_size, config.accumulate, world)
+    with _locked(world, out):
+        plan = plan_run(how)  # the folder may have changed while it was not locked
+        data, what, latest = plan.data, plan.what, plan.start.checkpoint
+        with together(world):
+            state = TrainState.create(plan.config, what.model, how.device)
+        config, skipped = at_first(world, lambda: _begun(how, plan, state))
+        state.copy_from_first(world)
+        targets = plan.targets
+        if config.is_aligned(state.step):
+            targets = _kept_targets(targets, config, data, how)
+        yield OpenRun(config, out, state, data, targets, what, share, skipped, latest, plan.regular)
+
+
+def _checked(how: Opening) -> tuple[TrainConfig, TrainConfig | None]:
+    """Check what takes no data; return the settings, and those of the folder's run, if any."""
+    world, out = how.processes, how.out
     if how.from_step is not None and not how.resume:
         raise SettingError("from_step", "from_step is for runs that go on: add --resume.")
     config = at_first(world, lambda: with_recorded_start(how.config, out))
-    at_first(world, lambda: check_run_folder(config, out, resume=how.resume))
-    share = Share(config.batch_size, config.accumulate, world)
+    before = at_first(world, lambda: check_run_folder(config, out, resume=how.resume))
     check_model(config)
-    with _locked(world, out):
-        # What it holds may have changed while it was not locked.
-        before = at_first(world, lambda: check_run_folder(config, out, resume=how.resume))
-        data, record = _opened_data(config, how)
-        with together(world):
-            targets = _opened_targets(config, data, how)
-        what = _description(config, data, targets, record)
-        with together(world):
-            regular = how.watch(config, data, what)
-            state = TrainState.create(config, what.model, how.device)
-        config, latest, skipped = at_first(
-            world, lambda: _begun(replace(how, config=config), state, what, before, record)
-        )
-        state.copy_from_first(world)
-        if config.is_aligned(state.step):
-            targets = _kept_targets(targets, config, data, how)
-        yield OpenRun(config, out, state, data, targets, what, share, skipped, latest, regular)
+    return config, before
 
 
-def _begun(
-    how: Opening,
-    state: TrainState,
-    what: CheckpointSettings,
-    before: TrainConfig | None,
-    record: Mapping[str, Any] | None,
-) -> tuple[TrainConfig, Path | None, frozenset[int]]:
+def _begun(how: Opening, plan: RunPlan, state: TrainState) -> tuple[TrainConfig, frozenset[int]]:
     """Fill the state, and write what is known of the run to its folder.
 
-    Its settings were `before` until now, if there was a run; `record` is what it remembers of its
-    data.
-
     Returns:
-        Its settings now, its latest checkpoint, and the steps that are left out.
+        Its settings now, and the steps that are left out.
     """
-    config, out, note = how.config, how.out, how.on_note
-    latest, later = load_checkpoint(state, config, out, how.from_step, note)
-    if latest is None:
-        config = start_from_checkpoint(state, config, what, note)
-    check_longer(before, config, state.step, out)
+    config, out, note, start = plan.config, how.out, how.on_note, plan.start
+    if start.checkpoint is None:
+        config = start_from_checkpoint(state, config, plan.what, note)
+    else:
+        load_checkpoint(state, config, out, start.checkpoint, note)
     skipped, notes = record_settings(
         out,
         config,
-        before=before,
+        before=plan.before,
         step=state.step,
         skip=how.skip,
-        instead_of=step_of(later[0]) if later else None,
-        data=record,
+        instead_of=start.instead_of,
+        later=start.later,
+        data=plan.record,
     )
-    if later:
-        set_aside(out, later)
+    if start.instead_of is not None:
         notes.append(f"later checkpoints are in {out / 'set-aside'}, to be removed at will")
-    if latest:
+    if start.checkpoint is not None:
         note(f"resuming from step {state.step} of {config.num_steps}.")
     if notes:
         note(f"from step {state.step + 1} on: {', '.join(notes)}.")
-    return config, latest, skipped
+    return config, skipped
 
 
 def _check_same(how: Opening) -> None:

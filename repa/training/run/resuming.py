@@ -5,10 +5,11 @@ What is damaged is named, with a way on that works: the latest checkpoint before
 
 import shlex
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from repa.errors import CheckpointFormatError, SettingError
-from repa.training.run.folder import checkpoints_of
+from repa.training.run.folder import checkpoints_of, return_under_way
 from repa.training.run.state import TrainState, check_checkpoint, step_of
 from repa.training.settings import TrainConfig
 
@@ -20,44 +21,64 @@ def command(out: Path, *options: object) -> str:
     return " ".join(["repa train --out", shlex.quote(str(out)), "--resume", *map(str, options)])
 
 
+@dataclass(frozen=True)
+class Start:
+    """Where a run goes on: its checkpoint, None for the start, and those of later steps.
+
+    These count no more. `instead_of` is the step that it goes back from, if it does.
+    """
+
+    checkpoint: Path | None
+    later: list[Path]
+    instead_of: int | None
+
+    @property
+    def step(self) -> int:
+        """The steps that it has taken."""
+        return step_of(self.checkpoint) if self.checkpoint else 0
+
+
+def start_of(out: Path, from_step: int | None) -> Start:
+    """Find the latest checkpoint of a run, or that of a step, 0 for the start.
+
+    A run that was killed as it went back still does.
+
+    Raises:
+        SettingError: There is no checkpoint of this step.
+        CheckpointFormatError: The history is damaged.
+    """
+    found = {step_of(path): path for path in checkpoints_of(out)}
+    going_to, from_ = return_under_way(out) or (max(found, default=0), 0)
+    wanted = going_to if from_step is None else from_step
+    if wanted and wanted not in found:
+        listed = ", ".join(map(str, sorted(found))) or "none"
+        rule = f"has no checkpoint; there are those of steps {listed}, and 0 is the start"
+        raise SettingError("from_step", f"from_step {wanted} {rule}.")
+    furthest = max([from_, *found])
+    later = [path for step, path in found.items() if step > wanted]
+    return Start(found.get(wanted), later, furthest if furthest > wanted else None)
+
+
 def load_checkpoint(
     state: TrainState,
     config: TrainConfig,
     out: Path,
-    from_step: int | None,
+    checkpoint: Path,
     on_note: Callable[[str], None],
-) -> tuple[Path | None, list[Path]]:
-    """Fill a run's state from its latest checkpoint, or from that of a step.
-
-    Step 0 is the start: nothing is loaded. Nothing is written.
-
-    Returns:
-        The checkpoint, None at the start, and those of later steps, which count no more.
+) -> None:
+    """Fill a run's state from a checkpoint of its own; nothing is written.
 
     Raises:
-        SettingError: There is no checkpoint of this step.
         CheckpointFormatError: It is damaged; the message says how to go on from an earlier one.
     """
-    found = checkpoints_of(out)
-    steps = [step_of(path) for path in found]
-    wanted = from_step if from_step is not None else max(steps, default=0)
-    later = [path for path in found if step_of(path) > wanted]
-    if wanted == 0:
-        return None, later
-    if wanted not in steps:
-        listed = ", ".join(map(str, sorted(steps))) or "none"
-        rule = f"has no checkpoint; there are those of steps {listed}, and 0 is the start"
-        raise SettingError("from_step", f"from_step {wanted} {rule}.")
-    checkpoint = found[steps.index(wanted)]
     try:
         has_checksums = state.load(checkpoint, config)
     except CheckpointFormatError as error:
-        way = command(out, "--from-step", _whole_before(out, config, wanted))
+        way = command(out, "--from-step", _whole_before(out, config, step_of(checkpoint)))
         raise CheckpointFormatError(f"{error}; go on from before it with: {way}") from error
     if not has_checksums:
         what = "an earlier version wrote it without checksums, so that damage would not be seen"
         on_note(f"{checkpoint}: {what}.")
-    return checkpoint, later
 
 
 def check_longer(before: TrainConfig | None, config: TrainConfig, step: int, out: Path) -> None:

@@ -21,7 +21,7 @@ from repa.errors import (
 )
 from repa.training.batch import Batches
 from repa.training.loop import Interrupted, train
-from repa.training.run.folder import latest_checkpoint
+from repa.training.run.folder import checkpoints_of
 from repa.training.settings import Reporting
 from repa.training.step import read_measured, train_step
 from repa.training.targets import StoredTargets
@@ -63,7 +63,7 @@ def test_half_written_checkpoints_and_log_lines_are_ignored(tmp_path):
     (out / "checkpoints/.step-0000004.part").mkdir()
     with (out / "log.jsonl").open("a") as file:
         file.write('\n{"step": 4, "lo')
-    assert latest_checkpoint(out / "checkpoints").name == "step-0000003"
+    assert checkpoints_of(out)[0].name == "step-0000003"
     train(replace(TINY, num_steps=4), out, resume=True, reporting=QUIET)
     entries = [json.loads(x)["step"] for x in (out / "log.jsonl").read_text().splitlines()]
     assert entries == [1, 2, 3, 4]

@@ -3,15 +3,18 @@ import random
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_run import QUIET, TINY, file_bytes
 
+import repa.training.run.folder as run_folder
 from repa.errors import CheckpointFormatError, CheckpointMismatchError, SettingError
 from repa.training.loop import train
 from repa.training.run.folder import checkpoints_of
+from repa.training.run.resuming import Start, start_of
 from repa_base.checksums import SUMS, seal_folder, unsealed
 
 FILES = ["ema.safetensors", "model.safetensors", "optimizer.safetensors", "state.json", SUMS]
@@ -239,3 +242,45 @@ def test_a_fall_has_begun_with_its_first_lower_rate(tmp_path, steps, is_allowed)
     else:
         with pytest.raises(SettingError, match="would move the fall"):
             resumed(out, replace(config, num_steps=9))
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_a_run_that_was_killed_as_it_went_back_still_does(run, whole, monkeypatch, moved):
+    def killed(path, target):
+        if path.parent.name == "checkpoints":
+            done.append(path)
+            if len(done) > moved:
+                raise KeyboardInterrupt
+        return rename(path, target)
+
+    def killed_at_last(path, text):
+        if path.name == "config.json" and len(done) == 2:
+            raise KeyboardInterrupt
+        return write_text(path, text)
+
+    done, rename, write_text = [], Path.rename, run_folder.write_text
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        patch.setattr(run_folder, "write_text", killed_at_last)
+        with pytest.raises(KeyboardInterrupt):
+            resumed(run, from_step=0)
+    assert len(checkpoints_of(run)) == 2 - moved
+    notes = []
+    last = train(LONGER, run, resume=True, reporting=replace(QUIET, on_note=notes.append))
+    assert file_bytes(last) == file_bytes(whole) and logged(run) == list(range(1, 10))
+    assert not any("resuming" in note for note in notes) and "set-aside" in notes[0]
+    assert len(list((run / "set-aside").iterdir())) == 2
+    (entry,) = [unsealed(json.loads(x)) for x in (run / "history.jsonl").read_text().splitlines()]
+    assert (entry["from_step"], entry["instead_of"]) == (1, 6)
+    assert resumed(run) == last and len(checkpoints_of(run)) == 2  # it goes back once
+
+
+def test_a_run_that_was_killed_as_it_went_back_may_go_to_another_step(run, whole, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(run_folder, "set_aside", lambda out, later: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            resumed(run, from_step=0)
+    assert start_of(run, None).step == 0 and start_of(run, 3).instead_of == 6
+    assert start_of(run, 6) == Start(run / NEWEST, [], None)
+    assert file_bytes(resumed(run, from_step=6)) == file_bytes(whole)
+    assert start_of(run, None).step == 9

@@ -13,7 +13,6 @@ from repa.training.run.folder import (
     Log,
     check_run_folder,
     checkpoints_of,
-    latest_checkpoint,
     locked,
     read_run_config,
     record_settings,
@@ -240,7 +239,6 @@ def test_the_latest_checkpoints_and_those_at_multiples_stay(tmp_path, keep_last,
         (tmp_path / f"step-{step:07d}/ema.safetensors").touch()
     remove_old_checkpoints(tmp_path, keep_last=keep_last, keep_every=keep_every)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{s:07d}" for s in kept]
-    assert latest_checkpoint(tmp_path).name == "step-0000060"
 
 
 def test_steps_are_counted_and_not_spelled(tmp_path):
@@ -251,11 +249,13 @@ def test_steps_are_counted_and_not_spelled(tmp_path):
 
 
 def test_what_a_killed_process_left_of_a_checkpoint_is_removed(tmp_path):
-    (tmp_path / "step-0000001").mkdir()
-    killed_while_writing(tmp_path / "step-0000002")
-    assert latest_checkpoint(tmp_path).name == "step-0000001" and len(list(tmp_path.iterdir())) == 2
-    remove_old_checkpoints(tmp_path, keep_last=1, keep_every=0)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-0000001"]
+    folder = tmp_path / "checkpoints"
+    (folder / "step-0000001").mkdir(parents=True)
+    killed_while_writing(folder / "step-0000002")
+    assert checkpoints_of(tmp_path) == [folder / "step-0000001"]
+    assert len(list(folder.iterdir())) == 2
+    remove_old_checkpoints(folder, keep_last=1, keep_every=0)
+    assert [path.name for path in folder.iterdir()] == ["step-0000001"]
 
 
 def test_a_run_that_was_killed_in_its_very_first_write_can_be_started(tmp_path):
@@ -288,9 +288,10 @@ def test_only_checkpoints_and_what_a_kill_left_of_them_are_removed(tmp_path):
 def test_a_kill_while_removing_leaves_whole_checkpoints_and_the_next_time_cleans_up(
     tmp_path, monkeypatch
 ):
+    folder = tmp_path / "checkpoints"
     for step in (1, 2, 3):
-        (tmp_path / f"step-{step:07d}").mkdir()
-        (tmp_path / f"step-{step:07d}/ema.safetensors").touch()
+        (folder / f"step-{step:07d}").mkdir(parents=True)
+        (folder / f"step-{step:07d}/ema.safetensors").touch()
 
     def killed(path, **options):
         next(path.rglob("ema.safetensors")).unlink()
@@ -299,11 +300,11 @@ def test_a_kill_while_removing_leaves_whole_checkpoints_and_the_next_time_cleans
     with monkeypatch.context() as patch:
         patch.setattr("shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
-            remove_old_checkpoints(tmp_path, keep_last=1, keep_every=0)
-    assert all((path / "ema.safetensors").exists() for path in tmp_path.glob("step-*"))
-    assert latest_checkpoint(tmp_path).name == "step-0000003"
-    remove_old_checkpoints(tmp_path, keep_last=1, keep_every=0)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-0000003"]
+            remove_old_checkpoints(folder, keep_last=1, keep_every=0)
+    assert all((path / "ema.safetensors").exists() for path in folder.glob("step-*"))
+    assert checkpoints_of(tmp_path)[0].name == "step-0000003"
+    remove_old_checkpoints(folder, keep_last=1, keep_every=0)
+    assert [path.name for path in folder.iterdir()] == ["step-0000003"]
 
 
 def flipped(path, old, new):
