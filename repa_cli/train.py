@@ -133,12 +133,14 @@ def train(
     reported = {name: settings.pop(name) for name in rules(Reporting) if name in settings}
     with joined_processes(suitable_backend(device)) as world:
         chosen = _chosen(preset, settings, folder, world, resume=resume)
+        how: dict[str, Any] = {"resume": resume, "from_step": from_step, "skip": skip or ()}
+        how |= {"device": world.device(device)}
         if dry:
             if world.is_first:
-                _tell_plan(chosen, folder, world, device, reported, as_json=as_json)
+                how |= {"processes": world.size}
+                _tell_plan(chosen, folder, reported, how, as_json=as_json)
             return
-        how: dict[str, Any] = {"resume": resume, "from_step": from_step, "skip": skip or ()}
-        how |= {"device": world.device(device), "workers": workers, "processes": world}
+        how |= {"workers": workers, "processes": world}
         end = _run(chosen, folder, reported, how)
         if not isinstance(end, Path) and world.is_first:
             print_note(str(end))  # before the processes part, which may fail where they end
@@ -204,9 +206,8 @@ def _tell_end(config: TrainConfig, folder: Path, checkpoint: Path, *, as_json: b
 def _tell_plan(
     config: TrainConfig,
     folder: Path,
-    world: "Processes",
-    device: str,
-    reported: dict[str, Any],
+    reported: Mapping[str, Any],
+    how: Mapping[str, Any],
     *,
     as_json: bool,
 ) -> None:
@@ -214,9 +215,9 @@ def _tell_plan(
     from repa.training.planning.dry_run import dry_run
     from repa_cli.showing.dry_run_table import print_dry_run
 
-    reporting = Reporting(**reported)
+    reporting = Reporting(**reported, on_note=print_note)
     shown = {name: getattr(reporting, name) for name in rules(Reporting)}
-    plan = dry_run(config, folder, device=world.device(device), processes=world.size)
+    plan = dry_run(config, folder, reporting=reporting, **how)
     if as_json:
         print_json({**plan.to_dict(), "reporting": shown})
     else:

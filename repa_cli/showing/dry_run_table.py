@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from repa_base.files import size_text
+from repa_base.settings import rules
 from repa_cli.output import print_table
 from repa_cli.showing.bars import duration
 
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
 
 def print_dry_run(plan: "DryRun", reporting: Mapping[str, Any]) -> None:
     """Print settings as a file for --config names them, and sizes, memory and time."""
+    known = {*rules(plan.config), *reporting}  # of all that is stored, what a person may set
     sections = {**plan.config.sections(), "reporting": reporting}
     rows = [
         (f"{section}.{name}", "" if value is None else str(value))
         for section, values in sections.items()
         for name, value in values.items()
+        if name in known
     ]
     print_table(("setting", "value"), rows)
     typer.echo("")
@@ -59,7 +62,8 @@ def _times(plan: "DryRun") -> list[tuple[str, str]]:
         rows.append(("features, once", f"about {duration(timing.features)}, {how}"))
     if timing.reading > timing.step:
         rows.append(("reading", f"{timing.reading:.3g} s for what is at once, in one process"))
-    rows.append(("all steps", f"about {duration(plan.seconds)}"))
+    steps = f"the {plan.steps_left:,} steps left" if plan.steps_taken else "all steps"
+    rows.append((steps, f"about {duration(plan.seconds)}"))
     rows.append(("times", "estimated from what this machine did just now"))
     return rows
 

@@ -8,6 +8,7 @@ import pytest
 import repa.training.loop as loop
 from repa.generation.settings import SampleConfig
 from repa.training.settings import Reporting, TrainConfig
+from repa.training.settings.sections import SECTIONS
 from repa_base.settings import flag_of, rules
 
 
@@ -192,9 +193,31 @@ def test_a_dry_run_tells_settings_sizes_and_time_and_writes_nothing(
     assert rows["reporting.validate_every"] == "3" and rows["parameters"] == "0.2 million"
     assert rows["steps an epoch"] == "112.6" and rows["a checkpoint"].endswith("MB")
     assert re.fullmatch(r"[\d.e-]+ s, the fastest of \d+ on 8 at once", rows["a step"])
+    keys = set(re.findall(r"^([a-z]+)\.(\w+)\b", out, re.MULTILINE))
+    sections = {**SECTIONS, "reporting": Reporting}
+    assert keys == {(s, key) for s, settings in sections.items() for key in rules(settings)}
     assert rows["times"] == "estimated from what this machine did just now"
     assert not list(tmp_path.iterdir())
     code, out, _ = training("--steps", 9, "--dry-run", "--json", "--accumulate", 3)
     assert code == 2 and not out  # 8 images cannot be divided
     code, out, _ = training("--steps", 9, "--dry-run", "--json", "--accumulate", 4)
     assert json.loads(out)["share"] == 2 and not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_is_of_the_run_that_is_asked_for(training, tmp_path, monkeypatch):
+    monkeypatch.setattr("repa_base.device.ENOUGH", 0.05)
+    assert training("--steps", 2, "--preview-every", 0)[0] == 0
+    code, out, error = training("--steps", 4, "--resume", "--dry-run")
+    assert code == 0 and "\nthe 2 steps left " in out, error
+    code, out, _ = training("--steps", 4, "--resume", "--dry-run", "--json")
+    assert json.loads(out)["steps_taken"] == 2
+    for options, code, said in (
+        (["--steps", 4], 1, "add --resume, or another --out"),
+        (["--steps", 4, "--from-step", 2], 2, "--from-step"),
+        (["--steps", 4, "--resume", "--from-step", 1], 2, "--from-step"),
+        (["--steps", 4, "--resume", "--skip", 2], 2, "--skip"),
+        (["--steps", 4, "--out", "new", "--init", "nonsense"], 2, "'nonsense'"),
+    ):
+        found, out, error = training(*options, "--dry-run")
+        assert found == code and not out and error.count("\n") == 1 and said in error
+    assert not (tmp_path / "new").exists()

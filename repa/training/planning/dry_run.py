@@ -1,23 +1,24 @@
 """A dry run: what a training would be, how large, and how long, before it is begun."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from repa.checkpoints.settings import CheckpointSettings
-from repa.data import open_training_data
 from repa.errors import RepaError
 from repa.training.batch import Share
 from repa.training.planning.memory import Sizes, sizes_of
 from repa.training.planning.timing import Timing, measured_timing
-from repa.training.run.state import TrainState, check_model, model_settings
-from repa.training.settings import TrainConfig
+from repa.training.run.initial import check_start
+from repa.training.run.opening import Opening, plan_run
+from repa.training.run.state import TrainState
+from repa.training.settings import Reporting, TrainConfig
 from repa.training.step import less_memory
-from repa.training.targets import open_targets
+from repa.training.watching.regular import check_regular
 from repa_base.device import free_memory, out_of_memory_in_words
 from repa_base.processes import Processes
 
@@ -35,6 +36,7 @@ class DryRun:
         steps_per_epoch: Steps in which every image is seen once.
         timing: None where it was not measured.
         unmeasured: Why not, in words.
+        steps_taken: Steps that the run has taken already, if it goes on.
     """
 
     config: TrainConfig
@@ -45,14 +47,20 @@ class DryRun:
     steps_per_epoch: float
     timing: Timing | None
     unmeasured: str | None
+    steps_taken: int = 0
+
+    @property
+    def steps_left(self) -> int:
+        """Steps that the run would take."""
+        return self.config.num_steps - self.steps_taken
 
     @property
     def seconds(self) -> float | None:
-        """About how long all takes, as the machine is now; reading ahead may hide the reading."""
+        """About how long these take, as the machine is now; reading ahead may hide the reading."""
         if self.timing is None:
             return None
         parts = self.config.accumulate
-        return self.timing.features + self.config.num_steps * parts * self.timing.step
+        return self.timing.features + self.steps_left * parts * self.timing.step
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -64,32 +72,46 @@ def dry_run(
     config: TrainConfig,
     out: Path,
     *,
+    resume: bool = False,
+    from_step: int | None = None,
+    skip: Iterable[int] = (),
     device: torch.device | str = "cpu",
+    reporting: Reporting | None = None,
     processes: int = 1,
     measured: bool = True,
 ) -> DryRun:
-    """Find out what `repa.training.train` of these arguments would do; write nothing.
+    """Find out what `repa.training.train` of these arguments would do; write nothing to its folder.
 
-    The folder `out` may hold features that a run has kept. `processes` are those that would share
-    each batch; a step is measured for one of them, without the exchange of gradients.
+    `processes` are those that would share each batch; a step is measured for one of them, without
+    the exchange of gradients. The checkpoint that a run goes on from is not read, nor are networks
+    that only judge it.
 
     Raises:
-        RepaError: As `repa.training.train` does for the settings and the data.
+        RepaError: As `repa.training.train` does before its first step.
     """
-    sizes = check_model(config)
-    data = open_training_data(config.data, config.image_size)
-    data = data.flipping() if config.flip else data
-    grid = data.input_size // sizes["patch_size"]
-    targets = open_targets(config.encoder, data, out, grid, device, config.encoder_precision)
-    settings = model_settings(config, data, targets.dims)
-    what = CheckpointSettings(model=settings, path_type=config.path_type)
     share = Share(config.batch_size, config.accumulate, Processes(size=processes))
-    found = sizes_of(config, what.model)
+    reporting = reporting or Reporting()
+    plan = plan_run(
+        Opening(
+            config,
+            out,
+            resume=resume,
+            from_step=from_step,
+            skip=tuple(skip),
+            device=device,
+            on_note=reporting.on_note,
+            watch=partial(check_regular, reporting=reporting),
+        )
+    )
+    config, data, targets = plan.config, plan.data, plan.targets
+    found = sizes_of(config, plan.what.model)
+    if plan.start.checkpoint is None:
+        check_start(config, plan.what)
     timing, unmeasured = None, None if measured else "not asked for"
     if measured and (unmeasured := _too_large(found, device)) is None:
         try:
             with out_of_memory_in_words(f"in a step: try {less_memory(config, share)}"):
-                state = TrainState.create(config, settings, device)
+                state = TrainState.create(config, plan.what.model, device)
                 room = _room(found, device)
                 timing = measured_timing(
                     config, state, data, targets, device, share.part_size, room
@@ -107,6 +129,7 @@ def dry_run(
         data.count / config.batch_size,
         timing,
         unmeasured,
+        plan.start.step,
     )
 
 

@@ -4,10 +4,10 @@
 on otherwise: {"from_step": 1001, "changed": {"learning_rate": [0.001, 0.0005]}, "skip": [1234]}
 A line with "instead_of": 2000 went back, from a run that had come to that step; settings and steps
 left out are those of the lines before it. Until its later checkpoints are set aside that line does
-not count, and whoever opens the run first goes back. config.json and each line hold a checksum of themselves,
-and config.json the number of lines that count, "draws", the format of the random draws, and, of
-data that can change, "data_set": how many images and classes they have, the names of those, and
-"identity", a hash of all.
+not count, and whoever opens the run first goes back. config.json and each line hold a checksum of
+themselves, and config.json the number of lines that count, "draws", the format of the random draws,
+and, of data that can change, "data_set": how many images and classes they have, the names of those,
+and "identity", a hash of all.
 """
 
 import json

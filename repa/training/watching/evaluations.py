@@ -15,7 +15,7 @@ from metrics import ArrayImages
 from repa.autoencoders.autoencoder import Autoencoder
 from repa.checkpoints.settings import CheckpointSettings
 from repa.errors import DataError, SettingError
-from repa.evaluation import Measuring, evaluate_file, plan_evaluation
+from repa.evaluation import EvaluationPlan, Measuring, evaluate_file, plan_evaluation
 from repa.generation import Protocol, images_of
 from repa.generation.defaults import defaults_of_dataset
 from repa.generation.images import InMemory, SampledImages
@@ -57,7 +57,7 @@ class Evaluations:
             images = _filled(made, count)
         except GivenUpError:
             return None
-        samples = ArrayImages(images, title, manifest=self._manifest)
+        samples = ArrayImages(images, title, manifest=_manifest(self.settings))
         reference = self.reporting.eval_reference
         found = evaluate_file(samples, reference=reference, how=self.measuring)
         return {METRICS: dict(found.reports["samples"].values), f"{METRICS}_of": count}
@@ -68,13 +68,6 @@ class Evaluations:
         own = defaults_of_dataset(self.settings.dataset).values
         known = {field.name for field in fields(Protocol)}
         return Protocol(**{name: value for name, value in own.items() if name in known})
-
-    @property
-    def _manifest(self) -> dict[str, Any]:
-        """What the manifest of `repa sample` says of the data, from which the reference follows."""
-        stated = self.settings.reference
-        reference = {} if stated is None else {"reference": stated.to_dict()}
-        return {"dataset": self.settings.dataset, **reference}
 
     def check(self) -> None:
         """Find out before the first step whether there is a reference, and load what measures.
@@ -87,18 +80,37 @@ class Evaluations:
         if self.autoencoder is None and not space.is_pixels:
             reason = f"needs the autoencoder of the latents ({space.autoencoder or 'unnamed'})"
             raise SettingError("eval_every", f"{reason} on this machine.")
-        nothing = ArrayImages(np.zeros((1, 8, 8, 3), np.uint8), "samples", manifest=self._manifest)
-        try:
-            plan = plan_evaluation(nothing, self.reporting.eval_reference)
-        except DataError as error:
-            if self.reporting.eval_reference is not None:
-                raise
-            remedy = "name one by --eval-ref, or prepare the data with repa prepare --held-out"
-            raise SettingError("eval_every", f"needs a reference: {remedy} ({error})") from error
+        plan = reference_of(self.settings, self.reporting)
         self.measuring.load(plan.network)
         self.reporting.on_note(
             f"evaluated against {plan.reference} by {plan.network}: {plan.reason}."
         )
+
+
+def reference_of(settings: CheckpointSettings, reporting: Reporting) -> EvaluationPlan:
+    """Return by what the samples of a run are judged; nothing is loaded but statistics.
+
+    Raises:
+        SettingError: There is no reference.
+        RepaError: It cannot be read.
+    """
+    one = np.zeros((1, 8, 8, 3), np.uint8)
+    try:
+        return plan_evaluation(
+            ArrayImages(one, "samples", manifest=_manifest(settings)), reporting.eval_reference
+        )
+    except DataError as error:
+        if reporting.eval_reference is not None:
+            raise
+        remedy = "name one by --eval-ref, or prepare the data with repa prepare --held-out"
+        raise SettingError("eval_every", f"needs a reference: {remedy} ({error})") from error
+
+
+def _manifest(settings: CheckpointSettings) -> dict[str, Any]:
+    """Return what the manifest of `repa sample` says of a run's data, which tells the reference."""
+    stated = settings.reference
+    reference = {} if stated is None else {"reference": stated.to_dict()}
+    return {"dataset": settings.dataset, **reference}
 
 
 def _filled(made: Iterable[SampledImages], count: int) -> np.ndarray:

@@ -13,8 +13,8 @@ from repa.training.run.state import TrainState
 from repa.training.settings import Reporting, TrainConfig
 from repa.training.watching.curves import HELD_OUT, METRICS
 from repa.training.watching.decoder import SharedAutoencoder
-from repa.training.watching.evaluations import open_evaluations
-from repa.training.watching.validation import open_validation
+from repa.training.watching.evaluations import open_evaluations, reference_of
+from repa.training.watching.validation import held_out_of, open_validation
 from repa_base.device import out_of_memory_in_words
 
 Work = Callable[[TrainState, Callable[[], bool]], Mapping[str, Any] | None]
@@ -62,6 +62,22 @@ def regular_work(
         Regular(HELD_OUT, reporting.validate_every, validation),
         Regular(METRICS, reporting.eval_every, evaluations),
     )
+
+
+def check_regular(
+    config: TrainConfig, data: TrainingData, what: CheckpointSettings, *, reporting: Reporting
+) -> Sequence[Regular]:
+    """Find out whether there is what `reporting` asks to judge a run by; open none of it.
+
+    Raises:
+        SettingError: There are no held-out images, or no reference.
+        RepaError: These cannot be read.
+    """
+    if reporting.validate_every:
+        held_out_of(data)
+    if reporting.eval_every:
+        reference_of(what, reporting)
+    return ()
 
 
 def _noted(name: str, work: Work, on_note: Callable[[str], None]) -> Work:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from repa.autoencoders.autoencoder import Autoencoder
-from repa.data import TrainingData, held_out_images
+from repa.data import HeldOutImages, TrainingData, held_out_images
 from repa.errors import SettingError
 from repa.training.losses import times_from_draws, velocity_loss
 from repa.training.run.state import TrainState
@@ -92,12 +92,7 @@ def open_validation(
         SettingError: No images were held out, or nothing encodes them.
         DataError: They are damaged.
     """
-    held_out = held_out_images(data, NUM_IMAGES)
-    if held_out is None:
-        remedy = "prepare the data with repa prepare --held-out 0.1, say, or leave it out"
-        raise SettingError(
-            "validate_every", f"needs held-out images, and {data.name} has none: {remedy}."
-        )
+    held_out = held_out_of(data)
     space = data.latent_space
     if autoencoder is None and not space.is_pixels:
         reason = f"needs the autoencoder of the latents ({space.autoencoder or 'unnamed'})"
@@ -108,6 +103,22 @@ def open_validation(
         _with_draws(config, inputs, held_out.labels),
         _with_draws(config, *_trained_on(data, len(held_out.labels))),
     )
+
+
+def held_out_of(data: TrainingData) -> HeldOutImages:
+    """Read images that were held out of data, at most `NUM_IMAGES`.
+
+    Raises:
+        SettingError: There are none.
+        DataError: They are damaged.
+    """
+    held_out = held_out_images(data, NUM_IMAGES)
+    if held_out is None:
+        remedy = "prepare the data with repa prepare --held-out 0.1, say, or leave it out"
+        raise SettingError(
+            "validate_every", f"needs held-out images, and {data.name} has none: {remedy}."
+        )
+    return held_out
 
 
 def _trained_on(data: TrainingData, count: int) -> tuple[Tensor, Tensor]:

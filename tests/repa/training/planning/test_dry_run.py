@@ -1,13 +1,20 @@
 """A dry run: counts against the real network, state and checkpoint, and that nothing is written."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from pictures import class_folders
 from tiny_run import QUIET, TINY, tiny_state
 from torch.nn import functional as F
 
-from repa.errors import SettingError
+from repa.errors import (
+    CheckpointMismatchError,
+    OutputExistsError,
+    SettingError,
+    UnknownNameError,
+)
 from repa.models.sit import SIT_SIZES, SiT
 from repa.training.loop import train
 from repa.training.planning.dry_run import dry_run
@@ -116,3 +123,83 @@ def test_a_network_that_has_no_room_is_not_measured(tmp_path, monkeypatch):
     monkeypatch.setattr("repa.training.planning.dry_run.free_memory", lambda device: 1000)
     plan = dry_run(TINY, tmp_path)
     assert plan.timing is None and "and 0.0 GiB are free" in plan.unmeasured
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    """A run of three steps of six, stopped."""
+    out = tmp_path_factory.mktemp("begun") / "run"
+    train(replace(TINY, num_steps=3), out, reporting=QUIET)
+    return out
+
+
+def test_a_run_that_goes_on_takes_the_time_of_the_steps_that_are_left(begun, monkeypatch):
+    monkeypatch.setattr("repa_base.device.ENOUGH", 0.05)
+    before = {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()}
+    plan = dry_run(TINY, begun, resume=True)
+    assert (plan.steps_taken, plan.steps_left) == (3, 3)
+    assert plan.seconds == pytest.approx(3 * plan.timing.step)
+    assert dry_run(TINY, begun, resume=True, from_step=0, measured=False).steps_left == 6
+    assert before == {path: path.read_bytes() for path in begun.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "changes", "how"),
+    [
+        (OutputExistsError, "holds a run already: add --resume", {}, {}),
+        (OutputExistsError, r"other settings \(seed\)", {"seed": 1}, {"resume": True}),
+        (SettingError, "at least 3", {"num_steps": 2}, {"resume": True}),
+        (SettingError, "step 3 cannot be left out", {}, {"resume": True, "skip": [3]}),
+        (SettingError, "2 has no checkpoint", {}, {"resume": True, "from_step": 2}),
+    ],
+)
+def test_what_the_folder_of_a_run_does_not_allow_is_refused(begun, kind, said, changes, how):
+    config = replace(TINY, **changes)
+    for begin in (partial(dry_run, measured=False), train):
+        with pytest.raises(kind, match=said):
+            begin(config, begun, **how)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "changes", "how"),
+    [
+        (SettingError, "add --resume", {}, {"from_step": 5}),
+        (SettingError, "step 9 cannot be left out", {}, {"skip": [9]}),
+        (UnknownNameError, "unknown model, file or folder 'nonsense'", {"init": "nonsense"}, {}),
+        (
+            SettingError,
+            "needs a reference",
+            {"data": "mine"},
+            {"reporting": replace(QUIET, eval_every=3)},
+        ),
+        (
+            SettingError,
+            "needs held-out images",
+            {"data": "mine"},
+            {"reporting": replace(QUIET, validate_every=3)},
+        ),
+    ],
+)
+def test_what_a_new_run_cannot_have_is_refused(tmp_path, monkeypatch, kind, said, changes, how):
+    monkeypatch.chdir(tmp_path)
+    class_folders(tmp_path / "mine")
+    config, reporting = replace(TINY, **changes), how.pop("reporting", QUIET)
+    for begin in (partial(dry_run, measured=False), train):
+        with pytest.raises(kind, match=said):
+            begin(config, tmp_path / "run", reporting=reporting, **how)
+    assert not list(tmp_path.glob("run/*.json"))
+
+
+def test_a_start_that_does_not_fit_is_refused(begun, tmp_path):
+    config = replace(TINY, model="SiT-Ti/8", init=str(begun))
+    for begin in (partial(dry_run, measured=False), train):
+        with pytest.raises(CheckpointMismatchError, match=r"tensor pos_embed is .* SiT-Pico/8"):
+            begin(config, tmp_path / "run")
+    assert dry_run(replace(TINY, init=str(begun)), tmp_path / "run", measured=False)
+
+
+def test_a_grid_that_the_encoder_does_not_give_is_an_error_of_the_images_size(tmp_path):
+    config = replace(TINY, encoder="efficientnet-lite1", model="SiT-Ti/4", image_size=8)
+    with pytest.raises(SettingError, match="images of 16 to 128 pixels would do") as caught:
+        dry_run(config, tmp_path, measured=False)
+    assert caught.value.field == "image_size"
