@@ -2,7 +2,8 @@
 
 One loop for every data set and any number of processes. What is drawn for a sample is keyed by its
 position in the run, so a run that was killed and resumed ends with the same weights. The device is
-waited for at a log, a preview or a checkpoint alone. A run is a folder:
+waited for at a log, a held-out loss, an evaluation, a preview or a checkpoint alone. A run is a
+folder:
 
     config.json, history.jsonl   settings and what changed of them, see `repa.training.run.folder`
     log.jsonl                    losses and learning rate, one line every `log_every` steps

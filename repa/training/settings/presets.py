@@ -84,17 +84,16 @@ def settings_of(preset: str | None = None, **given: Any) -> TrainConfig:  # noqa
 
     Raises:
         UnknownNameError: There is no such preset.
-        SettingError: A setting is out of its range, or contradicts the preset; or the preset is for
-            data of one's own, and none are given.
+        SettingError: A setting is out of its range, contradicts the preset, or is of a projector
+            that the run has not; or the preset is for data of one's own, and none are given.
         DataError: The data are not there, or are damaged.
     """
     if preset is not None and preset not in PRESETS:
         raise UnknownNameError("preset", preset, PRESETS)
     own = given.get("data", DATASETS[0]) not in DATASETS
-    if preset is None and own:
-        return settings_for(**given)
-    preset = preset or DATASETS[0]
-    base = PRESETS[preset]
+    if preset is None and not own:
+        preset = DATASETS[0]
+    base = PRESETS[preset] if preset else {}
     if preset in _NAMED_FOR_MODEL:
         if (model := given.get("model", base["model"])) != base["model"]:
             rule = f"is {base['model']} in the preset {preset}"
@@ -102,9 +101,11 @@ def settings_of(preset: str | None = None, **given: Any) -> TrainConfig:  # noqa
         if not own:
             reason = f"must be a prepared set of your own for the preset {preset}"
             raise SettingError("data", f"data {reason}: see repa prepare.")
-    if own:
-        return settings_for(base=base, **given)
-    return TrainConfig(**{**base, **given})
+    usual = base.get("projector_dim", TrainConfig.projector_dim)
+    if given.get("projector") == "conv" and given.get("projector_dim", usual) != usual:
+        rule = "is the width of the mlp, and conv has none: leave it out"
+        raise SettingError("projector_dim", f"projector_dim {given['projector_dim']} {rule}.")
+    return settings_for(base=base or None, **given) if own else TrainConfig(**{**base, **given})
 
 
 def settings_for(

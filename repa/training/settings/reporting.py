@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from repa.errors import SettingError
 from repa_base.progress import Progress
 from repa_base.settings import check_settings, setting
 
@@ -12,13 +13,13 @@ class Reporting:
     """What a run writes beside its last weights; none of it changes them.
 
     `on_taken` is told the number of every step at once, `on_step` its number and losses when they
-    are read, at a log, a preview or a checkpoint, unless the step was left out; `on_preview` the
-    step of a contact sheet and which share of it is drawn, 0 at first and 1 at its end,
-    `on_progress` how far an evaluation is, `on_note` what else happens. `preview_cfg_scale` is the
-    guidance of the previews.
+    are read, at a log, a held-out loss, an evaluation, a preview or a checkpoint, unless the step
+    was left out; `on_preview` the step of a contact sheet and which share of it is drawn, 0 at
+    first and 1 at its end, `on_progress` how far an evaluation is, `on_note` what else happens.
+    `preview_cfg_scale` is the guidance of the previews.
 
     Raises:
-        SettingError: A value is out of its range.
+        SettingError: A value is out of its range, or says of evaluations how without how often.
     """
 
     log_every: int = setting("Steps between lines of log.jsonl.", 50, low=1)
@@ -62,7 +63,11 @@ class Reporting:
     on_progress: Progress = field(default=lambda name, done, total: None)
     on_note: Callable[[str], None] = field(default=lambda note: None)
 
-    __post_init__ = check_settings
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for name in () if self.eval_every else ("eval_num", "eval_reference"):
+            if (value := getattr(self, name)) != getattr(Reporting, name):
+                raise SettingError(name, f"{name} {value} is of evaluations: give --eval-every.")
 
     def quiet(self) -> "Reporting":
         """Return the same, and nobody is told."""

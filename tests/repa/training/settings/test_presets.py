@@ -8,7 +8,7 @@ from prepared_sets import SIDE, numbered_set
 import repa.data.samples.opening as opening
 from repa.errors import SettingError, UnknownNameError
 from repa.models.sit import SIT_SIZES
-from repa.training.settings import PRESETS, SECTIONS, TrainConfig, settings_of
+from repa.training.settings import PRESETS, SECTIONS, Reporting, TrainConfig, settings_of
 from repa_base.settings import rules
 
 PUBLISHED = {"repa-xl2": "SiT-XL/2", "repa-l2": "SiT-L/2", "repa-b2": "SiT-B/2"}
@@ -70,3 +70,22 @@ def test_a_preset_keeps_its_encoder_where_a_prepared_set_has_another(tmp_path, m
     config = settings_of("repa-b2", data=str(tmp_path))
     assert config.encoder == "dinov2-vit-b" and config.image_size == SIDE
     assert settings_of("digits", data=str(tmp_path)).encoder == "clip-vit-l"
+
+
+@pytest.mark.parametrize(("preset", "usual"), [("digits", 256), ("repa-b2", 2048), (None, 2048)])
+def test_a_width_is_not_given_to_a_projector_that_has_none(tmp_path, preset, usual):
+    given = {"data": str(tmp_path), "projector": "conv"}
+    assert settings_of(preset, **given).projector == "conv"
+    assert settings_of(preset, **given, projector_dim=usual)  # as a dry run lists it
+    assert settings_of(preset, **{**given, "projector": "mlp"}, projector_dim=512)
+    with pytest.raises(SettingError, match="512 is the width of the mlp") as caught:
+        settings_of(preset, **given, projector_dim=512)
+    assert caught.value.field == "projector_dim"
+
+
+@pytest.mark.parametrize(("name", "value"), [("eval_num", 5000), ("eval_reference", "mine")])
+def test_how_to_evaluate_is_refused_where_it_is_not_said_how_often(name, value):
+    assert getattr(Reporting(eval_every=7, **{name: value}), name) == value
+    with pytest.raises(SettingError, match=f"{name} {value} is of evaluations: give --eval") as e:
+        Reporting(**{name: value})
+    assert e.value.field == name

@@ -59,6 +59,7 @@ def test_the_numbers_are_those_of_repa_fid_on_a_file_of_repa_sample(tmp_path, re
     settings, state = settings_of_run(), perturbed_state()
     notes, told = [], []
     reporting = Reporting(
+        eval_every=1,
         eval_num=NUM,
         eval_reference=reference,
         on_note=notes.append,
@@ -76,7 +77,7 @@ def test_the_numbers_are_those_of_repa_fid_on_a_file_of_repa_sample(tmp_path, re
 
 
 def test_the_protocol_is_that_of_checkpoints_of_the_same_data():
-    reporting = Reporting(eval_reference="digits-heldout")
+    reporting = Reporting(eval_every=1, eval_reference="digits-heldout")
     digits = open_evaluations(settings_of_run(), reporting, "cpu", None).protocol
     assert (digits.solver, digits.num_steps, digits.cfg_scale) == ("heun", 25, 2.0)
     other = open_evaluations(settings_of_run("mine@0"), reporting, "cpu", None).protocol
@@ -97,8 +98,9 @@ def test_without_a_name_the_reference_is_what_the_data_have(monkeypatch):
 
 
 def test_a_reference_that_there_is_not_is_named():
+    reporting = Reporting(eval_every=1, eval_reference="digits-held")
     with pytest.raises(UnknownNameError, match="did you mean 'digits-heldout'"):
-        open_evaluations(settings_of_run(), Reporting(eval_reference="digits-held"), "cpu", None)
+        open_evaluations(settings_of_run(), reporting, "cpu", None)
 
 
 def test_latents_that_nothing_decodes_cannot_be_evaluated():
