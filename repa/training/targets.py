@@ -277,23 +277,30 @@ def _keep_one(
     encoder, count = source.encoder, source.data.count
     what = _what(encoder.name, source.data, encoder.precision)
     on_note(f"computing {encoder.name} features of {count} images, once.")
+    shape = (count, source.grid_size**2, encoder.feature_dim)
     if keeping == "memory":
-        features = np.concatenate(list(source.of_all()))
+        features = np.empty(shape, np.float32)
+        checksums = _filled(features, source)
         with replacing(folder / _SAVED) as partial:
             save_file({"features": features}, partial)
-            _write_record(folder, what, _checksums(features))
+            _write_record(folder, what, checksums)
         return StoredTargets([features])
-    shape = (count, source.grid_size**2, encoder.feature_dim)
     check_room(4 * int(np.prod(shape)), folder, what="the target features need")
     with replacing(folder / _MAPPED) as partial:
         file = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-        checksums: list[int] = []
-        for part in source.of_all():
-            file[len(checksums) : len(checksums) + len(part)] = part
-            checksums += _checksums(part)
+        checksums = _filled(file, source)
         file.flush()
         _write_record(folder, what, checksums)
     return _read(folder / _MAPPED, shape[:2], what)
+
+
+def _filled(features: np.ndarray, source: EncoderTargets) -> list[int]:
+    """Fill an array with the features of all images; return a checksum of each image's."""
+    checksums: list[int] = []
+    for part in source.of_all():
+        features[len(checksums) : len(checksums) + len(part)] = part
+        checksums += _checksums(part)
+    return checksums
 
 
 def _what(encoder_name: str, data: TrainingData, precision: Precision) -> dict[str, Any]:

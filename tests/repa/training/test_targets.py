@@ -1,4 +1,5 @@
 import json
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -346,3 +347,15 @@ def test_features_of_another_form_are_refused(name, shape, tmp_path):
         save_file({"features": torch.zeros(shape)}, tmp_path / name)
     with pytest.raises(CheckpointFormatError, match=r"damaged .* remove it"):
         open_targets("efficientnet-lite1", numbered_data(), tmp_path, 2, "cpu")
+
+
+def test_features_that_are_kept_in_memory_are_held_once(tmp_path, monkeypatch):
+    source = module.EncoderTargets(stand_in_encoder(), numbered_data(64), 64, "cpu")
+    part = np.ones((8, 64**2, 3), np.float32)
+    monkeypatch.setattr(module.EncoderTargets, "of_all", lambda self: (part * n for n in range(8)))
+    tracemalloc.start()
+    features = keep_targets(source, tmp_path, "memory", lambda note: None).features[0]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert features[:, 0, 0].tolist() == [n for n in range(8) for _ in range(8)]
+    assert peak < 1.5 * features.nbytes
