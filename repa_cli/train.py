@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from repa.errors import SettingError
 from repa.training.settings import (
     DATASETS,
     PRESETS,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from repa.training.stopping import Interrupted
     from repa_base.processes import Processes
 
-_DEFAULT = "digits"
 _BAR = "{desc} |{bar:22}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 _SOON = 0.2  # seconds
 _SHOWN = {"loss": "loss", "alignment": "align", "gradient_norm": "grad"}
@@ -41,7 +41,7 @@ def train(
     preset: Annotated[
         str | None,
         typer.Option(
-            help=f"Settings to start from: {', '.join(PRESETS)}.  [default: {_DEFAULT}; with a "
+            help=f"Settings to start from: {', '.join(PRESETS)}.  [default: {DATASETS[0]}; with a "
             "path as --data, the published recipe; with --resume, the run's own]",
             parser=choice("preset", PRESETS),
             show_default=False,
@@ -156,10 +156,13 @@ def _is_own(settings: Mapping[str, Any]) -> bool:
 
 
 def _name(preset: str | None, settings: Mapping[str, Any]) -> str:
-    """Return what a run is called if it has no folder of its own."""
+    """Return what a run is called that is given no folder."""
     if _is_own(settings) and not preset:
-        return Path(settings["data"]).absolute().name
-    return preset or _DEFAULT
+        path = Path(settings["data"]).absolute()
+        if name := (path.resolve() if path.name == ".." else path).name:
+            return name
+        raise SettingError("data", f"{settings['data']} gives a run no name: give --out.")
+    return preset or DATASETS[0]
 
 
 def _chosen(

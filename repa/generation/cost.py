@@ -16,7 +16,12 @@ def network_rows(protocol: Protocol, path_type: PathName = "linear") -> int | No
     None where that depends on the network, see `evaluations`.
     """
     counted = evaluations(protocol, path_type)
-    return None if counted is None else counted[0] + 2 * counted[1]
+    return None if counted is None else rows_of(*counted)
+
+
+def rows_of(plain: int, guided: int) -> int:
+    """Return the rows of an image's evaluations, without guidance and with."""
+    return plain + 2 * guided
 
 
 def evaluations(protocol: Protocol, path_type: PathName = "linear") -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -139,3 +140,20 @@ def test_a_run_that_is_killed_takes_those_that_read_with_it(folder):
     run.kill()
     run.wait()
     assert ends(run.pid)
+
+
+def test_a_run_is_called_like_the_folder_of_its_data_however_that_is_written(
+    repa, folder, monkeypatch
+):
+    (folder.parent / "link").symlink_to(folder)
+    for written, name in (("./set/", "set"), ("link", "link")):
+        code, out, error = repa("train", "--data", written, *SMALL, "--steps", 1, "--json")
+        assert code == 0 and json.loads(out)["run"] == f"runs/{name}", error
+        shutil.rmtree("runs")
+    (folder / "inside").mkdir()
+    monkeypatch.chdir(folder / "inside")
+    code, out, error = repa("train", "--data", "..", *SMALL, "--steps", 1, "--json")
+    assert code == 0 and json.loads(out)["run"] == "runs/set", error
+    code, out, error = repa("train", "--data", "/", "--steps", 1)
+    assert code == 2 and not out and error.count("\n") == 1
+    assert "--data" in error and "give --out" in error

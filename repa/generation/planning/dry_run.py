@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from repa.errors import NoMemoryError, RepaError
-from repa.generation.cost import evaluations
+from repa.generation.cost import evaluations, rows_of
 from repa.generation.defaults import ModelDefaults, defaults_of
 from repa.generation.images import memory_for
 from repa.generation.job import Job
@@ -51,7 +51,7 @@ class DryRun:
     @property
     def network_rows(self) -> int | None:
         """Rows of an image that networks compute; None if the solver chooses its steps."""
-        return None if self.evaluations is None else self.evaluations[0] + 2 * self.evaluations[1]
+        return None if self.evaluations is None else rows_of(*self.evaluations)
 
     @property
     def image_seconds(self) -> float | None:

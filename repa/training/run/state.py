@@ -95,7 +95,7 @@ class TrainState:
         self.update_ema(ema_decay, applied)
         self.step += 1
 
-    def update_ema(self, decay: float, applied: Tensor | None = None) -> None:
+    def update_ema(self, decay: float, applied: Tensor) -> None:
         """Move the average by one step if it is `applied`: decay * ema + (1 - decay) * model.
 
         Buffers are averaged like parameters, and copied where they are whole numbers.
@@ -105,9 +105,7 @@ class TrainState:
         """
         pairs = list(zip(_tensors_of(self.ema), _tensors_of(self.model), strict=True))
         averages, values = zip(*(p for p in pairs if p[0].is_floating_point()), strict=True)
-        share = torch.full((), 1 - decay, device=averages[0].device)
-        if applied is not None:
-            share *= applied
+        share = torch.full((), 1 - decay, device=averages[0].device) * applied
         torch._foreach_lerp_(averages, values, [share] * len(averages))  # pyright: ignore
         for average, value in pairs:
             if not average.is_floating_point():

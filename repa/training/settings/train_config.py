@@ -3,7 +3,6 @@
 Does not import torch.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -89,10 +88,6 @@ class TrainConfig(
             for name, section in SECTIONS.items()
         }
 
-    def to_json(self) -> str:
-        """Return all settings as JSON text."""
-        return json.dumps(self.sections(), indent=2) + "\n"
-
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "TrainConfig":
         """Build from stored settings, section by section or as earlier versions wrote them.
@@ -112,8 +107,12 @@ def settings_by_name(values: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UnknownNameError: There is no such section, or no such setting in it.
     """
-    if not any(isinstance(value, Mapping) for value in values.values()):
-        values = upgraded_from_flat(values)
+    if not any(isinstance(value, Mapping) for value in values.values()):  # of earlier versions
+        names = [f.name for section in SECTIONS.values() for f in fields(section)]
+        for name in values:
+            if name not in names:
+                raise UnknownNameError("setting", name, names)
+        return dict(values)
     found: dict[str, Any] = {}
     for section, inside in values.items():
         if section not in SECTIONS:
@@ -126,21 +125,6 @@ def settings_by_name(values: Mapping[str, Any]) -> dict[str, Any]:
                 raise UnknownNameError("setting", name, known)
         found |= inside
     return found
-
-
-def upgraded_from_flat(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return settings as versions without sections wrote them, all side by side, by sections.
-
-    Raises:
-        UnknownNameError: There is no such setting.
-    """
-    home = {f.name: name for name, section in SECTIONS.items() for f in fields(section)}
-    sections: dict[str, dict[str, Any]] = {}
-    for name, value in values.items():
-        if name not in home:
-            raise UnknownNameError("setting", name, home)
-        sections.setdefault(home[name], {})[name] = value
-    return sections
 
 
 def whole_path(data: object) -> str:

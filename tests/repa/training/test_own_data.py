@@ -324,7 +324,7 @@ def test_settings_of_own_data_are_the_published_recipe_and_what_the_data_say(pre
 def test_a_name_that_is_neither_data_set_nor_path_is_refused_with_the_closest():
     with pytest.raises(SettingError, match="called 'digit'; did you mean 'digits'"):
         replace(TINY, data="digit")
-    assert isinstance(TrainConfig.from_mapping(json.loads(TINY.to_json())), TrainConfig)
+    assert isinstance(TrainConfig.from_mapping(TINY.sections()), TrainConfig)
 
 
 def test_data_in_memory_need_no_workers():

@@ -70,7 +70,7 @@ def test_ema_follows_the_weights_by_its_decay():
     before = state.ema.final_layer.linear.bias.clone()
     with torch.no_grad():
         state.model.final_layer.linear.bias += 1
-    state.update_ema(0.9)
+    state.update_ema(0.9, torch.tensor(True))
     expected = 0.9 * before + 0.1 * (before + 1)
     torch.testing.assert_close(state.ema.final_layer.linear.bias, expected)
 
@@ -216,7 +216,7 @@ def test_buffers_are_averaged_too_and_whole_numbers_are_the_models():
     for model, value in ((state.model, 3), (state.ema, 1)):
         model.register_buffer("mean", torch.full((2,), float(value)))
         model.register_buffer("count", torch.tensor(value))
-    state.update_ema(0.75)
+    state.update_ema(0.75, torch.tensor(True))
     torch.testing.assert_close(state.ema.mean, torch.full((2,), 1.5))
     assert state.ema.count == 3
 
