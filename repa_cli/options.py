@@ -189,7 +189,7 @@ Device = Annotated[
     str,
     typer.Option(
         "--device",
-        help="Where to compute: auto (a GPU when there is one), cpu, cuda, cuda:1, mps.",
+        help="Where to compute: auto (a GPU when there is one), cpu, cuda, cuda:1, mps (not for samples).",
         metavar="NAME",
         parser=_device,
     ),

@@ -178,8 +178,8 @@ class Protocol:
         "Processes (GPUs) of the run of REPA that --rng reference reproduces.", None, value="N"
     )
     precision: Precision = setting(
-        "Of attention and MLPs, most of the work; all else stays float32. fp16 needs a GPU, bf16 "
-        "one or a CPU with instructions for it.",
+        "Of attention and MLPs, most of the work; all else stays float32. fp16 needs a GPU; "
+        "bf16 is slower than fp32 on a CPU without instructions for it.",
         "fp32",
         choices=Precision,
         value="|".join(get_args(Precision)),
@@ -344,7 +344,7 @@ class SampleConfig(Protocol):
         value="NAME|FILE",
     )
     device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
+    """auto, cpu, cuda or cuda:N; mps lacks the float64 of the samplers."""
     out: Path = setting("The NPZ to write; a run that was killed goes on.", Path("samples.npz"))
     overwrite: bool = False
     """Whether an output made by other settings may be replaced."""
