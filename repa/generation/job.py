@@ -155,8 +155,6 @@ class Job:
     ) -> "Job":
         """Find the files that a run needs and check that its settings suit them."""
         device = processes.device(config.device)
-        if device.type == "mps":
-            raise SettingError("device", "the samplers need float64, which mps lacks: use cpu.")
         known = {} if recorded is None else recorded.registered
         hints = {"registered": known.get("model"), **config.hints}
         checkpoint, guide = read_checkpoint(config.model, device, **hints), None

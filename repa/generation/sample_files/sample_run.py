@@ -142,7 +142,9 @@ def difference(theirs: object, ours: Manifest) -> str:
 
 def differing(theirs: Manifest, ours: Manifest) -> str:
     """Name the settings that differ, three at most; empty if none does."""
-    found = [f"{n} {there} there, {here} here" for n, (there, here) in _different(theirs, ours).items()]
+    found = [
+        f"{n} {there} there, {here} here" for n, (there, here) in _different(theirs, ours).items()
+    ]
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return ", ".join(found[:3]) + more
 
