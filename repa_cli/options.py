@@ -206,6 +206,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an existing output made by other settings.")
 ]
+Replace = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 MetricNetworkName = Annotated[
     str | None,
     typer.Option(
