@@ -38,7 +38,7 @@ from tqdm import tqdm
 SHARES = {"sample": 4, "train": 3, "train aligned": 1, "fid": 2, "stats": 2}
 """Of the lives, by command."""
 SIZES = {"train": (1,), "train aligned": (1,)}
-"""Numbers of processes to draw from, of the commands that do not share their work."""
+"""Numbers of processes to draw from, of the commands that are tried by one process alone."""
 SHARED = (1, 1, 2, 3)
 """The same of the others: half of the runs are a single process, which is started soonest."""
 IMAGES = {"sample": 160, "fid": 24, "stats": 24}

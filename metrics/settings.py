@@ -37,7 +37,8 @@ class MetricSettings:
     split_size: int = SPLIT_SIZE
     """Images in a split of the Inception Score, where images are measured."""
     num_resamples: int = setting(
-        "Give standard errors, from N resamples of the features; 20 are enough, 0 for none.",
+        "Give standard errors, from N resamples of the features: 20 are enough, 2 the least; 0 for "
+        "none.",
         0,
         low=0,
         flag="--bootstrap",

@@ -25,18 +25,19 @@ def resolve_device(name: str) -> torch.device:
     """Return the named device; `auto` is a GPU when there is one, else the CPU.
 
     Raises:
-        RepaError: No such device, or it is not available here.
+        RepaError: No such device, or it is not available here; or one of neither kind, such as mps,
+            which lacks the float64 that samplers and losses need.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise RepaError(f"unknown device {name!r}: use auto, cpu, cuda, cuda:1 or mps.") from error
+        raise RepaError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:1.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise RepaError(f"device {name!r} is not known to work: use auto, cpu, cuda or cuda:1.")
     if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
         raise RepaError(f"device {name!r} is not available: PyTorch sees {count} GPUs.")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise RepaError(f"device {name!r} is not available on this machine.")
     return device
 
 

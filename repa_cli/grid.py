@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from repa_cli.options import Json
+from repa_cli.options import Json, Replace
 from repa_cli.output import print_json, print_table
 
 
@@ -37,9 +37,7 @@ def grid(
     numbers: Annotated[
         bool, typer.Option("--numbers", help="Write the number of each image under its class.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing output.")
-    ] = False,
+    overwrite: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Draw a contact sheet of images, sorted by class where that is known.

@@ -156,9 +156,17 @@ def is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+def refuse_without(context: typer.Context, needed: str, *names: str) -> None:
+    """Refuse options that were typed where they have no effect, for want of the needed one."""
+    for name in names:
+        if is_given(context, name):
+            reason = f"has no effect without {needed}"
+            raise typer.BadParameter(reason, param_hint="--" + name.replace("_", "-"))
+
+
 def _device(value: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value):
-        raise typer.BadParameter(f"unknown device {value!r}: use auto, cpu, cuda, cuda:1 or mps")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise typer.BadParameter(f"unknown device {value!r}: use auto, cpu, cuda or cuda:1")
     return value
 
 
@@ -189,7 +197,7 @@ Device = Annotated[
     str,
     typer.Option(
         "--device",
-        help="Where to compute: auto (a GPU when there is one), cpu, cuda, cuda:1, mps.",
+        help="Where to compute: auto (a GPU when there is one), cpu, cuda, cuda:1.",
         metavar="NAME",
         parser=_device,
     ),
@@ -198,6 +206,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an existing output made by other settings.")
 ]
+Replace = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
 MetricNetworkName = Annotated[
     str | None,
     typer.Option(

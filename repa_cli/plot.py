@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from repa_cli.options import Json
+from repa_cli.options import Json, Replace
 from repa_cli.output import print_json, print_table
 
 
@@ -15,9 +15,7 @@ def plot(
         typer.Argument(help="Folders of runs of `repa train`.", show_default=False),
     ],
     out: Annotated[Path, typer.Option(help="The PNG to write.", show_default=False)],
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing output.")
-    ] = False,
+    overwrite: Replace = False,
     as_json: Json = False,
 ) -> None:
     """Draw losses, alignment and metrics of runs over steps and over images seen.

@@ -179,11 +179,12 @@ def _check_drawn(
     config: SampleConfig, grid: Path | None, png: Path | None, *, writing: bool = True
 ) -> None:
     """Find out whether what is drawn beside the NPZ can be written."""
-    from repa.sheets import check_png_folder, check_sheet
+    from repa.sheets import check_png_folder, check_sheet, is_sheet
 
     begun = config.out.exists()
     if grid is not None:
-        check_sheet(grid, taken=config.overwrite or begun, writing=writing)
+        ours = begun and is_sheet(grid)
+        check_sheet(grid, taken=config.overwrite or ours, writing=writing)
     if png is not None:
         check_png_folder(png, begun=begun, overwrite=config.overwrite, writing=writing)
 

@@ -20,9 +20,7 @@ def stats(
         int, typer.Option(min=1, metavar="N", help="Images to keep for precision and recall.")
     ] = KEPT_IMAGES,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the images that are kept.")] = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing output.")
-    ] = False,
+    overwrite: options.Replace = False,
     batch_size: options.MetricBatchSize = DEFAULT_BATCH_SIZE,
     compiled: options.Compiled = False,
     no_cache: options.NoCache = False,

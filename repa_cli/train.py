@@ -120,8 +120,9 @@ def train(
     What is not given is the preset's, or with --resume the run's own. Writes a folder with
     config.json, log.jsonl, checkpoints/ and previews/. Ctrl-C ends the run after the step in hand,
     saved; --resume goes on from there and ends with the same weights. Settings that change neither
-    network nor data may be given anew with --resume; history.jsonl records from which step on. With
-    several GPUs: --processes N, or on several machines torchrun ... -m -- repa_cli train ...
+    network, data, features nor draws may be given anew with --resume; history.jsonl records from
+    which step on. With several GPUs: --processes N, or on several machines
+    torchrun ... -m -- repa_cli train ...
     """
     with Loading():
         import repa.training.loop  # noqa: F401 - with torch it takes seconds

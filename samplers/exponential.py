@@ -94,7 +94,8 @@ def sample_exponential(
     The last step, which has no noise, ends in the data that are predicted at its start. The first
     steps have the orders 1, 2, ... until there are enough earlier predictions, and again from where
     guidance switches on or off. A prediction without any data in its state, at t = 1 on most paths,
-    has no place in the polynomial and serves its own step alone.
+    has no place in the polynomial and serves its own step alone; on the cosine path, where rounding
+    leaves it 6e-17 of the data, it has a weight of about a hundredth in the second step.
 
     Args:
         velocity: As in `sample_ode`.

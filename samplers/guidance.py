@@ -159,7 +159,7 @@ def classifier_free_velocity(
 
     A guided evaluation is one model call with the batch doubled: first the rows with `labels`,
     then the same rows with `null_label`. An unguided one, or cfg_scale = 1, does not double it.
-    What is returned and raised is as of `guided_velocity`.
+    What is returned is as of `guided_velocity`.
 
     Args:
         model: Network that predicts velocities, already in evaluation mode.
@@ -170,6 +170,9 @@ def classifier_free_velocity(
             labels; None is all. It is 3 in DiT and SiT, where a scale of 1.5 is about as strong as
             1.375 on all four.
         extrapolation: As of `guided_velocity`, on the guided channels.
+
+    Raises:
+        ValueError: As of `guided_velocity`, or guided_channels is below 1.
 
     Source:
         Classifier-free guidance (arXiv 2207.12598), in the arithmetic of REPA's samplers.py; the

@@ -26,7 +26,7 @@ _REPA_ORDER = (
     "encoders",
     "data",
 )
-_REPA_ORDER += ("checkpoints", "generation", "inspection", "evaluation", "training", "analysis")
+_REPA_ORDER += ("checkpoints", "generation", "inspection", "evaluation", "training")
 ROOMS = {
     "metrics": {
         "errors": (),

@@ -149,7 +149,8 @@ def load_model(
         dialect: Which of `repa.checkpoints.dialects.DIALECTS` a file speaks; None tells it by what
             the file holds.
         num_heads: Attention heads, where neither tensors nor a named size tell them.
-        encoder_depth: Block after which features are aligned; samples do not depend on it.
+        encoder_depth: Block after which features are aligned, or a middle head stands; samples
+            depend on it by internal guidance alone.
         latents: Latent space, in place of the dialect's: the name of an autoencoder of Stable
             Diffusion's latents, or statistics (latents_scale and latents_bias), a name or a file.
 

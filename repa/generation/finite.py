@@ -140,6 +140,8 @@ def _grown(largest: float, protocol: Protocol) -> str:
     """Say that a state has left all bounds, and what of the protocol may drive it there."""
     how = f"to {largest:.3g}" if math.isfinite(largest) else "beyond all numbers"
     remedies = [f"more steps (--steps {protocol.num_steps} here)"]
+    if not isinstance(protocol.times, str):
+        remedies = [f"more times (--times has {len(protocol.times)} here)"]
     if protocol.adaptive:
         remedies = ["another solver"]
     if protocol.cfg_scale > 1:

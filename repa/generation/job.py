@@ -16,7 +16,7 @@ import torch
 
 from repa.autoencoders.autoencoder import Autoencoder, find_autoencoder
 from repa.checkpoints import Checkpoint, read_checkpoint
-from repa.errors import ChecksumError, NonFiniteError, SettingError
+from repa.errors import ChecksumError, NonFiniteError, RepaError, SettingError
 from repa.generation.draws import image_blocks
 from repa.generation.images import check_precision, check_protocol, images_of
 from repa.generation.manifests.recorded import Recorded, read_recorded
@@ -28,10 +28,10 @@ from repa.generation.sample_files.opening import (
     unfinished_part,
 )
 from repa.generation.sample_files.sample_file import NpzWriter
-from repa.generation.sample_files.sample_run import SampleRun
+from repa.generation.sample_files.sample_run import SampleRun, differing
 from repa.generation.settings import SampleConfig
 from repa_base.device import computes_bf16
-from repa_base.processes import Processes, at_first
+from repa_base.processes import Processes, at_first, together
 from repa_base.progress import Steps
 
 _ATTEMPTS = 4  # to write what the disk keeps
@@ -82,6 +82,7 @@ def generate(
     check_sample_file(config.out, overwrite=config.overwrite)
     processes = processes or Processes()
     job = Job.plan(config, processes, recorded)
+    job.check_same(processes)
     progress = progress or (lambda done, total: None)
     note = on_note if on_note and processes.is_first else lambda text: None
     for remark in job.remarks():
@@ -154,8 +155,6 @@ class Job:
     ) -> "Job":
         """Find the files that a run needs and check that its settings suit them."""
         device = processes.device(config.device)
-        if device.type == "mps":
-            raise SettingError("device", "the samplers need float64, which mps lacks: use cpu.")
         known = {} if recorded is None else recorded.registered
         hints = {"registered": known.get("model"), **config.hints}
         checkpoint, guide = read_checkpoint(config.model, device, **hints), None
@@ -213,6 +212,23 @@ class Job:
         files = self.checkpoint, self.autoencoder, self.guide
         made = manifest_of(self.config, *files, self.device, image_size=self.image_size)
         return made if self.recorded is None else self.recorded.reconciled(made)
+
+    def check_same(self, processes: Processes) -> None:
+        """Raise RepaError at all processes if one of them would make other images than the first.
+
+        Each reads what it samples from by itself, and a path may be another file on its machine.
+        """
+        if processes.size == 1:
+            return
+        with together(processes):
+            own = self.manifest
+        first = processes.share(own)
+        with together(processes):
+            if different := differing(first, own):
+                raise RepaError(
+                    f"process {processes.rank} would make other images than the first one, which "
+                    f"is there ({different}): give all the same settings and files."
+                )
 
     def open_output(self, processes: Processes) -> NpzWriter | None:
         """Open the NPZ at every process, in its own right at the first; None if it is finished."""

@@ -178,8 +178,8 @@ class Protocol:
         "Processes (GPUs) of the run of REPA that --rng reference reproduces.", None, value="N"
     )
     precision: Precision = setting(
-        "Of attention and MLPs, most of the work; all else stays float32. fp16 needs a GPU, bf16 "
-        "one or a CPU with instructions for it.",
+        "Of attention and MLPs, most of the work; all else stays float32. fp16 needs a GPU; "
+        "bf16 is slower than fp32 on a CPU without instructions for it.",
         "fp32",
         choices=Precision,
         value="|".join(get_args(Precision)),
@@ -279,6 +279,9 @@ class Protocol:
             own_fields["labels"] = _numbers_of(labels, model, said)
         settings = cls(**own_fields, **named)
         own = defaults_of(model, **said)
+        if "internal_interval" in given and not {"internal_scale"} & {*given, *own.values}:
+            reason = "changes nothing without internal_scale"
+            raise SettingError("internal_interval", f"internal_interval {reason}: give --ig.")
         if fast:
             check_fast(own.path_type)
         taken = {k: v for k, v in own.values.items() if k in known and k not in given}
@@ -344,7 +347,7 @@ class SampleConfig(Protocol):
         value="NAME|FILE",
     )
     device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
+    """auto, cpu, cuda or cuda:N."""
     out: Path = setting("The NPZ to write; a run that was killed goes on.", Path("samples.npz"))
     overwrite: bool = False
     """Whether an output made by other settings may be replaced."""

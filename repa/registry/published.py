@@ -25,7 +25,9 @@ _DECIMALS = {"fid": 2, "sfid": 2, "inception_score": 1, "precision": 2, "recall"
 """Of published numbers, unless the row says otherwise under "decimals"."""
 _DEFAULTS = MetricSettings()
 _REGISTERED = "as registered"
-_PUBLISHED_TIMES, _PUBLISHED_GUIDANCE, _PUBLISHED_DTYPE = "published", "cfg", "float32"
+_USUAL = {"times": "published", "guidance": "cfg", "guide": None, "dtype": "float32"}
+_USUAL |= {"compile": False}
+"""What every published row was made by; a manifest without them has them too."""
 # Both numbers come from a finite sample, so the error of their difference is sqrt(2) times one's.
 _ERRORS_ALLOWED = 2 * math.sqrt(2)
 
@@ -107,10 +109,7 @@ def closest_published_row(
     """
     made = manifest or {}
     here = {
-        "times": _PUBLISHED_TIMES,
-        "guidance": _PUBLISHED_GUIDANCE,
-        "guide": None,
-        "dtype": _PUBLISHED_DTYPE,
+        **_USUAL,
         **made,
         "num_images": num_images,
         "reference": reference,
@@ -175,8 +174,7 @@ def _compared_row(
 ) -> PublishedRow:
     dataset = find_entry("datasets", entry["dataset"])
     published = entry["settings"] | {key: dataset[key] for key in ("reference", "network")}
-    published |= _moving(_DEFAULTS) | {"weights": _REGISTERED, "times": _PUBLISHED_TIMES}
-    published |= {"guidance": _PUBLISHED_GUIDANCE, "guide": None, "dtype": _PUBLISHED_DTYPE}
+    published |= _moving(_DEFAULTS) | {"weights": _REGISTERED} | _USUAL
     if published["cfg_scale"] == here.get("cfg_scale") == 1:
         del published["guidance_interval"]  # guidance is off, wherever
     differences = tuple(

@@ -38,6 +38,11 @@ def check_sheet(
     check_output(path, overwrite=taken, option=option, writing=writing)
 
 
+def is_sheet(path: Path) -> bool:
+    """Whether a file is a contact sheet that `save_sheet` has drawn."""
+    return _mark_in(path) is not None
+
+
 def save_sheet(source: Path, path: Path, *, overwrite: bool = False, **drawing: Any) -> int:  # noqa: ANN401
     """Draw images of a file or folder on a PNG, as `source_sheet` does with `drawing`.
 

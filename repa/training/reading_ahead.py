@@ -1,6 +1,6 @@
 """What steps read, read ahead of them by other processes, in the order of the steps.
 
-Draws belong to seed, step and row, so that how many processes there are changes nothing. They have
+Draws belong to seed and position, so that how many processes there are changes nothing. They have
 no part in the signals of the run: it ends them itself, and they end with it whatever ends it.
 """
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from repa_cli.checkpoints import hints
-from repa_cli.options import Device, Json
+from repa_cli.options import Device, Json, refuse_without
 from repa_cli.output import print_json, print_table, progress_bar, setting_errors_as_options
 from repa_cli.running.start import Loading
 
@@ -19,6 +19,7 @@ _SHOWN = 4
 
 
 def inspect(
+    context: typer.Context,
     source: hints.Source,
     check: Annotated[
         bool,
@@ -47,8 +48,8 @@ def inspect(
 
     What nothing in the file says is marked as assumed. Nothing in the file is executed.
     """
-    if autoencoder and not check:
-        raise typer.BadParameter("has no effect without --check", param_hint="--autoencoder")
+    if not check:
+        refuse_without(context, "--check", "autoencoder", "device")
     with Loading():
         from repa.inspection import check_checkpoint, inspect_checkpoint, verdict
         from repa_base.device import resolve_device

@@ -25,7 +25,8 @@ def models(
 ) -> None:
     """List the checkpoints and autoencoders that have a name, and what was published of them.
 
-    Any of the names can be fetched by `repa download NAME`; what needs it fetches it by itself.
+    All but those that go in by hand can be fetched by `repa download NAME`; what needs one does so
+    by itself.
     """
     with Loading():
         from repa.inspection.listing import MODELS, SECTIONS, list_entries

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from repa_cli.options import Device, Json, Overwrite
+from repa_cli.options import Device, Json, Overwrite, refuse_without
 from repa_cli.output import print_json, print_table, print_warning, progress_bars
 from repa_cli.running.start import Loading
 
@@ -13,6 +13,7 @@ _MOST_CLASSES = 20
 
 
 def data(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -39,10 +40,10 @@ def data(
 
     Latents of the right autoencoder have means near 0 and standard deviations near 1.
     """
-    if decoded and grid is None:
-        raise typer.BadParameter("has no effect without --grid", param_hint="--decoded")
-    if autoencoder and not decoded:
-        raise typer.BadParameter("has no effect without --decoded", param_hint="--autoencoder")
+    if grid is None:
+        refuse_without(context, "--grid", "decoded", "columns")
+    if not decoded:
+        refuse_without(context, "--decoded", "autoencoder", "device")
     with Loading():
         from repa.autoencoders.autoencoder import find_autoencoder
         from repa.data.overview import images_to_show, open_set, overview

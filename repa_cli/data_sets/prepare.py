@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 def _encoders(value: str) -> Any:  # noqa: ANN401
     names = tuple(part.strip() for part in value.split(","))
     if not all(names):
-        raise typer.BadParameter(f"{value!r} is not a list of names such as dinov2-b,clip-l")
+        raise typer.BadParameter(
+            f"{value!r} is not a list of names such as dinov2-vit-b,clip-vit-l"
+        )
     return names
 
 

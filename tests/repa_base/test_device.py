@@ -35,6 +35,8 @@ def test_devices_that_are_not_there_are_refused_in_words(monkeypatch):
         resolve_device("cuda:1")
     with pytest.raises(RepaError, match="unknown device 'gpu': use auto, cpu"):
         resolve_device("gpu")
+    with pytest.raises(RepaError, match="'mps' is not known to work: use auto, cpu"):
+        resolve_device("mps")
 
 
 def product(dtype):

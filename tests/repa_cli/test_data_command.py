@@ -22,6 +22,8 @@ def test_data_prints_a_table_or_json_and_draws_a_sheet(repa, tmp_path):
     [
         (("--decoded",), 2, "--decoded"),
         (("--autoencoder", "sd-vae-ft-mse"), 2, "--autoencoder"),
+        (("--grid", "new.png", "--device", "cpu"), 2, "--device: has no effect without --decoded"),
+        (("--columns", 5), 2, "--columns: has no effect without --grid"),
         (("--grid", "sheet.jpg"), 1, ".png"),
         (("--grid", "sheet.png", "--decoded"), 1, "prepared set with latents"),
     ],

@@ -334,8 +334,11 @@ def test_another_picture_is_not_replaced_by_the_sheet_of_a_finished_run(repa, he
     repa(*TINY)
     Image.new("RGB", (9, 9)).save(here / "photo.png")
     before = (here / "photo.png").read_bytes()
-    code, _, err = repa(*TINY, "--grid", "photo.png")
-    assert code == 1 and "photo.png is another picture" in err
+    made = (here / "samples.npz").read_bytes()
+    for longer in ([], ["--num", 20]):
+        code, _, err = repa(*TINY, "--grid", "photo.png", *longer)
+        assert code == 1 and "photo.png exists; use --overwrite" in err
+    assert (here / "samples.npz").read_bytes() == made
     assert (here / "photo.png").read_bytes() == before
     assert repa(*TINY, "--grid", "photo.png", "--overwrite")[0] == 0
     assert (here / "photo.png").read_bytes() != before

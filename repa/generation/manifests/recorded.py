@@ -113,7 +113,7 @@ class Recorded:
         there = dict(self.manifest)
         here: dict[str, Any] = json.loads(json.dumps(ours))
         here |= {name: there[name] for name in _NAMES if name in there}
-        alike = here | {name: there[name] for name in _OF_THE_PLACE if name in there}
+        alike = here | {n: there[n] for n in _OF_THE_PLACE if n in there and n in here}
         if not same_settings(there, alike):
             how = difference(there, alike)
             raise RepaError(f"{self.source} cannot be repeated by this version: it {how}.")
@@ -135,7 +135,7 @@ class Recorded:
         for name in FOUND_AGAIN:
             if not isinstance(said := {**values, **hints}.get(name, "none"), str) or not said:
                 raise _foreign(self.source, f"its {name} is {said!r}")
-        if made["dtype"] not in _PRECISIONS:
+        if not isinstance(made["dtype"], str) or made["dtype"] not in _PRECISIONS:
             raise _foreign(self.source, f"its dtype is {made['dtype']!r}")
         return {**values, **hints, "precision": _PRECISIONS[made["dtype"]]}
 

@@ -75,7 +75,8 @@ def timing_of(job: Job, images: int) -> Timing:
     config, device = job.config, job.device
     networks: list[Any] = []
 
-    def line(checkpoint: GenerativeModel, rows: int) -> Line:
+    def line(checkpoint: GenerativeModel, rows: int, internal_scale: float) -> Line:
+        asked = replace(config, internal_scale=internal_scale)
         model = as_asked(checkpoint, replace(config, compile=False))  # which takes longer
         networks.append(model.model)
         network = model.model
@@ -83,7 +84,7 @@ def timing_of(job: Job, images: int) -> Timing:
 
         def work(count: int) -> Callable[[], object]:
             labels = torch.zeros(count, dtype=torch.int64, device=device)
-            velocity = velocity_of(model, None, labels, config)
+            velocity = velocity_of(model, None, labels, asked)
             x = torch.randn(count, channels, side, side, device=device)
             t = torch.full((count,), 500 if config.solver == "ddpm" else 0.5, device=device)
             return lambda: velocity(x, t, False)
@@ -92,8 +93,9 @@ def timing_of(job: Job, images: int) -> Timing:
 
     with torch.no_grad(), float32_precision(tf32=config.tf32):
         doubled = config.cfg_scale != 1 and job.guide is None
-        network = line(job.checkpoint, 2 * images if doubled else images)
-        guide = None if job.guide is None else line(job.guide, images)
+        rows = 2 * images if doubled else images
+        network = line(job.checkpoint, rows, config.internal_scale)
+        guide = None if job.guide is None else line(job.guide, images, 1.0)
         decoder = None
         if job.autoencoder is not None:
             networks.append(job.autoencoder.network)

@@ -192,7 +192,7 @@ class _Output:
 
     def look(self) -> Outlook:
         """Find out what `open` would do."""
-        if self._is_finished() and not self._is_left_over():
+        if self._is_finished():
             run = SampleRun.new(self.manifest)
             return self._outlook(run, run.num_images, 0, was_finished=True)
         run = self._unfinished_run()

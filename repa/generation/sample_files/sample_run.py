@@ -133,15 +133,27 @@ def difference(theirs: object, ours: Manifest) -> str:
     """Say how the settings of another file differ from ours."""
     if not isinstance(theirs, dict):
         return "was not made by this command"
-    there, here = (_flat(_decisive(settings)) for settings in (theirs, ours))
-    names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
-    if names == [_COUNT]:
+    if list(found := _different(theirs, ours)) == [_COUNT]:
         unknown = "" if theirs.get(_BLOCK) else ", in blocks of unknown size"
-        held = f"{there.get(_COUNT)} images of these settings, not {here[_COUNT]}"
-        return f"holds {held}{unknown}"
-    listed = ", ".join(f"{n} {there.get(n)} there, {here.get(n)} here" for n in names[:3])
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return f"was made by other settings ({listed}{more})"
+        there, here = found[_COUNT]
+        return f"holds {there} images of these settings, not {here}{unknown}"
+    return f"was made by other settings ({differing(theirs, ours)})"
+
+
+def differing(theirs: Manifest, ours: Manifest) -> str:
+    """Name the settings that differ, three at most; empty if none does."""
+    found = [
+        f"{n} {there} there, {here} here" for n, (there, here) in _different(theirs, ours).items()
+    ]
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return ", ".join(found[:3]) + more
+
+
+def _different(theirs: Manifest, ours: Manifest) -> dict[str, tuple[Any, Any]]:
+    """Return by their names the settings that differ, there and here."""
+    there, here = (_flat(_decisive(settings)) for settings in (theirs, ours))
+    both = {name: (there.get(name), here.get(name)) for name in {**here, **there}}
+    return {name: (a, b) for name, (a, b) in both.items() if a != b}
 
 
 def _decisive(settings: Manifest) -> dict[str, Any]:

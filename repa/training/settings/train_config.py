@@ -45,7 +45,8 @@ class TrainConfig(
     """Everything that decides the weights a run ends with, unless it goes on with other settings.
 
     The fields are those of all `SECTIONS`. Defaults are the reference's (REPA train.py at 67f7145),
-    except that a run says its data, model and length itself.
+    except that a run says its data, model and length itself, that the encoder is
+    EfficientNet-lite1, which needs no download, and that the precision is float32.
 
     Raises:
         SettingError: A value is out of its range, or of its choices.

@@ -1,1 +1,1 @@
-"""What a person sees of a run: held-out loss, evaluation on the way, curves, decoder."""
+"""What a person sees of a run: held-out loss, evaluation on the way, curves."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from repa.autoencoders.autoencoder import Autoencoder
 from repa.data import HeldOutImages, TrainingData, held_out_images
+from repa.data.samples.held_out_data import spread
 from repa.errors import SettingError
 from repa.training.losses import times_from_draws, velocity_loss
 from repa.training.run.state import TrainState
@@ -123,8 +124,7 @@ def held_out_of(data: TrainingData) -> HeldOutImages:
 
 def _trained_on(data: TrainingData, count: int) -> tuple[Tensor, Tensor]:
     """Return inputs and labels of images that are trained on, at even distances."""
-    indices = np.arange(min(count, data.count)) * data.count // min(count, data.count)
-    batch = data.batch(indices, lambda row: _generator(_LATENTS, 1 + row))
+    batch = data.batch(spread(data.count, count), lambda row: _generator(_LATENTS, 1 + row))
     return batch.inputs, batch.labels
 
 

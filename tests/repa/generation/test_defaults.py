@@ -68,6 +68,15 @@ def test_setting_out_of_range_is_refused_before_a_file_is_read(tmp_path):
         SampleConfig.for_model(tmp_path / "x.pt", num_steps=0)
 
 
+def test_an_interval_of_internal_guidance_that_nobody_asked_for_is_refused():
+    for model in ("digits", "sit-xl-2-repa-256"):
+        with pytest.raises(SettingError, match="changes nothing without internal_scale"):
+            SampleConfig.for_model(model, internal_interval=(0.0, 0.5))
+    given = {"internal_interval": (0.0, 0.5)}
+    SampleConfig.for_model("digits", internal_scale=1.2, **given)
+    assert SampleConfig.for_model("internal-guidance-xl-2-256", **given).internal_scale == 1.4
+
+
 def test_registry_lists_departures_alone():
     published = SampleConfig()
     for model, entry in load_registry()["checkpoints"].items():

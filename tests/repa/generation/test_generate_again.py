@@ -6,6 +6,7 @@ import sys
 from itertools import pairwise
 
 import pytest
+from tiny_checkpoint import save_tiny
 from tiny_generation import NUM_IMAGES, read, run
 from worlds import run_world, start_world
 
@@ -79,9 +80,10 @@ from repa_base.processes import joined_processes
 model, out, num_images, *shares = sys.argv[1:]
 totals = set()
 with joined_processes() as processes:
-    file = generate(SampleConfig(model=model, num_images=int(num_images), num_steps=4, batch_size=7,
-                                 device="cpu", out=Path(out)),
-                    processes=processes, progress=lambda done, total: totals.add(total))
+    config = SampleConfig(model=model.format(rank=processes.rank), num_images=int(num_images),
+                          num_steps=4, batch_size=7, device="cpu", out=Path(out))
+    progress = lambda done, total: totals.add(total)
+    file = generate(config, processes=processes, progress=progress)
 assert file.path.exists(), "every process returns when the file is complete"
 assert not file.was_finished
 assert totals == {int(shares[processes.rank])}, "every process has its share"
@@ -104,6 +106,15 @@ def test_what_the_first_process_refuses_all_refuse_in_the_same_words(settings):
     for code, _, err in run_world(2, *arguments):
         assert code == 1
         assert "OutputExistsError" in err and "samples.npz.progress was not made by" in err
+
+
+def test_processes_that_find_other_checkpoints_make_no_file_together(settings, tmp_path):
+    for rank in (0, 1):
+        save_tiny(tmp_path / f"tiny-{rank}.safetensors", depth=1 + rank)
+    template = tmp_path / "tiny-{rank}.safetensors"
+    for code, _, err in run_world(2, "-c", RANK, template, settings["out"], 30, 16, 14):
+        assert code == 1 and "process 1 would make other images than the first one" in err
+    assert not list(tmp_path.glob("samples*"))
 
 
 LEFT_OVER = """

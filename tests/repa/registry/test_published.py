@@ -112,6 +112,10 @@ def test_default_command_of_a_registered_model_is_a_published_row_where_there_is
         ({}, {"settings": MetricSettings(num_neighbors=5)}, "num_neighbors 5 instead of 3"),
         ({}, {"settings": MetricSettings(split_size=500)}, "split_size 500 instead of 5000"),
         ({"times": "uniform"}, {}, "times uniform instead of published"),
+        ({"guidance": "apg"}, {}, "guidance apg instead of cfg"),
+        ({"guide": "abc"}, {}, "guide abc instead of None"),
+        ({"dtype": "bf16"}, {}, "dtype bf16 instead of float32"),
+        ({"compile": True}, {}, "compile True instead of False"),
         ({}, {"registered_weights": False}, "weights others instead of as registered"),
     ],
 )

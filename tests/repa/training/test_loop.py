@@ -104,9 +104,11 @@ def test_training_lowers_the_velocity_loss(tmp_path):
 
 
 def test_checkpoints_hold_published_names_and_say_what_they_are(tmp_path):
-    last = train(replace(TINY, num_steps=1), tmp_path / "run", reporting=QUIET)
+    config = replace(TINY, num_steps=1, path_type="cosine", encoder_depth=2, qk_norm=True)
+    last = train(config, tmp_path / "run", reporting=QUIET)
     tensors = load_file(last / "ema.safetensors")
     assert "blocks.0.adaLN_modulation.1.weight" in tensors
+    assert "blocks.0.attn.q_norm.weight" in tensors
     from safetensors import safe_open
 
     with safe_open(last / "ema.safetensors", "pt") as file:
@@ -114,7 +116,9 @@ def test_checkpoints_hold_published_names_and_say_what_they_are(tmp_path):
     assert description["weights"] == "ema"
     assert description["step"] == 1
     assert description["dataset"] == "digits"
-    assert description["model"]["patch_size"] == 8
+    assert description["path_type"] == "cosine"
+    asked = {"patch_size": 8, "encoder_depth": 2, "qk_norm": True}
+    assert description["model"].items() >= asked.items()
 
 
 def test_a_mistyped_setting_leaves_nothing_behind(tmp_path):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from prepared_sets import COUNT, numbered_set, other
 from safetensors.torch import load_file
-from tiny_run import QUIET, TINY, file_bytes
+from tiny_run import QUIET, TINY, file_bytes, numbered_data, stand_in_encoder
 
 import repa.data.samples.opening as opening
 from repa.checkpoints import load_model
@@ -19,7 +19,7 @@ from repa.data.samples.prepared_data import PreparedData
 from repa.errors import DataError, OutputExistsError, RepaError, SettingError
 from repa.generation import Protocol
 from repa.sheets import contact_sheet
-from repa.training.batch import Batches
+from repa.training.batch import Batches, Share
 from repa.training.loop import train
 from repa.training.reading_ahead import reading_ahead, suitable_workers
 from repa.training.settings import TrainConfig, settings_for
@@ -82,14 +82,13 @@ def test_steps_consume_the_same_whoever_reads_them_and_everything_of_one_image(f
 def test_a_run_ends_with_the_same_bytes_for_any_number_of_workers_and_when_resumed(
     prepared, tmp_path
 ):
-    config = prepared(flip=True)
-    whole = train(config, tmp_path / "whole", reporting=QUIET)
-    ahead = train(config, tmp_path / "ahead", reporting=QUIET, workers=2)
-    train(replace(config, num_steps=3), tmp_path / "parts", reporting=QUIET)
+    config = prepared(flip=True, accumulate=2)
+    whole = train(config, tmp_path / "whole", skip=[2], reporting=QUIET)
+    ahead = train(config, tmp_path / "ahead", skip=[2], reporting=QUIET, workers=2)
+    train(replace(config, num_steps=3), tmp_path / "parts", skip=[2], reporting=QUIET)
     parts = train(config, tmp_path / "parts", resume=True, reporting=QUIET, workers=1)
     assert file_bytes(whole) == file_bytes(ahead) == file_bytes(parts)
-    other_run = train(replace(config, flip=False), tmp_path / "plain", reporting=QUIET)
-    assert load_file(other_run / "ema.safetensors").keys()
+    other_run = train(replace(config, flip=False), tmp_path / "plain", skip=[2], reporting=QUIET)
     assert file_bytes(other_run)["ema.safetensors"] != file_bytes(whole)["ema.safetensors"]
     weights = load_file(whole / "ema.safetensors")
     assert weights["x_embedder.proj.weight"].shape[1] == 4
@@ -168,20 +167,43 @@ def test_mirrored_latents_need_both_prepared(prepared, tmp_path):
         train(config, tmp_path / "run", reporting=QUIET)
 
 
-def test_an_encoder_that_was_not_prepared_sees_the_images_mirrored_like_the_latents(monkeypatch):
-    from tiny_run import stand_in_encoder
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Let every encoder be a stand-in, whose features are mean colours."""
+    monkeypatch.setattr("repa.training.targets.load_encoder", lambda *_: stand_in_encoder())
 
-    encoder = replace(stand_in_encoder(), feature_dim=3)
-    monkeypatch.setattr("repa.training.targets.load_encoder", lambda *a, **k: encoder)
-    config = replace(TINY, **OWN, flip=True, batch_size=16)
-    batches = batches_of(config, numbered_set(features=(), flip=True))
-    step = batches(0)
+
+@pytest.mark.parametrize("encoder", ["efficientnet-lite0", f"{NAME},efficientnet-lite0"])
+def test_an_encoder_that_was_not_prepared_sees_the_images_mirrored_like_the_latents(
+    encoder, stand_in
+):
+    config = replace(TINY, **{**OWN, "encoder": encoder}, flip=True, batch_size=16)
+    step = batches_of(config, numbered_set(features=(NAME,), flip=True))(0)
     values = step.data[:, 0, 0, 0].round().long()
-    left, right = (step.target_features[0][:, place, 0] for place in (0, 3))
+    *prepared, seen = step.target_features
+    assert len(prepared) == encoder.count(",")
+    assert all(features[:, 0, 0].tolist() == values.tolist() for features in prepared)
+    left, right = (seen[:, place, 0] for place in (0, 3))
     number = torch.where(values < 0, -values - 1, values)
     bright = torch.where(values < 0, right, left)
     assert bright.round().long().tolist() == number.tolist()
     assert (torch.where(values < 0, left, right) == 0).all()
+
+
+@pytest.mark.parametrize("features", [(NAME,), ()])
+def test_parts_of_a_step_have_the_features_of_the_whole_until_there_is_no_alignment(
+    features, stand_in
+):
+    config = replace(TINY, **OWN, flip=True, batch_size=16, accumulate=2, align_until=2)
+    prepared = numbered_set(features=features, flip=True)
+    always = batches_of(config, prepared, align_until=0)
+    parts = replace(batches_of(config, prepared), own_share=Share(16, parts=2))
+    for step in (0, 1):
+        found = [parts(step, part).target_features[0] for part in (0, 1)]
+        assert torch.equal(torch.cat(found), always(step).target_features[0])
+    assert parts(2, 0).target_features == []
+    read, _ = parts.reader(4)
+    assert read.images is None and not read.features
 
 
 class Failing:
@@ -328,7 +350,5 @@ def test_a_name_that_is_neither_data_set_nor_path_is_refused_with_the_closest():
 
 
 def test_data_in_memory_need_no_workers():
-    from tiny_run import numbered_data
-
     assert suitable_workers(numbered_data()) == 0
     assert 1 <= suitable_workers(PreparedData(numbered_set())) <= 4

@@ -16,7 +16,7 @@ from repa.data import open_training_data
 from repa.encoders import load_encoder
 from repa.errors import CheckpointFormatError, RepaError
 from repa.training.loop import train
-from repa.training.targets import StoredTargets, keep_targets, open_targets
+from repa.training.targets import EncoderTargets, StoredTargets, keep_targets, open_targets
 from repa_base.checksums import sealed, unsealed
 
 KEEPINGS = ["memory", "file", "nowhere"]
@@ -76,6 +76,17 @@ def test_an_encoder_sees_every_image_once_or_with_every_batch(keeping, with_stan
     else:
         assert sum(with_stand_in) == 150 and max(with_stand_in) <= 64
         assert notes == ["computing efficientnet-lite1 features of 150 images, once."]
+
+
+def test_features_are_kept_in_memory_up_to_a_gibibyte_and_not_of_mirrored_images():
+    encoder, data = replace(stand_in_encoder(), feature_dim=4), numbered_data(64)
+    for grid_size, flip, suits in [  # 4 bytes * 64 images * 1024 * 1024 * 4 features
+        (1024, False, "memory"),
+        (1025, False, "nowhere"),
+        (2, True, "nowhere"),
+    ]:
+        source = EncoderTargets(encoder, replace(data, flip=flip), grid_size, "cpu")
+        assert source.suitable_keeping == suits
 
 
 def test_a_run_ends_with_the_same_weights_wherever_its_features_are_kept(

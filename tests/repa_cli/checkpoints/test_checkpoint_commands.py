@@ -84,6 +84,7 @@ def test_check_says_which_file_it_needs(repa, here):
         ((FOLDER / "irepa_conv_latents_stats.pt",), 1, "holds statistics of latents"),
         (("digits", "--dialect", "sid"), 2, "did you mean 'sit'"),
         (("digits", "--autoencoder", "x"), 2, "no effect without --check"),
+        (("digits", "--device", "cpu"), 2, "no effect without --check"),
         ((FOLDER / "irepa_mlp.pt", "--latents", "sdvae-f8d"), 2, "did you mean 'sdvae-f8d4'"),
     ],
 )

@@ -273,6 +273,8 @@ def with_manifest(first, path, **changes):
         ({"labels": [[1]]}, "or damaged: "),
         ({"times": [1, 2, 0]}, "or damaged: times must fall"),
         ({"dtype": "int4"}, "or damaged: its dtype is 'int4'"),
+        ({"dtype": []}, r"or damaged: its dtype is \[\]"),
+        ({"rng_device": "cuda"}, "cannot be repeated by this version: .*rng_device cuda there"),
         ({"hints": {"paint": 1}}, "or damaged: its hints are"),
         ({"model": 7}, "or damaged: its model is 7"),
         ({"model": ""}, "or damaged: its model is ''"),

@@ -88,6 +88,24 @@ def test_a_dry_run_tells_what_the_run_will_be_and_writes_nothing(config, tmp_pat
     json.dumps(plan.to_dict())
 
 
+def test_a_guide_without_a_middle_head_is_measured_beside_internal_guidance(config, tmp_path):
+    model = save(tmp_path / "two-heads.safetensors", internal_head=True)
+    plan = dry_run(replace(config, model=model, internal_scale=1.4, guide=config.model))
+    assert plan.timing.guide.measured_rows == 7
+
+
+def test_a_run_whose_progress_a_kill_left_is_finished(config):
+    progress = config.out.with_name("samples.npz.progress")
+    interrupted(config, 20)
+    left = progress.read_bytes()
+    generate(config)
+    progress.write_bytes(left)
+    before = traces(config.out.parent)
+    assert plan_of(config).output.was_finished
+    assert traces(config.out.parent) == before
+    assert generate(config).was_finished
+
+
 def test_departures_are_from_the_published_protocol_and_seeds_are_none(config):
     assert plan_of(replace(config, num_steps=250, seed=8, batch_size=3)).departures == {}
     other = replace(config, solver="sa", times="karras", precision="bf16")

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 from tiny_run import TINY as PLAIN
@@ -403,6 +404,17 @@ def test_what_is_no_entry_of_a_log_is_dropped(tmp_path, junk):
     entry = json.loads(path.read_text().splitlines()[-1])
     assert entry.pop("steps_per_second") > 0
     assert entry == {"step": 3, "loss": 0.125, "learning_rate": 1e-3}
+
+
+def test_the_log_tells_the_speed_of_the_steps_alone(tmp_path, monkeypatch):
+    clock = iter([10.0, 14.0, 20.0])
+    monkeypatch.setattr(run_folder, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    log = Log(tmp_path / "log.jsonl", 2)
+    log.write_step(4, {})  # two steps in four seconds
+    log.leave_out(2.0)
+    log.write_step(12, {})  # eight in the other four
+    entries = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert [entry["steps_per_second"] for entry in entries] == [0.5, 2.0]
 
 
 def test_what_is_set_aside_counts_no_more_and_replaces_what_was_set_aside_before(tmp_path):

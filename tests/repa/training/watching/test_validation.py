@@ -97,9 +97,30 @@ def test_both_weights_are_judged_and_left_as_they_are(digits, monkeypatch):
     losses = found(state, lambda: False)
     assert losses["held_out"] == found.loss(state.model, found.held_out)
     assert losses["held_out_average"] == found.loss(state.ema, found.held_out)
-    assert losses["held_out"] != losses["held_out_average"] != losses["trained_on"]
+    assert losses["trained_on"] == found.loss(state.model, found.trained_on)
+    assert len(set(losses.values())) == 3
     assert all(torch.equal(t, before[name]) for name, t in state.model.state_dict().items())
     assert state.model.training and not state.ema.training and state.step == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_image_is_judged_with_its_label_in_the_runs_precision(digits, monkeypatch, precision):
+    monkeypatch.setattr(validation, "NUM_IMAGES", 70)  # more than one chunk
+    found = open_validation(replace(TINY, precision=precision), digits, None)
+    seen, narrow = [], set()
+
+    class Noting(Constant):
+        def forward(self, x, t, labels):
+            seen.extend(labels.tolist())
+            narrow.add(torch.is_autocast_enabled("cpu"))
+            return super().forward(x, t, labels)
+
+    found.loss(Noting(0.0), found.held_out)
+    found.loss(Noting(0.0), found.trained_on)
+    known = digits.batch(spread(digits.count, 70), np.random.default_rng)
+    assert seen == [*held_out_images(digits, 70).labels.tolist(), *known.labels.tolist()]
+    assert torch.equal(found.trained_on.data, known.inputs)
+    assert narrow == {precision == "bf16"}
 
 
 def test_held_out_latents_are_encoded_and_drawn_in_the_models_space():
