@@ -9,7 +9,7 @@ from PIL import Image
 from repa.autoencoders.autoencoder import Autoencoder
 from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints.settings import CheckpointSettings
-from repa.errors import RepaError
+from repa.errors import NoMemoryError, RepaError
 from repa.generation import Protocol, images_of
 from repa.generation.images import InMemory
 from repa.generation.manifests.writing import in_words
@@ -72,6 +72,9 @@ class Previews:
                 sheets.append(self._sheet(model, f"{name} · step {state.step}", tell))
         except GivenUpError:
             return False
+        except NoMemoryError:  # whose remedy is of repa sample
+            reason = "out of memory beside the run; --preview-every 0 leaves previews out."
+            self.reporting.on_note(f"no preview of step {state.step}: {reason}")
         except RepaError as error:
             self.reporting.on_note(f"no preview of step {state.step}: {error}")
         else:

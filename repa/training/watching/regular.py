@@ -8,7 +8,7 @@ import torch
 
 from repa.checkpoints.settings import CheckpointSettings
 from repa.data import TrainingData
-from repa.errors import RepaError
+from repa.errors import NoMemoryError, RepaError
 from repa.training.run.state import TrainState
 from repa.training.settings import Reporting, TrainConfig
 from repa.training.watching.curves import HELD_OUT, METRICS
@@ -80,15 +80,20 @@ def check_regular(
     return ()
 
 
+_BESIDE = "beside what the steps need."
+
+
 def _noted(name: str, work: Work, on_note: Callable[[str], None]) -> Work:
     """Let work that cannot be done be told and have nothing to be logged: the run goes on."""
 
     def done(state: TrainState, is_stopped: Callable[[], bool]) -> Mapping[str, Any] | None:
         try:
-            with out_of_memory_in_words("beside what the steps need."):
+            with out_of_memory_in_words(_BESIDE):
                 return work(state, is_stopped)
+        except NoMemoryError:  # whose remedy is of a command that nobody has typed
+            on_note(f"no {name} of step {state.step}: out of memory {_BESIDE}")
         except (RepaError, OSError) as error:
             on_note(f"no {name} of step {state.step}: {error}")
-            return {}
+        return {}
 
     return done

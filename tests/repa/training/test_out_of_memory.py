@@ -1,6 +1,7 @@
 """Memory that does not suffice: where a run ends with a line, and where it goes on with a note."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from repa.training.loop import train
 from repa.training.planning.dry_run import dry_run
 from repa.training.run.state import TrainState
 from repa.training.step import less_memory
+from repa.training.watching.regular import _noted
 from repa.training.watching.validation import Validation
 from repa_base.processes import Processes
 
@@ -81,12 +83,22 @@ def test_previews_and_held_out_losses_that_do_not_fit_are_noted_and_the_run_goes
         for step in (3, 6)
         for what in (
             f"held-out loss of step {step}: out of memory beside what the steps need.",
-            f"preview of step {step}: out of memory for 10 images at once: try repa sample "
-            "--batch-size 5.",
+            f"preview of step {step}: out of memory beside the run; --preview-every 0 leaves "
+            "previews out.",
         )
     ]
     again = replace(TINY, num_steps=7)
     assert train(again, tmp_path, resume=True, reporting=reporting).name == "step-0000007"
+
+
+def test_an_evaluation_that_does_not_fit_names_no_option_of_repa_fid():
+    notes = []
+
+    def work(state, is_stopped):
+        raise NoMemoryError("out of memory for 6 images at once: try repa fid --batch-size 3.")
+
+    assert _noted("evaluation", work, notes.append)(SimpleNamespace(step=3), bool) == {}
+    assert notes == ["no evaluation of step 3: out of memory beside what the steps need."]
 
 
 def guarded(forward, error):
