@@ -11,11 +11,9 @@ import numpy as np
 import scipy
 import torch
 
-from repa_base.errors import NoMemoryError, RepaError, first_line
+from repa_base.errors import NoMemoryError, RepaError, first_line, is_out_of_memory
 
 _COMPILERS = ("torch._dynamo", "torch._inductor")
-_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-"""What PyTorch says of a GPU, and of a CPU on Linux and elsewhere."""
 ENOUGH = 2.0  # seconds of a measurement
 FEWEST, MOST = 3, 50  # repetitions
 SLOW = 3.0  # seconds of what is not repeated
@@ -105,8 +103,7 @@ def out_of_memory_in_words(said: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and not any(words in str(error) for words in _NO_MEMORY):
+        if not is_out_of_memory(error):
             raise
         raise NoMemoryError(f"out of memory {said}") from error
 

@@ -10,6 +10,8 @@ from typing import Any, Self
 
 _LONGEST_LINE = 300
 """Letters; libraries quote what they found, and a damaged file's names go on and on."""
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What PyTorch says of a GPU, and of a CPU on Linux and elsewhere."""
 
 
 class RepaError(Exception):
@@ -72,6 +74,12 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return f"{hint} (known: {', '.join(known) or 'none'})"
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether Python or PyTorch says by this error that the memory does not suffice."""
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    return said or isinstance(error, MemoryError)
 
 
 def first_line(error: Exception) -> str:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from repa.errors import OtherProcessError, RepaError, UnknownNameError
+from repa_base.errors import is_out_of_memory
 from repa_cli import cache, fid, grid, plot, sample, stats, train
 from repa_cli.checkpoints import export, inspect, models
 from repa_cli.data_sets import data, prepare
@@ -25,6 +26,7 @@ from repa_cli.showing.downloads import shown_downloads
 
 _unbegun = Unbegun()
 _GRACE = 10  # seconds
+_NO_MEMORY = "out of memory: end what else is in it, or compute on a device that has more."
 
 
 def _begun(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,6 +117,10 @@ def main(arguments: list[str] | None = None) -> None:
     except (RepaError, OSError) as error:
         code = 2 if isinstance(error, UnknownNameError) else 1
         _fail(error_text(error), code, consequence=isinstance(error, OtherProcessError))
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _fail(_NO_MEMORY, code=1)
     else:
         _end(code if isinstance(code, int) else 0)
 

@@ -182,12 +182,11 @@ class AutoencoderFile(Autoencoder):
         try:
             with torch.device("meta"):
                 network: Any = AutoencoderKL(**ldm.settings_of(self._tensors))
-            tensors = {n: t.to(self.device) for n, t in ldm.renamed(self._tensors).items()}
-            network.load_state_dict(tensors, strict=True, assign=True)
+            network.load_state_dict(ldm.renamed(self._tensors), strict=True, assign=True)
         except (ValueError, LookupError, RuntimeError) as error:
             reason = f"holds no AutoencoderKL: {first_line(error).rstrip(':.')}"
             raise CheckpointFormatError(f"{self.folder}: {reason}.") from error
-        return network.requires_grad_(False).eval()
+        return network.to(self.device).requires_grad_(False).eval()
 
 
 def latents_from_moments(moments: Tensor, noise: Tensor, latent_space: LatentSpace) -> Tensor:

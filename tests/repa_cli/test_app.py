@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from repa_cli.app import main
 
 
 @pytest.mark.parametrize(
@@ -58,3 +61,23 @@ def test_shells_get_a_script_that_asks_the_command(kind):
 def test_shell_is_offered_commands_options_and_names(typed, offered):
     words = {"COMP_WORDS": typed, "COMP_CWORD": str(len(typed.split()) - 1)}
     assert shell([], _REPA_COMPLETE="complete_bash", **words).split() == offered
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), MemoryError()])
+def test_memory_that_ends_wherever_nobody_looked_is_one_line(repa, monkeypatch, error):
+    def full(*_arguments, **_options):
+        raise error
+
+    monkeypatch.setattr("repa.checkpoints.export.export_weights", full)
+    code, out, err = repa("export", "digits", "small.safetensors")
+    said = "out of memory: end what else is in it, or compute on a device that has more."
+    assert (code, out, err.splitlines()[-1]) == (1, "", f"repa: error: {said}")
+
+
+def test_what_else_is_raised_keeps_its_traceback(monkeypatch):
+    def broken(*_arguments, **_options):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr("repa.checkpoints.export.export_weights", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main(["export", "digits", "small.safetensors"])
