@@ -20,14 +20,13 @@ from metrics import InputError
 from metrics.images.folder import files_below
 from metrics.images.picture import read_form
 from metrics.images.picture_files import LABELS, read_labels
+from repa.autoencoders.hub import REFERENCE_AUTOENCODER
 from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
 from repa.data.image_set import ImageSet
 from repa.data.prepared_set import Indices, PreparedSet
 from repa.data.row_files import IMAGES, MOMENTS
 from repa.data.sources import REFERENCE_IMAGES, REFERENCE_LATENTS, open_source
 from repa.errors import DataError, first_line
-
-_AUTOENCODER = "sd-vae-ft-mse"
 
 
 def is_reference_folder(folder: Path) -> bool:
@@ -75,7 +74,7 @@ def open_reference_folder(folder: Path) -> PreparedSet:
         image_size=size[0],
         class_names=(),
         labels=numbers,
-        latent_space=LatentSpace(_AUTOENCODER, scale=SD_LATENTS.scale),
+        latent_space=LatentSpace(REFERENCE_AUTOENCODER, scale=SD_LATENTS.scale),
         moments_shape=(shape[0], shape[1], shape[2]),
         feature_shapes={},
         flip=False,

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from repa.data.preparation.settings import PrepareConfig
 from repa.data.prepared_set import FORMAT, labels_digest
 from repa.data.row_files import HELD_OUT, IMAGES, Layout, RowFile, rows_end
 from repa.errors import DataError
-from repa_base.device import environment
+from repa_base.device import environment, kernels_of
 from repa_base.files import size_text
 
 CROP = "center-crop-dhariwal"
@@ -31,6 +32,10 @@ CROP = "center-crop-dhariwal"
 
 _RULE = "of each class its share, the smallest SHA-256 of a file's content first"
 _FOR_THE_FIRST = ("batch_size",)  # of a manifest: what belongs to the run that began
+_OF_THE_IMAGES = ("content", "labels", "count", "sizes", "converted", "skipped")
+_OF_THE_CLASSES = ("num_classes", "class_names")
+_PLACES = ("name", "autoencoder")  # where an autoencoder was found; its weights tell it apart
+_MOST_LETTERS, _LETTERS_BEFORE = 70, 20  # of values in a message; a SHA-256 has 64
 _MEANINGS = {
     TRANSPARENT: "transparent",
     OTHER_COLOURS: "other_colours",
@@ -101,12 +106,9 @@ def make_plan(
     known = np.zeros(source.count, np.int64) if labels is None else labels
     _check_classes(source, known[usable], "that can be used")
     chosen = np.zeros(len(usable), bool)
-    held_out = None
     if config.held_out is not None:
         hashes = [content.hex() for content in inspection.hashes(usable)]
         chosen = held_out_rows(hashes, known[usable], config.held_out)
-        amount = amount_text(config.held_out)
-        held_out = {"count": int(chosen.sum()), "rule": _RULE, "amount": amount}
     kept, held = usable[~chosen], usable[chosen]
     _check_classes(source, known[kept], "left, with those held out")
     layout = Layout(
@@ -120,48 +122,115 @@ def make_plan(
         flip=config.flip,
     )
     manifest = {
-        "format": FORMAT,
-        "source": {"name": source.name, "kind": source.kind},
-        "image_size": config.image_size,
-        "crop": CROP,
+        **settings_manifest(config, source, networks),
         "count": len(kept),
-        "held_out": held_out,
-        "num_classes": source.num_classes,
-        "class_names": list(source.class_names),
         "labels": labels_digest(layout.labels),
         "content": _content(source, inspection, np.concatenate([kept, held])),
-        **networks.described(),
         "skipped": [source.names[place] for place in _others(source, usable)],
         "converted": {
             name: inspection.num_flagged(usable, flag) for flag, name in _MEANINGS.items()
         },
         "sizes": _sizes(inspection.records[usable], config.image_size),
-        "batch_size": config.batch_size,
-        "versions": versions(networks),
     }
+    if manifest["held_out"]:
+        manifest["held_out"]["count"] = len(held)
     places = np.concatenate([kept, held]).astype(np.int64)
     manifest = json.loads(json.dumps(manifest))  # as it is when it is read: no tuples
     return Plan(source, inspection, places, len(kept), layout, manifest)
 
 
-def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any], *, finished: bool) -> str | None:
-    """Say what makes two manifests tell of other rows; None if nothing does.
+def settings_manifest(
+    config: PrepareConfig, source: ImageSet, networks: Networks
+) -> dict[str, Any]:
+    """Return what the manifest says that no file has to be read for, as plain values."""
+    held_out = None
+    if config.held_out is not None:
+        held_out = {"rule": _RULE, "amount": amount_text(config.held_out)}
+    manifest = {
+        "format": FORMAT,
+        "source": {"name": source.name, "kind": source.kind},
+        "image_size": config.image_size,
+        "crop": CROP,
+        "held_out": held_out,
+        "num_classes": source.num_classes,
+        "class_names": list(source.class_names),
+        **networks.described(),
+        "batch_size": config.batch_size,
+        "versions": versions(networks),
+    }
+    return json.loads(json.dumps(manifest))  # as it is when it is read: no tuples
 
-    What belongs to the run that began is not compared, nor are versions where all is finished.
+
+def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any], *, finished: bool) -> str | None:
+    """Say what makes two manifests tell of other rows; None if nothing in `ours` does.
+
+    What belongs to the run that began is not compared, nor are the autoencoder's name and place, or
+    versions where all is finished.
     """
     ignored = {*_FOR_THE_FIRST, *(["versions"] if finished else [])}
     for name in ours:
         if name in ignored:
             continue
-        one, other = theirs.get(name), ours[name]
-        if name == "held_out":
-            told = (one or {}, other or {})  # a finished one tells of its reference too
-            one, other = ([each.get(key) for key in ("count", "amount", "rule")] for each in told)
+        one, other = (_compared(name, manifest.get(name)) for manifest in (theirs, ours))
         if one != other:
-            if name in ("content", "labels", "count", "sizes", "converted", "skipped"):
+            if name in _OF_THE_IMAGES:
                 return "is of other images: the source has changed"
-            return f"has {name.replace('_', ' ')} {_short(one)}, not {_short(other)}"
+            if name in _OF_THE_CLASSES:
+                return "is of other classes: the source has changed"
+            if None in (one, other):  # of an autoencoder, whose name is not compared
+                one, other = (_named(manifest.get(name)) for manifest in (theirs, ours))
+            return _told(name, one, other)
     return None
+
+
+def identity_of(manifest: Mapping[str, Any]) -> str:
+    """Return a hash of all that is in a set, but not of where its autoencoder was found."""
+    told = {**manifest, "autoencoder": _without_place(manifest["autoencoder"])}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _compared(name: str, value: Any) -> Any:  # noqa: ANN401
+    """Return what is compared of a part of a manifest."""
+    if name == "held_out":  # the count follows, and a finished set tells of its reference too
+        return value and {key: value.get(key) for key in ("amount", "rule")}
+    return _without_place(value) if name == "autoencoder" else value
+
+
+def _without_place(value: Any) -> Any:  # noqa: ANN401
+    if not isinstance(value, dict):
+        return value
+    return {k: _without_place(v) for k, v in value.items() if k not in _PLACES}
+
+
+def _named(value: Any) -> Any:  # noqa: ANN401
+    return value.get("name", value) if isinstance(value, dict) else value
+
+
+def _told(name: str, one: Any, other: Any) -> str:  # noqa: ANN401
+    """Say how two values differ: of mappings with the same keys, the first that differs."""
+    if name == "encoders":
+        one, other = ({each["name"]: each for each in value or ()} for value in (one, other))
+    if isinstance(one, dict) and isinstance(other, dict) and list(one) == list(other):
+        key = next(key for key in other if one[key] != other[key])
+        return _told(f"{name} {key}", one[key], other[key])
+    here, there = map(_text, (one, other))
+    if max(len(here), len(there)) > _MOST_LETTERS:
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(here, there)))  # noqa: B905
+        here, there = (_cut(text, max(0, same - _LETTERS_BEFORE)) for text in (here, there))
+    return f"has {name.replace('_', ' ')} {here}, not {there}"
+
+
+def _text(value: object) -> str:
+    if value is None or value == {}:
+        return "none"
+    if isinstance(value, dict) and all(isinstance(each, dict) for each in value.values()):
+        return ", ".join(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _cut(text: str, start: int) -> str:
+    end = start + _MOST_LETTERS
+    return "... " * (start > 0) + text[start:end] + " ..." * (end < len(text))
 
 
 def described(layout: Layout) -> str:
@@ -197,10 +266,10 @@ def notes_of(plan: Plan) -> list[str]:
 
 
 def versions(networks: Networks) -> dict[str, str]:
-    """Return the versions of what the bytes may depend on."""
+    """Return the versions of what the bytes may depend on, and whose arithmetic they are of."""
     found = {"pillow": PIL.__version__}
     if networks.autoencoder or networks.encoders:
-        found["torch"] = environment()["torch"]
+        found |= {"torch": environment()["torch"], "kernels": kernels_of(networks.device)}
     return found
 
 
@@ -234,8 +303,3 @@ def _sizes(records: np.ndarray, image_size: int) -> dict[str, Any]:
         "enlarged": int(np.count_nonzero(np.minimum(width, height) < image_size)),
         "cut": int(np.count_nonzero(width != height)),
     }
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else value
-    return text if len(text) <= 60 else f"{text[:60]} ..."
