@@ -188,7 +188,10 @@ class _Making:
         own = list(self.plan.layout.all_files)[processes.rank :: processes.size]
         outcome = attempt(partial(self._verify, own))
         found = list(all_values(processes.gather(outcome)))
-        files = {name: file for part, _ in found for name, file in part.items()}
+        by_name = {name: file for part, _ in found for name, file in part.items()}
+        # In their own order: prepared.json is the same bytes for any number of processes.
+        names = [file.name for file in self.plan.layout.all_files.values() if file.name in by_name]
+        files = {name: by_name[name] for name in names}
         return processes.share((files, sum(damaged for _, damaged in found)))
 
     def _verify(self, keys: list[str]) -> tuple[dict[str, Any], int]:
