@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -31,11 +30,7 @@ CROP = "center-crop-dhariwal"
 """The reference's name of ADM's crop."""
 
 _RULE = "of each class its share, the smallest SHA-256 of a file's content first"
-_FOR_THE_FIRST = ("batch_size",)  # of a manifest: what belongs to the run that began
-_OF_THE_IMAGES = ("content", "labels", "count", "sizes", "converted", "skipped")
-_OF_THE_CLASSES = ("num_classes", "class_names")
 _PLACES = ("name", "autoencoder")  # where an autoencoder was found; its weights tell it apart
-_MOST_LETTERS, _LETTERS_BEFORE = 70, 20  # of values in a message; a SHA-256 has 64
 _MEANINGS = {
     TRANSPARENT: "transparent",
     OTHER_COLOURS: "other_colours",
@@ -161,76 +156,17 @@ def settings_manifest(
     return json.loads(json.dumps(manifest))  # as it is when it is read: no tuples
 
 
-def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any], *, finished: bool) -> str | None:
-    """Say what makes two manifests tell of other rows; None if nothing in `ours` does.
-
-    What belongs to the run that began is not compared, nor are the autoencoder's name and place, or
-    versions where all is finished.
-    """
-    ignored = {*_FOR_THE_FIRST, *(["versions"] if finished else [])}
-    for name in ours:
-        if name in ignored:
-            continue
-        one, other = (_compared(name, manifest.get(name)) for manifest in (theirs, ours))
-        if one != other:
-            if name in _OF_THE_IMAGES:
-                return "is of other images: the source has changed"
-            if name in _OF_THE_CLASSES:
-                return "is of other classes: the source has changed"
-            if None in (one, other):  # of an autoencoder, whose name is not compared
-                one, other = (_named(manifest.get(name)) for manifest in (theirs, ours))
-            return _told(name, one, other)
-    return None
-
-
 def identity_of(manifest: Mapping[str, Any]) -> str:
     """Return a hash of all that is in a set, but not of where its autoencoder was found."""
-    told = {**manifest, "autoencoder": _without_place(manifest["autoencoder"])}
+    told = {**manifest, "autoencoder": without_place(manifest["autoencoder"])}
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def _compared(name: str, value: Any) -> Any:  # noqa: ANN401
-    """Return what is compared of a part of a manifest."""
-    if name == "held_out":  # the count follows, and a finished set tells of its reference too
-        return value and {key: value.get(key) for key in ("amount", "rule")}
-    return _without_place(value) if name == "autoencoder" else value
-
-
-def _without_place(value: Any) -> Any:  # noqa: ANN401
+def without_place(value: Any) -> Any:  # noqa: ANN401
+    """Return what a manifest says of an autoencoder, but not by which name and path."""
     if not isinstance(value, dict):
         return value
-    return {k: _without_place(v) for k, v in value.items() if k not in _PLACES}
-
-
-def _named(value: Any) -> Any:  # noqa: ANN401
-    return value.get("name", value) if isinstance(value, dict) else value
-
-
-def _told(name: str, one: Any, other: Any) -> str:  # noqa: ANN401
-    """Say how two values differ: of mappings with the same keys, the first that differs."""
-    if name == "encoders":
-        one, other = ({each["name"]: each for each in value or ()} for value in (one, other))
-    if isinstance(one, dict) and isinstance(other, dict) and list(one) == list(other):
-        key = next(key for key in other if one[key] != other[key])
-        return _told(f"{name} {key}", one[key], other[key])
-    here, there = map(_text, (one, other))
-    if max(len(here), len(there)) > _MOST_LETTERS:
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(here, there)))  # noqa: B905
-        here, there = (_cut(text, max(0, same - _LETTERS_BEFORE)) for text in (here, there))
-    return f"has {name.replace('_', ' ')} {here}, not {there}"
-
-
-def _text(value: object) -> str:
-    if value is None or value == {}:
-        return "none"
-    if isinstance(value, dict) and all(isinstance(each, dict) for each in value.values()):
-        return ", ".join(value)
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _cut(text: str, start: int) -> str:
-    end = start + _MOST_LETTERS
-    return "... " * (start > 0) + text[start:end] + " ..." * (end < len(text))
+    return {k: without_place(v) for k, v in value.items() if k not in _PLACES}
 
 
 def described(layout: Layout) -> str:

@@ -3,14 +3,16 @@
 Nothing is made or removed before all that can be known has been looked at; `begin` alone removes.
 """
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from repa.data.preparation.plan import Plan, difference, total_bytes
+from repa.data.preparation.plan import Plan, total_bytes, without_place
 from repa.data.preparation.set_writer import begin_files, read_header
 from repa.data.preparation.settings import PrepareConfig
 from repa.data.prepared_set import (
@@ -32,6 +34,10 @@ _LOCK = "prepare.lock"
 _OURS = (MANIFEST, PROGRESS, INSPECTION, _LOCK)
 _MADE = (MANIFEST, PROGRESS, CHECKSUMS, "images.zip", "held-out.zip", "moments*.npy")
 _MADE += ("features/*.npy", "features-flipped/*.npy", f"{HELD_OUT}-*.npz")
+_FOR_THE_FIRST = ("batch_size",)  # of a manifest: what belongs to the run that began
+_OF_THE_IMAGES = ("content", "labels", "count", "sizes", "converted", "skipped")
+_OF_THE_CLASSES = ("num_classes", "class_names")
+_MOST_LETTERS, _LETTERS_BEFORE = 70, 20  # of values in a message; a SHA-256 has 64
 _REMEDY = "use --overwrite to begin anew, or another --out"
 
 
@@ -73,6 +79,28 @@ def earlier(config: PrepareConfig, ours: Mapping[str, Any]) -> Mapping[str, Any]
         state = "" if finished else "is unfinished and "
         raise OutputExistsError(f"{out} {state}{other}; {_REMEDY}.")
     return theirs
+
+
+def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any], *, finished: bool) -> str | None:
+    """Say what makes two manifests tell of other rows; None if nothing in `ours` does.
+
+    What belongs to the run that began is not compared, nor are the autoencoder's name and place, or
+    versions where all is finished.
+    """
+    ignored = {*_FOR_THE_FIRST, *(["versions"] if finished else [])}
+    for name in ours:
+        if name in ignored:
+            continue
+        one, other = (_compared(name, manifest.get(name)) for manifest in (theirs, ours))
+        if one != other:
+            if name in _OF_THE_IMAGES:
+                return "is of other images: the source has changed"
+            if name in _OF_THE_CLASSES:
+                return "is of other classes: the source has changed"
+            if None in (one, other):
+                one, other = (_named(manifest.get(name)) for manifest in (theirs, ours))
+            return _told(name, one, other)
+    return None
 
 
 def check_set_room(out: Path, layout: Layout) -> None:
@@ -127,9 +155,19 @@ def naming_the_way_on(config: PrepareConfig) -> Iterator[None]:
     except OSError as error:
         if not is_full(error):
             raise
-        again = "repeat the command" + " without --overwrite" * config.overwrite
-        reason = f"{error.strerror}; make room and {again}: what is done stays"
+        reason = f"{error.strerror}; make room and {_again(config)}: what is done stays"
         raise OSError(error.errno, reason, error.filename) from error
+
+
+def way_on(config: PrepareConfig) -> str:
+    """Say what an interrupted preparation has left, and how it goes on."""
+    if is_prepared(config.out):
+        return f"{config.out} is still the set that was there before."
+    return f"{config.out} keeps what is done; {_again(config)} to go on."
+
+
+def _again(config: PrepareConfig) -> str:
+    return "repeat the command" + " without --overwrite" * config.overwrite
 
 
 @contextmanager
@@ -164,3 +202,42 @@ def _remove_made(out: Path) -> None:
     for name in ("features", "features-flipped"):
         with suppress(OSError):
             (out / name).rmdir()
+
+
+def _compared(name: str, value: Any) -> Any:  # noqa: ANN401
+    """Return what is compared of a part of a manifest."""
+    if name == "held_out":  # the count follows, and a finished set tells of its reference too
+        return value and {key: value.get(key) for key in ("amount", "rule")}
+    return without_place(value) if name == "autoencoder" else value
+
+
+def _named(value: Any) -> Any:  # noqa: ANN401
+    """Return what stands for an autoencoder, or for what is held out."""
+    return value.get("name", value.get("amount")) if isinstance(value, dict) else value
+
+
+def _told(name: str, one: Any, other: Any) -> str:  # noqa: ANN401
+    """Say how two values differ: of mappings with the same keys, the first that differs."""
+    if name == "encoders":
+        one, other = ({each["name"]: each for each in value or ()} for value in (one, other))
+    if isinstance(one, dict) and isinstance(other, dict) and list(one) == list(other):
+        key = next(key for key in other if one[key] != other[key])
+        return _told(f"{name} {key}", one[key], other[key])
+    here, there = map(_text, (one, other))
+    if max(len(here), len(there)) > _MOST_LETTERS:
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(here, there)))  # noqa: B905
+        here, there = (_cut(text, max(0, same - _LETTERS_BEFORE)) for text in (here, there))
+    return f"has {name.replace('_', ' ')} {here}, not {there}"
+
+
+def _text(value: object) -> str:
+    if value is None or value == {}:
+        return "none"
+    if isinstance(value, dict) and all(isinstance(each, dict) for each in value.values()):
+        return ", ".join(value)
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _cut(text: str, start: int) -> str:
+    end = start + _MOST_LETTERS
+    return "... " * (start > 0) + text[start:end] + " ..." * (end < len(text))

@@ -12,7 +12,7 @@ from tiny_autoencoder import save_tiny_autoencoder
 from repa.autoencoders import load_autoencoder
 from repa.autoencoders.hub import WEIGHTS
 from repa.data import open_prepared
-from repa.data.preparation import PrepareConfig, encoding, making, plan, prepare
+from repa.data.preparation import PrepareConfig, encoding, making, plan, prepare, set_folder
 from repa.encoders import Encoder
 from repa.errors import (
     CheckpointFormatError,
@@ -190,7 +190,7 @@ def test_unfinished_set_of_another_arithmetic_is_refused(options, monkeypatch):
 @pytest.mark.parametrize("length", [60, 61, 400])
 def test_long_values_are_told_from_where_they_differ(length):
     one, other = ("x" * (length - 5) + end for end in ("aaaaa", "bbbbb"))
-    told = plan.difference({"crop": one}, {"crop": other}, finished=True)
+    told = set_folder.difference({"crop": one}, {"crop": other}, finished=True)
     assert told.startswith("has crop ") and "aaaaa, not" in told and told.endswith("bbbbb")
     assert len(told) < 160
 

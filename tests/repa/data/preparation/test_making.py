@@ -1,5 +1,6 @@
 """Prepared sets: what is in them, whatever happens while they are made."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from pictures import class_folders, content, draw, noise
 
 from repa.data import center_crop, open_prepared, open_source
 from repa.data.overview import open_set
-from repa.data.preparation import PrepareConfig, making, prepare
+from repa.data.preparation import PrepareConfig, making, prepare, way_on
 from repa.data.row_files import member_name
 from repa.data.samples import open_training_data
 from repa.errors import DataError, InUseError, OutputExistsError, SettingError
@@ -176,7 +177,7 @@ def test_what_can_be_known_is_refused_before_a_file_is_inspected(source, tmp_pat
     monkeypatch.setattr(making, "inspect", never)
     for changes, words in (
         ({"held_out": 3, "image_size": 8}, "has image size 16, not 8"),
-        ({}, "has held out .*, not none"),
+        ({}, "has held out 3, not none"),
         ({"held_out": 4}, "has held out amount 3, not 4"),
     ):
         with pytest.raises(OutputExistsError, match=f"{words}; use --overwrite"):
@@ -363,8 +364,6 @@ def test_disk_that_fills_up_in_the_middle_says_how_to_go_on(source, tmp_path, mo
     expected = made(tmp_path) and content(tmp_path / "out")
     for path in (tmp_path / "out").iterdir():
         path.unlink()
-    import errno
-
     from repa.data.preparation import set_writer
 
     whole, calls = set_writer.write_at, []
@@ -384,6 +383,28 @@ def test_disk_that_fills_up_in_the_middle_says_how_to_go_on(source, tmp_path, mo
         open_prepared(tmp_path / "out")
     prepare(config(tmp_path))
     assert content(tmp_path / "out") == expected
+
+
+def test_way_on_from_an_end_too_early_is_said(source, tmp_path, monkeypatch):
+    out, again = tmp_path / "out", config(tmp_path, image_size=8, overwrite=True)
+
+    def stopped(*arguments, **options):
+        raise OSError(errno.ENOSPC, "full", "x")
+
+    made(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "inspect", stopped)
+        with pytest.raises(OSError, match="full"):
+            prepare(again)
+    assert way_on(again) == f"{out} is still the set that was there before."
+    monkeypatch.setattr(making, "fill", stopped)
+    with pytest.raises(OSError, match="make room and repeat the command without --overwrite: what"):
+        prepare(again)
+    assert way_on(again).endswith("keeps what is done; repeat the command without --overwrite to go"
+                                  " on.")  # fmt: skip
+    monkeypatch.undo()
+    prepare(config(tmp_path, image_size=8))
+    assert open_prepared(out).image_size == 8
 
 
 def test_set_that_stopped_at_its_inspection_is_unfinished_for_everybody(source, tmp_path):
