@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import class_folders
+from PIL import Image
 from tiny_autoencoder import save_tiny_autoencoder
 
 from repa.autoencoders.autoencoder import find_autoencoder
@@ -41,6 +42,18 @@ def test_a_plain_folder_is_counted(source):
     assert (found["images"], found["classes"]) == (15, 3)
     assert found["images_by_class"] == {"cat": 5, "dog": 5, "emu": 5}
     assert found["sizes"] == {"width": [30, 30], "height": [20, 20], "cut": 15}
+    assert found["converted"] == {"transparent": 0, "other_colours": 0, "turned": 0}
+
+
+def test_pictures_that_are_converted_are_told_of_and_one_that_is_broken_is_refused(source):
+    Image.new("RGBA", (9, 7)).save(source / "cat/new.png")
+    Image.new("L", (7, 9)).save(source / "dog/new.png")
+    found = overview(open_set(source))
+    assert found["converted"] == {"transparent": 1, "other_colours": 1, "turned": 0}
+    assert found["sizes"] == {"width": [7, 30], "height": [7, 20], "cut": 17}
+    (source / "emu/1.png").write_bytes((source / "emu/1.png").read_bytes()[:99])
+    with pytest.raises(DataError, match=r"emu/1\.png is not a readable image"):
+        overview(open_set(source))
 
 
 def test_a_prepared_set_tells_of_what_it_was_made(source, tmp_path):

@@ -311,6 +311,26 @@ def test_a_run_on_a_folder_that_changed_is_not_continued(pictures, tmp_path, cha
         assert f"count 12, now {11 if change == 'gone' else 13}" in str(caught.value)
 
 
+def test_what_becomes_of_pictures_is_said_when_a_run_opens(pictures, tmp_path):
+    Image.new("RGBA", (30, 20)).save(pictures / "cat/1.png")
+    Image.new("L", (10, 20)).save(pictures / "dog/1.png")
+    notes = []
+    config = replace(TINY, data=str(pictures), num_steps=1)
+    train(config, tmp_path / "run", reporting=replace(QUIET, on_note=notes.append))
+    assert "1 pictures have transparency, which is dropped as in the reference." in notes
+    assert any(note.startswith("1 pictures are grey") for note in notes)
+    assert any(note.startswith("1 pictures are smaller than the images") for note in notes)
+
+
+def test_a_broken_picture_ends_a_run_before_it_begins(pictures, tmp_path):
+    whole = (pictures / "dog/3.png").read_bytes()
+    (pictures / "dog/3.png").write_bytes(whole[: len(whole) // 2])
+    config = replace(TINY, data=str(pictures), num_steps=1)
+    with pytest.raises(DataError, match=r"pictures: 1 file to mend or remove: .*dog/3\.png"):
+        train(config, tmp_path / "run", reporting=QUIET)
+    assert not (tmp_path / "run/config.json").exists()
+
+
 def test_a_flat_folder_trains_with_one_class(pictures, tmp_path):
     config = replace(TINY, data=str(pictures / "cat"), num_steps=1)
     last = train(config, tmp_path / "run", reporting=QUIET)
