@@ -33,6 +33,9 @@ Precision = Literal["fp32", "bf16", "fp16"]
 HINTS = ("dialect", "num_heads", "encoder_depth", "latents")
 """Settings that say of a checkpoint what its file does not tell; see `load_model`."""
 
+GUIDE_HINTS = ("dialect", "num_heads", "latents")
+"""Those that count for a guide's file too, where it does not tell; its middle head is not asked."""
+
 FOUND_AGAIN = ("model", "guide", "autoencoder", "latents")
 """Settings that name files, which may be elsewhere when a run is repeated."""
 
@@ -320,7 +323,8 @@ class SampleConfig(Protocol):
     )
     guide: str | None = setting(
         "Checkpoint to be guided away from instead of the network without a class (autoguidance): "
-        "a worse one of the same data, such as an earlier one of the same run.",
+        "a worse one of the same data, such as an earlier one of the same run. --dialect, "
+        "--num-heads and --latents are said of its file too, where that does not tell.",
         None,
         value="NAME|PATH",
     )
