@@ -85,6 +85,12 @@ class PreparedSet:
         """The encoders whose features are there."""
         return tuple(self.feature_shapes)
 
+    @property
+    def encoder_weights(self) -> dict[str, str | None]:
+        """SHA-256 of the weights that made an encoder's features; None where it is not known."""
+        told = {each["name"]: each.get("sha256") for each in self.manifest.get("encoders") or ()}
+        return {name: told.get(name) for name in self.encoders}
+
     def images(self, indices: Indices) -> np.ndarray:
         """Return images uint8 (B, H, W, 3).
 

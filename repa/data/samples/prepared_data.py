@@ -3,7 +3,7 @@
 Row i of everything is of image i.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -24,8 +24,9 @@ from repa.data.samples.training_data import (
     with_mirrored,
 )
 from repa.errors import DataError, SettingError
+from repa.registry import find_entry, is_registered
 
-_NAME_LETTERS = 8
+_NAME_LETTERS, _HASH_LETTERS = 8, 12
 
 
 @dataclass
@@ -126,7 +127,16 @@ class PreparedData:
         return replace(self, flip=True)
 
     def record(self, on_note: Callable[[str], None]) -> dict[str, Any] | None:
-        """Return what a run remembers, and remember on this machine where its reference is."""
+        """Return what a run remembers, and remember on this machine where its reference is.
+
+        `on_note` is told of features that an encoder made with other weights than the published.
+        """
+        for name in self._with_other_weights():
+            short = str(self.prepared.encoder_weights[name])[:_HASH_LETTERS]
+            on_note(
+                f"the features of {name} in {self.folder} are of other weights than the published "
+                f"ones: of SHA-256 {short}."
+            )
         if self.reference is not None:
             file = self.prepared.manifest["held_out"]["file"]
             remember_held_out(self.folder / file, self.reference.sha256)
@@ -138,7 +148,17 @@ class PreparedData:
             "image_size": self.image_size,
             "latent_space": None if self.latent_space.is_pixels else asdict(self.latent_space),
             "encoders": list(self.encoders),
+            "encoder_weights": self.prepared.encoder_weights,
         }
+
+    def _with_other_weights(self) -> Iterator[str]:
+        """Yield the encoders whose features are known to be of other weights than registered."""
+        for name, found in self.prepared.encoder_weights.items():
+            known = None
+            if is_registered("encoders", name):
+                known = find_entry("encoders", name).get("sha256")
+            if None not in (found, known) and found != known:
+                yield name
 
     def _not_flipped(self, what: str) -> str:
         return f"{self.folder} has no {what} of mirrored images: prepare it with --flip."
