@@ -22,6 +22,7 @@ from metrics import InputError
 from metrics.images.folder import files_below
 from metrics.images.picture import read_form
 from metrics.images.picture_files import LABELS, read_labels
+from repa.autoencoders.hub import REFERENCE_AUTOENCODER
 from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
 from repa.data.image_set import ImageSet
 from repa.data.prepared_set import Indices, PreparedSet
@@ -29,7 +30,6 @@ from repa.data.row_files import IMAGES, MOMENTS
 from repa.data.sources import REFERENCE_IMAGES, REFERENCE_LATENTS, open_source
 from repa.errors import DataError, first_line
 
-_AUTOENCODER = "sd-vae-ft-mse"
 _IMAGE, _MOMENTS = re.compile(r"img(\d{8,})\.png"), re.compile(r"img-mean-std-(\d{8,})\.npy")
 """Names that the reference's tools give an image and its moments, the same number in both."""
 
@@ -82,7 +82,7 @@ def open_reference_folder(folder: Path) -> PreparedSet:
         image_size=size[0],
         class_names=(),
         labels=numbers,
-        latent_space=LatentSpace(_AUTOENCODER, scale=SD_LATENTS.scale),
+        latent_space=LatentSpace(REFERENCE_AUTOENCODER, scale=SD_LATENTS.scale),
         moments_shape=(shape[0], shape[1], shape[2]),
         feature_shapes={},
         flip=False,

@@ -15,6 +15,7 @@ from repa.autoencoders.autoencoder import latents_from_moments
 from repa.autoencoders.latent_space import PIXELS
 from repa.data.held_out import HeldOutReference, remember_held_out
 from repa.data.prepared_set import PreparedSet
+from repa.data.row_files import ANEW
 from repa.data.samples.training_data import (
     Batch,
     RowGenerator,
@@ -71,7 +72,7 @@ class PreparedData:
         ):
             raise DataError(
                 f"{self.folder}: the labels are not one of {self.num_classes} classes for each of "
-                f"{self.count} images; prepare it again."
+                f"{self.count} images; {ANEW}."
             )
 
     def batch(self, indices: np.ndarray, generator: RowGenerator) -> Batch:

@@ -176,7 +176,12 @@ def test_a_set_of_another_size_is_an_error_that_names_both(prepared, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "field", "message"),
     [
-        ({"model": "SiT-Pico/4"}, "model", "4 x 4 features .*the model has 2 x 2 tokens"),
+        (
+            {"model": "SiT-Pico/4"},
+            "model",
+            "4 x 4 features .*the model has 2 x 2 tokens: with this model, images of 32 pixels "
+            "would do; .*--grid-size 2 and --overwrite",
+        ),
         ({"encoder": f"{NAME}=weights.pt"}, "encoder", "holds features of .* already"),
     ],
 )
