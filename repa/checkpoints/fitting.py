@@ -1,7 +1,9 @@
 """Fit a checkpoint's weights to a network of other classes, another resolution, other projectors.
 
-Three parts may be left to be made anew: the label table, the position embedding and the projectors.
-All else has to be that of the network, tensor by tensor.
+Three parts may be left to be made anew: the label table, the position embedding and the projectors;
+the middle head of Internal Guidance is left out. All else has to be that of the network, tensor by
+tensor, and the prediction has to be the velocity: SiT and Self-Flow, whose time runs the other way,
+are turned as they are read (`repa.checkpoints.dialects.sit`), and DiT's noise cannot be.
 """
 
 from collections.abc import Mapping
@@ -16,7 +18,7 @@ from repa.models.sit import SIT_SIZES
 from repa.tensor_file import Tensors
 
 _LABELS, _POSITIONS = "y_embedder.embedding_table.weight", "pos_embed"
-_PROJECTORS = "projectors."
+_PROJECTORS, _MIDDLE_HEAD = "projectors.", "final_layer_xr."
 
 
 def fit_weights(
@@ -56,6 +58,10 @@ def fit_weights(
     elif projectors:
         left |= projectors
         notes.append("projectors made anew" if wants["target_dims"] else "without its projectors")
+    heads = {name for name in checkpoint.tensors if name.startswith(_MIDDLE_HEAD)} - network.keys()
+    if heads:
+        left |= heads
+        notes.append("without its middle head")
     taken = {name: tensor for name, tensor in checkpoint.tensors.items() if name not in left}
     _check_same(checkpoint, taken, {n: t for n, t in network.items() if n not in left}, wants)
     return taken, notes + _differences(checkpoint.settings, settings)
@@ -79,6 +85,13 @@ def _check_same(
 ) -> None:
     """Raise CheckpointMismatchError unless both have the same tensors, heads and prediction."""
     prediction, has = checkpoint.settings.prediction, checkpoint.settings.model
+    if prediction.target != "velocity" or prediction.reversed_time:
+        time = " in reversed time" if prediction.reversed_time else ""
+        raise CheckpointMismatchError(
+            f"{checkpoint.path}: tensor final_layer.linear.weight predicts the {prediction.target}"
+            f"{time}, and a run trains the velocity in REPA's direction of time: start from "
+            "another checkpoint."
+        )
     problem = None
     for name in (*network, *found):
         shapes = [tuple(of[name].shape) if name in of else "missing" for of in (found, network)]
@@ -89,9 +102,6 @@ def _check_same(
         if has["num_heads"] != wants["num_heads"]:
             heads = f"{has['num_heads']} heads and this run's network {wants['num_heads']}"
             problem = f"tensor blocks.0.attn.qkv.weight has {heads}"
-        elif prediction.target != "velocity" or prediction.reversed_time:
-            time = " in reversed time" if prediction.reversed_time else ""
-            problem = f"tensor final_layer.linear.weight predicts the {prediction.target}{time}"
     if problem:
         is_size = [name for name, size in SIT_SIZES.items() if size.items() <= has.items()]
         hint = f"; it holds a {is_size[0]}" if is_size else ""

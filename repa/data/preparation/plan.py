@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import PIL
 
+from repa.data.headers import notes_of_pictures
 from repa.data.held_out import amount_text, held_out_rows
 from repa.data.image_set import ImageSet
 from repa.data.preparation.encoding import Networks
@@ -189,16 +190,8 @@ def file_bytes(file: RowFile) -> int:
 
 def notes_of(plan: Plan) -> list[str]:
     """Return what a person should know of what became of the pictures."""
-    manifest, notes = plan.manifest, []
-    told = {
-        "transparent": "had transparency, which was dropped as in the reference",
-        "other_colours": "were grey, of a palette or of inks, and became RGB",
-        "turned": "ask by EXIF to be turned, and were taken as they are stored",
-    }
-    notes += [f"{n:,} pictures {told[k]}." for k, n in manifest["converted"].items() if n]
-    if enlarged := manifest["sizes"]["enlarged"]:
-        notes.append(f"{enlarged:,} pictures were smaller than the images, and were enlarged.")
-    return notes
+    manifest = plan.manifest
+    return notes_of_pictures(manifest["converted"], manifest["sizes"]["enlarged"])
 
 
 def versions(networks: Networks) -> dict[str, str]:

@@ -1,5 +1,9 @@
+import json
+
+import numpy as np
 import pytest
 import torch
+from golden_files import GOLDENS_DIR
 
 from repa import SIT_SIZES, SiT
 from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
@@ -132,6 +136,61 @@ def test_another_prediction_is_refused(tmp_path, prediction, said):
     checkpoint = written(tmp_path / "x.safetensors", other={"prediction": prediction})
     with pytest.raises(CheckpointMismatchError, match=f"final_layer.linear.weight {said}"):
         fitted(checkpoint)
+
+
+FOLDER = GOLDENS_DIR / "dialects"
+
+
+def from_golden(name, **said):
+    """A recorded file of another repository, and the recording."""
+    with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    heads = json.loads(str(arrays.pop("meta_json")))["config"]["num_heads"]
+    return read_checkpoint(FOLDER / f"{name}.pt", num_heads=heads, **said), arrays
+
+
+def network_of(checkpoint):
+    """The network of a run that would suit a checkpoint, with a projector."""
+    names = [*SIT_SIZES["SiT-Pico/8"], "input_size", "in_channels", "num_classes", "qk_norm"]
+    settings = {name: checkpoint.settings.model[name] for name in names}
+    return {**settings, "encoder_depth": 1, "target_dims": [5], "projector_dim": 6}
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "notes"),
+    [
+        ("sit_train", {}, ["projectors made anew"]),
+        ("sit_release", {"dialect": "sit"}, ["projectors made anew"]),
+        ("selfflow_release", {}, ["projectors made anew"]),
+        ("ig_train", {"encoder_depth": 2}, ["projectors made anew", "without its middle head"]),
+    ],
+)
+def test_a_run_starts_with_the_recorded_velocity_of_other_repositories(name, said, notes):
+    """Those of SiT and Self-Flow run the other way in time, and are turned as they are read."""
+    checkpoint, arrays = from_golden(name, **said)
+    settings = CheckpointSettings(
+        model=network_of(checkpoint), latent_space=checkpoint.settings.latent_space
+    )
+    network = SiT(**settings.model).eval()
+    taken, found = fit_weights(checkpoint, network.state_dict(), settings)
+    assert found == notes
+    network.load_state_dict(taken, strict=False)
+    x, labels = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"])
+    for t, velocity in zip(arrays["t_common"], arrays["v_common"], strict=True):
+        with torch.no_grad():
+            here = network(x, torch.full((len(x),), float(t)), labels)
+        torch.testing.assert_close(here, torch.from_numpy(velocity), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("name", "said"), [("dit_train", {}), ("dit_release", {"dialect": "dit"})])
+def test_dit_is_refused_for_what_it_predicts_and_not_for_a_shape(name, said):
+    checkpoint, _ = from_golden(name, **said)
+    settings = CheckpointSettings(
+        model=network_of(checkpoint), latent_space=checkpoint.settings.latent_space
+    )
+    with pytest.raises(CheckpointMismatchError, match="predicts the noise, and a run trains") as e:
+        fit_weights(checkpoint, SiT(**settings.model).state_dict(), settings)
+    assert "\n" not in str(e.value)
 
 
 def test_what_is_another_although_every_tensor_fits_is_said(tmp_path):

@@ -340,7 +340,7 @@ def test_everything_that_was_done_to_pictures_is_said(tmp_path):
     notes = []
     prepare(config(tmp_path), on_note=notes.append)
     said = "\n".join(notes)
-    for words in ("1 pictures had transparency", "1 pictures were grey", "1 pictures were smaller"):
+    for words in ("1 pictures have transparency", "1 pictures are grey", "1 pictures are smaller"):
         assert words in said
     assert "1 file was not taken: 1 .txt" in said and "are free" in said
     sizes = open_prepared(tmp_path / "out").manifest["sizes"]

@@ -6,13 +6,20 @@ from hashlib import sha256
 
 import pytest
 import torch
+from golden_files import GOLDENS_DIR
 from safetensors.torch import load_file
 from tiny_run import QUIET, TINY, file_bytes, numbered_data, tiny_state
 
 import repa.training.run.opening as opening
 from repa import SiT
 from repa.checkpoints import export_weights, load_model
-from repa.errors import ChecksumError, OutputExistsError, RepaError, SettingError
+from repa.errors import (
+    CheckpointFormatError,
+    ChecksumError,
+    OutputExistsError,
+    RepaError,
+    SettingError,
+)
 from repa.models.blocks import position_embedding
 from repa.training.loop import train
 from repa.training.run.folder import read_run_config
@@ -161,3 +168,14 @@ def test_what_is_no_name_of_a_checkpoint_is_refused(name, value):
 def test_previews_and_samples_are_of_a_network_that_loads(start, tmp_path):
     last = train(config_of(start, **STILL), tmp_path / "run", reporting=QUIET)
     assert isinstance(load_model(last / "ema.safetensors").model, SiT)
+
+
+@pytest.mark.parametrize("name", ["sit_release", "sit_train"])
+def test_a_file_that_does_not_tell_enough_names_a_way_that_the_command_has(start, tmp_path, name):
+    """There is no --dialect and no --num-heads of training."""
+    config = config_of(GOLDENS_DIR / "dialects" / f"{name}.pt")
+    with pytest.raises(
+        CheckpointFormatError, match=r"ay --.*: write it anew with repa export"
+    ) as e:
+        train(config, tmp_path / "run", reporting=QUIET)
+    assert "\n" not in str(e.value)
