@@ -22,7 +22,7 @@ from repa.generation.solvers import (
     fast_settings,
 )
 from repa.registry import default_checkpoint, entry_names
-from repa_base.settings import check_settings, setting
+from repa_base.settings import check_settings, flag_of, setting
 from samplers.names import (
     ADAPTIVE_METHODS,
     EXPONENTIAL_ORDER,
@@ -41,6 +41,9 @@ HINTS = ("dialect", "num_heads", "encoder_depth", "latents")
 
 GUIDE_HINTS = ("dialect", "num_heads", "latents")
 """Those that count for a guide's file too, where it does not tell; its middle head is not asked."""
+
+SCALES = {"guidance_interval": "cfg_scale", "internal_interval": "internal_scale"}
+"""By the interval of a guidance, its strength, of which 1 turns it off."""
 
 FOUND_AGAIN = ("model", "guide", "autoencoder", "latents")
 """Settings that name files, which may be elsewhere when a run is repeated."""
@@ -72,12 +75,11 @@ def _numbers_of(
 
 
 def _check_effects(given: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Raise SettingError if an interval is given and its guidance is off by all that is set."""
-    for name, scale, flag in (
-        ("guidance_interval", "cfg_scale", "--cfg"),
-        ("internal_interval", "internal_scale", "--ig"),
-    ):
-        if name in given and settings.get(scale, getattr(Protocol, scale)) == 1:
+    """Raise SettingError if an interval is given of guidance that is off, and nobody said so."""
+    for name, scale in SCALES.items():
+        off = scale not in given and settings.get(scale, getattr(Protocol, scale)) == 1
+        if name in given and off:
+            flag = flag_of(Protocol, scale)
             reason = f"changes nothing where {scale} is 1: leave it out, or give {flag} above 1"
             raise SettingError(name, f"{name} {reason}.")
 
