@@ -7,8 +7,8 @@
 Classifier-free guidance, CFG-Zero*, APG (its defaults: no part along the velocity, no bound, no
 momentum) and, with --guide, autoguidance away from that checkpoint, a worse one of the digits. Not
 internal guidance: the digits model has no middle head. Each is measured within [0, 0.7], which is
-the model's own interval, and over the whole of [0, 1], by the solver `sa` of order 2 with 12
-evaluations at shifted times: 200 images and one seed a row.
+the model's own interval, and over the whole of [0, 1], by the setting of `--fast`: 200 images and
+one seed a row.
 
 Each row of docs/solvers/guidance.jsonl is on disk before the next is begun; what is there is not
 measured again, so a run that was stopped goes on. Rows say what they cost in rows of the network
@@ -26,7 +26,14 @@ from solvers import Setting
 from sweep_rows import FOLDER, Rows, judged_images
 from timing import print_machine
 
-SOLVER = Setting("sa 2", "shifted 0.5", 12)
+from repa.generation.solvers import FAST
+from samplers.names import EXPONENTIAL_ORDER
+
+SOLVER = Setting(
+    "{solver} {order}".format(**FAST, order=EXPONENTIAL_ORDER),
+    "{times} {shift:g}".format(**FAST),
+    FAST["num_steps"],
+)
 WEIGHTS = (1.5, 2.0, 3.0, 4.0)
 INTERVALS = ((0.0, 0.7), (0.0, 1.0))
 KINDS = ("cfg", "cfg-zero", "apg", "autoguidance")

@@ -241,12 +241,13 @@ def compare_digits(options):
                 "precision": precision,
                 "fast": True,
             }
-            with affordable_bf16() if precision == "bf16" else nullcontext():
+            emulated = precision == "bf16" and not computes_bf16(torch.device("cpu"))
+            with affordable_bf16() if emulated else nullcontext():
                 row = judged_images(keep=keep, until=until, **made)
             if row is None:
                 print(f"no time left at {precision}: repeat the command to go on with {keep}")
                 return
-            rows.add(key | row)
+            rows.add(key | row | {"products emulated": emulated})
         (found[precision],) = (r for r in rows.rows if all(r[k] == v for k, v in key.items()))
         value, error = (found[precision][name] for name in ("FD-lite0", "FD-lite0 error"))
         print(f"{precision}: FD-lite0 {value:.2f} ± {error:.2f}")

@@ -1,9 +1,7 @@
 """Tables and plots of what `solvers.py` measured: from docs/solvers/*.jsonl, Markdown and PNG."""
 
 import argparse
-import json
 from collections import defaultdict
-from pathlib import Path
 from statistics import mean
 
 import matplotlib
@@ -11,8 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import NullLocator
+from sweep_rows import FOLDER, read_rows
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "solvers"
 COLOURS = {
     "sde": "black",
     "heun": "grey",
@@ -31,14 +29,10 @@ COLOURS = {
 PUBLISHED = ("sde", "heun")
 LABELS = {"sde": "Euler-Maruyama, published", "heun": "heun, published"}
 KINDS = {"cfg": "black", "cfg-zero": "#3182bd", "apg": "#e6550d", "autoguidance": "#31a354"}
+SPACINGS = ("published", "uniform", "shifted 0.5", "shifted 0.3", "logsnr", "karras")
 METRICS = {"FD-lite0": 1, "Precision-lite0": 2, "Recall-lite0": 2}
 """What is shown of the digits model, with its decimals."""
 FD, PRECISION, _ = METRICS
-
-
-def rows_of(name):
-    path = FOLDER / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def by_setting(rows, value):
@@ -84,12 +78,12 @@ def finish(figure, axes):
 
 
 def draw_mixtures(rows):
-    figure, grid = plt.subplots(2, 3, figsize=(14, 8), sharex=True, sharey="row")
+    columns = ("uniform", "shifted 0.5", "logsnr", "karras")
+    figure, grid = plt.subplots(2, len(columns), figsize=(18, 8), sharex=True, sharey="row")
     for line, guidance in zip(grid, ("none", "2 in [0, 0.7]"), strict=True):
         here = [row for row in rows if row["guidance"] == guidance]
-        columns = [("uniform", "fd"), ("logsnr", "fd"), ("karras", "fd")]
-        for axes, (times, value) in zip(line, columns, strict=True):
-            draw_curves(axes, by_setting(here, value), times)
+        for axes, times in zip(line, columns, strict=True):
+            draw_curves(axes, by_setting(here, "fd"), times)
             axes.set_yscale("log")
             axes.set_title(f"guidance {guidance}, {times} times")
         line[0].set_ylabel("Frechet distance to the exact result")
@@ -151,7 +145,8 @@ def draw_guidance(rows):
     name_distances(grid[0, 0])
     for axes in grid[-1]:
         axes.set_xlabel("weight")
-    figure.suptitle("The digits model, 200 images,\nsa of order 2, 12 evaluations, shifted 0.5")
+    made = {"{solver}, {evaluations} evaluations, {times}".format(**row) for row in rows}
+    figure.suptitle("\n".join(["The digits model, 200 images,", *sorted(made)]))
     finish(figure, grid[0, 0])
     figure.savefig(FOLDER / "guidance.png", dpi=90)
 
@@ -177,7 +172,8 @@ def name_distances(axes):
 def table_of(rows, named, values=None):
     """Return a Markdown table of rows: a column for each name, then the metrics with their errors.
 
-    `values` returns a row's value and error of a metric; without it the standard error is taken.
+    `values` returns a row's value and error, or None, of a metric; without it the standard error is
+    taken.
     """
     values = values or (lambda row, metric: (row[metric], row[f"{metric} error"]))
     lines = ["| " + " | ".join((*named, *METRICS)) + " |"]
@@ -186,7 +182,8 @@ def table_of(rows, named, values=None):
         cells = [str(find(row)) for find in named.values()]
         for metric, digits in METRICS.items():
             value, error = values(row, metric)
-            cells.append(f"{value:.{digits}f} ± {error:.{digits}f}")
+            spread = "" if error is None else f" ± {error:.{digits}f}"
+            cells.append(f"{value:.{digits}f}{spread}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -206,28 +203,50 @@ GUIDED = {
 
 
 def table_of_seeds(rows):
-    """Return a table of means over seeds, with half the range."""
+    """Return a table of means over seeds, with half the range of several."""
     found = defaultdict(list)
     for row in rows:
         found[row["evaluations"], row["solver"], row["times"]].append(row)
 
     def values(row, metric):
         of_seeds = [each[metric] for each in row["of seeds"]]
-        return mean(of_seeds), (max(of_seeds) - min(of_seeds)) / 2
+        return mean(of_seeds), (max(of_seeds) - min(of_seeds)) / 2 if of_seeds[1:] else None
 
     together = [{**each[0], "of seeds": each} for _, each in sorted(found.items())]
     named = SETTING | {"seeds": lambda row: len(row["of seeds"])}
     return table_of(together, named, values)
 
 
+def table_of_spacings(rows, evaluations):
+    """Return a table of the metrics with their errors: a line a solver, a column a spacing."""
+    found = {
+        (row["solver"], row["times"]): row for row in rows if row["evaluations"] == evaluations
+    }
+    columns = [times for times in SPACINGS if any(t == times for _, t in found)]
+    lines = ["| solver, order | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
+    for solver in COLOURS:
+        cells = [in_one_cell(found.get((solver, times))) for times in columns]
+        if any(cells):
+            lines.append(f"| `{solver}` | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def in_one_cell(row):
+    """Return all metrics of a row with their errors; nothing of none."""
+    return " · ".join(
+        f"{row[metric]:.{digits}f} ± {row[f'{metric} error']:.{digits}f}"
+        for metric, digits in METRICS.items()
+        if row
+    )
+
+
 def table(rows, value, evaluations, scale=1.0):
     """Return a Markdown table of means over seeds: a line a solver, a column a spacing."""
     found = by_setting(rows, value)
-    columns = ("published", "uniform", "shifted 0.5", "shifted 0.3", "logsnr", "karras")
-    lines = ["| solver | " + " | ".join(columns) + " |", "| --- " * (len(columns) + 1) + "|"]
+    lines = ["| solver | " + " | ".join(SPACINGS) + " |", "| --- " * (len(SPACINGS) + 1) + "|"]
     for solver in COLOURS:
         cells = []
-        for times in columns:
+        for times in SPACINGS:
             values = found.get((solver, times, evaluations))
             spread = (
                 f" ± {(max(values) - min(values)) / 2 * scale:.2g}" if values and values[1:] else ""
@@ -242,8 +261,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tables", action="store_true", help="print tables, draw nothing")
     options = parser.parse_args()
-    known, guided = rows_of("mixtures"), in_sweep(rows_of("guidance"))
-    model = rows_of("digits")
+    known, guided, model = (
+        read_rows(FOLDER / f"{name}.jsonl") for name in ("mixtures", "guidance", "digits")
+    )
+    guided = in_sweep(guided)
     if options.tables:
         print_tables(known, model, guided)
         return
@@ -271,6 +292,9 @@ def print_tables(known, model, guided):
                 print(table(here, value, evaluations, scale))
     print("\ndigits, 200 images and one seed, ± the standard error of 20 resamples\n")
     print(table_of(sorted(in_sweep(model), key=lambda r: (r["evaluations"], r[FD])), SETTING))
+    for evaluations in sorted({row["evaluations"] for row in in_sweep(model)}):
+        print(f"\nthe same, {evaluations} evaluations: {' · '.join(METRICS)}\n")
+        print(table_of_spacings(in_sweep(model), evaluations))
     print("\ndigits, 500 images, means over seeds, ± half their range\n")
     print(table_of_seeds([row for row in model if row["count"] == 500]))
     print("\nguidance on digits, 200 images and one seed, ± the standard error of 20 resamples\n")

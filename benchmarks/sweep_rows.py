@@ -5,19 +5,33 @@ import os
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
+from repa_base.files import replacing
+
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "solvers"
+
+
+def read_rows(path):
+    """Return the rows of a file, without a last one that a kill has cut short."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    rows = [json.loads(line) for line in lines[:-1]]
+    with suppress(json.JSONDecodeError):
+        rows += [json.loads(line) for line in lines[-1:]]
+    return rows
 
 
 class Rows:
     """The rows of a file, by what was measured; a row is on disk before the next is begun."""
 
     def __init__(self, path):
-        self.path = path
+        self.path, self.rows = path, read_rows(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_text().splitlines() if path.exists() else []
-        self.rows = [json.loads(line) for line in lines]
+        if path.exists() and not path.read_text().endswith("\n"):
+            whole = "".join(json.dumps(row) + "\n" for row in self.rows)
+            with replacing(path) as partial:
+                partial.write_text(whole)
 
     def has(self, **key):
         """Whether there is a row with these values."""

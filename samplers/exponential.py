@@ -24,7 +24,7 @@ from torch import Tensor
 from samplers.guidance import GuidanceInterval
 from samplers.interpolant import Interpolant, LinearInterpolant
 from samplers.multistep import History, combined, guided_step, integrals, phase_of
-from samplers.names import EXPONENTIAL_ORDERS
+from samplers.names import EXPONENTIAL_ORDER, EXPONENTIAL_ORDERS
 from samplers.schedule import chosen_times, ode_times, without_straddling
 from samplers.sde import NormalFn, checked_normals
 from samplers.velocity import TimeFn, VelocityFn, float64_velocity
@@ -82,7 +82,7 @@ def sample_exponential(
     num_steps: int | None = None,
     times: Sequence[float] | None = None,
     method: str = "dpm++",
-    order: int = 2,
+    order: int = EXPONENTIAL_ORDER,
     corrected: bool = True,
     interpolant: Interpolant,
     guidance_interval: tuple[float, float] = (0.0, 1.0),

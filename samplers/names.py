@@ -20,6 +20,9 @@ ODE_METHODS = FIXED_STEP_METHODS + ADAPTIVE_METHODS
 EXPONENTIAL_ORDERS = {"dpm++": 3, "dpm++sde": 2, "sa": 3}
 """The highest order of each exponential integrator."""
 
+EXPONENTIAL_ORDER = 2
+"""That of all of them where none is said."""
+
 ADAMS_BASHFORTH_ORDERS = {"ab2": 2, "ab4": 4}
 """The order of each Adams-Bashforth method for unequal steps."""
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from repa.errors import NonFiniteError, RepaError, SettingError
 from repa.generation.settings import Protocol
-from repa.generation.solvers import MULTISTEP
+from repa.generation.solvers import MULTISTEP, order_of
 from samplers import VelocityFn
 from samplers.names import ADAMS_METHODS
 
@@ -148,7 +148,7 @@ def _grown(largest: float, protocol: Protocol) -> str:
         remedies.insert(0, f"weaker guidance (--cfg {protocol.cfg_scale:g} here)")
     if protocol.internal_scale > 1:
         remedies.insert(0, f"weaker internal guidance (--ig {protocol.internal_scale:g} here)")
-    if protocol.solver in MULTISTEP:
+    if protocol.solver in MULTISTEP and order_of(protocol.solver, protocol.order) > 1:
         remedies.append("a solver of lower order")
     return f"the state had grown {how}: try {', or '.join(remedies)}"
 

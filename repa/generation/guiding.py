@@ -41,7 +41,8 @@ def guided_by(
         labels: int64 (B,), on the device of the noise.
         null_label: The label that stands for no class.
         guide: What is left instead of the model without a label.
-        guided_channels: Of classifier-free guidance, see `samplers.classifier_free_velocity`.
+        guided_channels: Of classifier-free guidance, see `samplers.classifier_free_velocity`; away
+            from a guide all channels are guided, as no rule of channels is published for that.
     """
     how = extrapolation_of(protocol)
     if guide is None:
@@ -73,7 +74,11 @@ def extrapolation_of(protocol: Protocol) -> Extrapolation:
 
 
 def check_guide(settings: CheckpointSettings, guide: CheckpointSettings) -> None:
-    """Raise SettingError unless a checkpoint can be guided by another one of these settings."""
+    """Raise SettingError unless a checkpoint can be guided by another one of these settings.
+
+    Latent spaces are the same where their numbers are: sd-vae-ft-ema and sd-vae-ft-mse decode the
+    latents of one encoder, so that a model of either may guide one of the other.
+    """
     for what, of_model, of_guide in (
         ("classes", settings.num_classes, guide.num_classes),
         ("channels", settings.model["in_channels"], guide.model["in_channels"]),

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from repa.generation.settings import Protocol
-from repa.generation.solvers import DEFAULT_ORDER, MULTISTEP
+from repa.generation.solvers import MULTISTEP, order_of
 from samplers import (
-    ADAMS_BASHFORTH_ORDERS,
     EXPONENTIAL_ORDERS,
     PATHS,
     ZERO_SHARE,
@@ -42,14 +41,14 @@ def solver_of(protocol: Protocol, path: Interpolant, normal: NormalFn) -> Callab
     steps = None if times or protocol.adaptive else protocol.num_steps
     shared: dict[str, Any] = {"num_steps": steps, "times": times, "guidance_interval": interval}
     if solver in MULTISTEP:
-        shared["jumps"] = jumps_of(protocol)
+        shared |= {"order": order_of(solver, protocol.order), "jumps": jumps_of(protocol)}
     if solver == "sde":
         return partial(sample_sde, interpolant=path, normal=normal, **shared)
-    if solver in ADAMS_BASHFORTH_ORDERS:
-        return partial(sample_adams, order=ADAMS_BASHFORTH_ORDERS[solver], **shared)
     if solver in EXPONENTIAL_ORDERS:
-        shared |= {"interpolant": path, "order": protocol.order or DEFAULT_ORDER}
-        return partial(sample_exponential, method=solver, normal=normal, **shared)
+        shared |= {"interpolant": path, "normal": normal}
+        return partial(sample_exponential, method=solver, **shared)
+    if solver in MULTISTEP:
+        return partial(sample_adams, **shared)
     return partial(sample_ode, method=solver, rtol=TOLERANCE, atol=TOLERANCE, **shared)
 
 

@@ -14,7 +14,6 @@ from repa.checkpoints.names import DialectName
 from repa.errors import CheckpointFormatError, SettingError, suggestion
 from repa.generation.defaults import defaults_of
 from repa.generation.solvers import (
-    DEFAULT_ORDER,
     SOLVERS,
     Times,
     check_fast,
@@ -24,7 +23,13 @@ from repa.generation.solvers import (
 )
 from repa.registry import default_checkpoint, entry_names
 from repa_base.settings import check_settings, flag_of, setting
-from samplers.names import ADAPTIVE_METHODS, EXPONENTIAL_ORDERS, ODE_METHODS, GridName
+from samplers.names import (
+    ADAPTIVE_METHODS,
+    EXPONENTIAL_ORDER,
+    EXPONENTIAL_ORDERS,
+    ODE_METHODS,
+    GridName,
+)
 
 LabelScheme = Literal["random", "balanced"]
 RandomNumbers = Literal["image", "reference"]
@@ -125,7 +130,8 @@ class Protocol:
         high=0.99,
     )
     internal_scale: float = setting(
-        "Strength of guidance by the network's own middle head, if it has one; 1 turns it off.",
+        "Strength of guidance by the network's own middle head, if it has one, at no more network "
+        "rows; 1 turns it off.",
         1.0,
         low=1,
         flag="--ig",
@@ -146,7 +152,7 @@ class Protocol:
     )
     order: int | None = setting(
         f"Of {', '.join(f'{name} (1 to {most})' for name, most in EXPONENTIAL_ORDERS.items())}.  "
-        f"[default: {DEFAULT_ORDER}]",
+        f"[default: {EXPONENTIAL_ORDER}]",
         None,
         value="N",
     )

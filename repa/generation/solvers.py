@@ -9,6 +9,7 @@ from samplers.names import (
     ADAMS_BASHFORTH_ORDERS,
     ADAMS_METHODS,
     ADAPTIVE_METHODS,
+    EXPONENTIAL_ORDER,
     EXPONENTIAL_ORDERS,
     ODE_METHODS,
     GridName,
@@ -19,8 +20,6 @@ SOLVERS = ("sde", "ddpm", *EXPONENTIAL_ORDERS, *ADAMS_BASHFORTH_ORDERS, *ODE_MET
 
 MULTISTEP = (*EXPONENTIAL_ORDERS, *ADAMS_BASHFORTH_ORDERS)
 """Solvers that fit their times to the guidance interval, as their history ends at its ends."""
-
-DEFAULT_ORDER = 2
 
 FAST: Mapping[str, Any] = {"solver": "sa", "times": "shifted", "shift": 0.5, "num_steps": 12}
 """The setting that docs/solvers.md recommends where time counts: REPA's own SDE, 12 evaluations."""
@@ -54,6 +53,11 @@ def check_order(solver: str, order: int | None) -> None:
     highest = EXPONENTIAL_ORDERS[solver]
     if type(order) is not int or not 1 <= order <= highest:
         raise SettingError("order", f"order must be from 1 to {highest} for {solver}, got {order}.")
+
+
+def order_of(solver: str, order: int | None) -> int:
+    """Return the order of one of `MULTISTEP`, where `order` is what a protocol says of it."""
+    return ADAMS_BASHFORTH_ORDERS.get(solver) or order or EXPONENTIAL_ORDER
 
 
 def check_times(solver: str, times: Times, shift: float, num_steps: int) -> None:

@@ -1,12 +1,13 @@
 """The sweep of guidance: its settings are protocols, it goes on, another guide is another row."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from repa.generation import Protocol
+from repa.generation.solvers import FAST
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -40,9 +41,9 @@ def test_weight_one_is_measured_once_and_all_else_by_a_protocol_of_its_own(sweep
     protocols = [(Protocol(**{k: v for k, v in a.items() if k in known}), a) for a in asked]
     assert [p.cfg_scale for p, _ in protocols].count(1) == 1
     assert len(protocols) == 1 + 4 * 4 * 2
-    assert {(p.solver, p.order, p.times, p.shift, p.num_steps) for p, _ in protocols} == {
-        ("sa", 2, "shifted", 0.5, 12)
-    }
+    fast = replace(Protocol(**FAST), order=2)  # which is the default
+    plain = {"cfg_scale": 1.8, "guidance_interval": (0.0, 0.7), "guidance": "cfg"}
+    assert {replace(protocol, **plain) for protocol, _ in protocols} == {fast}
     found = {
         (p.guidance if "guide" not in a else "auto", p.cfg_scale, p.guidance_interval)
         for p, a in protocols

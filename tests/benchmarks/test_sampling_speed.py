@@ -1,5 +1,6 @@
 """What sampling is timed against does the same work, and what is said of it follows from it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,3 +112,15 @@ def test_digits_in_bf16_are_judged_once_and_by_float32_s_own_error(
     count = len(asked)
     sampling.compare_digits(options)
     assert len(asked) == count
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_rows_of_digits_say_whether_products_were_emulated(sampling, monkeypatch, tmp_path, own):
+    made = {"FD-lite0": 14.0, "FD-lite0 error": 0.5}
+    monkeypatch.setattr(sampling, "judged_images", lambda **settings: made)
+    for module in ("sampling", "narrow_products"):
+        monkeypatch.setattr(f"{module}.computes_bf16", lambda device: own)
+    where = {"samples": tmp_path, "out": tmp_path}
+    sampling.compare_digits(type("", (), {"digits_bf16": 2000, "minutes": 1, **where}))
+    rows = [json.loads(line) for line in (tmp_path / "half.jsonl").read_text().splitlines()]
+    assert [row["products emulated"] for row in rows] == [False, not own]

@@ -32,7 +32,7 @@ def test_rows_of_several_seeds_are_their_mean_and_half_their_range(plots):
     lines = plots.table_of_seeds(rows).splitlines()[2:]
     assert lines == [
         "| 12 | `sa 2` | uniform | 20 | 3 | 12.0 ± 2.5 | 0.25 ± 0.00 | 0.50 ± 0.00 |",
-        "| 25 | `sa 2` | uniform | 20 | 1 | 20.0 ± 0.0 | 0.25 ± 0.00 | 0.50 ± 0.00 |",
+        "| 25 | `sa 2` | uniform | 20 | 1 | 20.0 | 0.25 | 0.50 |",
     ]
 
 
@@ -47,7 +47,8 @@ def test_tables_of_the_sweep_leave_out_other_counts_and_seeds(plots, capsys):
     of_sweep, rest = printed.split("digits, 500 images")
     of_seeds, of_guidance = rest.split("guidance on digits")
     assert "| 14.0 ± 1.4 |" in of_sweep and "98.0" not in of_sweep and "99.0" not in printed
-    assert "| 98.0 ± 0.0 |" in of_seeds
+    assert "| `sa 2` | 14.0 ± 1.4 · 0.25 ± 0.03 · 0.50 ± 0.05 |" in of_sweep
+    assert "| 98.0 |" in of_seeds
     assert "| `none` |  | 1 | 20 | 16.0 ± 1.6 |" in of_guidance
     assert "| `apg` | [0, 0.7] | 1.5 | 20 | 15.0 ± 1.5 |" in of_guidance
 
@@ -60,3 +61,29 @@ def test_each_file_of_rows_is_drawn(plots, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["solver_plots.py"])
     plots.main()
     assert {path.name for path in tmp_path.glob("*.png")} == {"digits.png", "guidance.png"}
+
+
+def test_mixtures_are_drawn_at_the_recommended_times_and_others(plots, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots.plt.Axes, "plot", lambda axes, xs, ys, *_, **how: drawn.append(ys))
+    values = {"uniform": 1.0, "shifted 0.5": 2.0, "logsnr": 3.0, "karras": 4.0, "shifted 0.3": 5.0}
+    rows = [
+        row(0.0, times=times, guidance=guidance, fd=value)
+        for times, value in values.items()
+        for guidance in ("none", "2 in [0, 0.7]")
+    ]
+    rows.append(row(0.0, solver="sde", times="published", guidance="none", fd=9.0))
+    (tmp_path / "mixtures.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    monkeypatch.setattr("sys.argv", ["solver_plots.py"])
+    plots.main()
+    assert [path.name for path in tmp_path.glob("*.png")] == ["mixtures.png"]
+    unguided = [[9.0], [1.0], [9.0], [2.0], [9.0], [3.0], [9.0], [4.0]]
+    assert drawn == [*unguided, [1.0], [2.0], [3.0], [4.0]]
+
+
+def test_titles_say_what_the_rows_say(plots):
+    rows = [row(16.0, kind="none", weight=1.0, interval=None)]
+    rows += [row(15.0, kind="cfg", weight=2.0, interval=[0.0, 0.7])]
+    plots.draw_guidance(rows)
+    title = plots.plt.gcf().get_suptitle()
+    assert title == "The digits model, 200 images,\nsa 2, 12 evaluations, uniform"

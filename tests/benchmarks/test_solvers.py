@@ -76,6 +76,24 @@ def test_rows_on_disk_are_not_measured_again(sweep, tmp_path):
     assert again.rows[0]["fd"] == 1.0 and again.rows[0]["load"] >= 0
 
 
+def test_a_row_that_a_kill_cut_short_is_left_out_and_made_again(sweep, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    rows = sweep.Rows(path)
+    rows.add({"seed": 0})
+    rows.add({"seed": 1})
+    whole = path.read_text()
+    last = whole.index("\n") + 1
+    for length in (last, last + 1, len(whole) - 2):
+        path.write_text(whole[:length])
+        again = sweep.Rows(path)
+        assert again.has(seed=0) and not again.has(seed=1)
+        again.add({"seed": 1})
+        assert [row["seed"] for row in sweep.Rows(path).rows] == [0, 1]
+    path.write_text(whole[:-1])  # all but the end of its line
+    sweep.Rows(path).add({"seed": 2})
+    assert [row["seed"] for row in sweep.Rows(path).rows] == [0, 1, 2]
+
+
 def test_images_of_a_row_are_kept_when_time_is_up_and_gone_on_with(sweep, tmp_path, monkeypatch):
     report = SimpleNamespace(values={"FD-lite0": 9.0}, standard_errors={"FD-lite0": 0.5})
     judged = []

@@ -74,6 +74,7 @@ def test_a_run_is_repeated_although_its_model_tells_a_dialect_and_its_guide_does
     options = ("--num-heads", 3, "--autoencoder", "vae", "--solver", "euler")
     _, manifest = sampled(repa, "a.npz", *model, "--guide", "plain.pt", *options)
     assert manifest["dialect"] == "sit" and manifest["guide_hints"] == ["num_heads"]
+    assert "guided_channels" not in manifest  # which are those of the network without a class
     code, _, error = repa("sample", "--from-manifest", "a.npz", "--out", "b.npz", *model)
     assert code == 0, error
     assert (here / "a.npz").read_bytes() == (here / "b.npz").read_bytes()

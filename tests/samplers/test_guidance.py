@@ -4,6 +4,7 @@ import torch
 from samplers import (
     classifier_free_velocity,
     guided_velocity,
+    internally_guided,
     sample_ode,
 )
 
@@ -100,3 +101,55 @@ def test_sampler_guides_two_networks_inside_its_interval_alone():
 def test_weight_below_one_or_not_finite_is_refused(weight):
     with pytest.raises(ValueError, match=r"weight must be finite and at least 1, got "):
         guided_velocity(good, bad, weight)
+
+
+def two_heads(x, t, labels):
+    """The full velocity and the worse one, whose difference is not that of their digits."""
+    full = RecordingModel()(x, t, labels)
+    return full, 1e4 * full.sin()
+
+
+def test_internal_guidance_of_weight_one_is_the_full_velocity_wherever_it_is_on():
+    model = internally_guided(two_heads, 1.0)
+    assert torch.equal(model(X, T, LABELS), two_heads(X, T, LABELS)[0])
+
+
+def test_internal_guidance_leads_from_the_worse_velocity_within_its_closed_interval():
+    model = internally_guided(two_heads, 1.5, (0.25, 0.5))
+    full, worse = two_heads(X, T, LABELS)
+    found = model(X, T, LABELS)
+    assert torch.equal(found[0], full[0])  # at t = 1
+    torch.testing.assert_close(found[1:], (worse + 1.5 * (full - worse))[1:])
+
+
+def test_classifier_free_guidance_guides_what_internal_guidance_gives():
+    """Both in one evaluation, the batch doubled once."""
+    calls = []
+
+    def asked(x, t, labels):
+        calls.append(len(x))
+        return two_heads(x, t, labels)
+
+    velocity = classifier_free_velocity(internally_guided(asked, 1.5), LABELS, NULL, 2.0)
+    found = velocity(X, T, True)
+    own, null = (
+        internally_guided(two_heads, 1.5)(X, T, labels).double()
+        for labels in (LABELS, torch.full_like(LABELS, NULL))
+    )
+    torch.testing.assert_close(found, null + 2 * (own - null))
+    assert calls == [6]
+
+
+@pytest.mark.parametrize(
+    ("weight", "interval", "message"),
+    [
+        (0.9, (0.0, 1.0), r"weight must be finite and at least 1, got 0\.9"),
+        (float("inf"), (0.0, 1.0), "weight must be finite and at least 1, got inf"),
+        (float("nan"), (0.0, 1.0), "weight must be finite and at least 1, got nan"),
+        (1.5, (0.7, 0.2), "0 <= low <= high <= 1"),
+        (1.5, (-0.1, 0.2), "0 <= low <= high <= 1"),
+    ],
+)
+def test_internal_guidance_refuses_numbers_out_of_range(weight, interval, message):
+    with pytest.raises(ValueError, match=message):
+        internally_guided(two_heads, weight, interval)

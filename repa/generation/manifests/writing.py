@@ -17,7 +17,7 @@ from repa.generation.guiding import recorded
 from repa.generation.images import DTYPES
 from repa.generation.integration import TOLERANCE
 from repa.generation.settings import GUIDE_HINTS, HINTS, Protocol, SampleConfig
-from repa.generation.solvers import DEFAULT_ORDER
+from repa.generation.solvers import order_of
 from repa.registry import class_names_of_dataset, is_registered
 from repa.sheets import sampling_words
 from repa_base.device import environment, kernels_of, toolkit_version
@@ -45,7 +45,7 @@ def manifest_of(
         "toolkit": toolkit_version(),
         "model": checkpoint.name,
         "checkpoint_sha256": checkpoint.sha256,
-        **_convention(checkpoint),
+        **_convention(checkpoint, guide),
         **_hints(config, checkpoint),
         "dataset": settings.dataset,
         **({} if reference is None else {"reference": reference.to_dict()}),
@@ -95,7 +95,7 @@ def _few_steps(config: Protocol) -> dict[str, Any]:
     """Return the order and the times where they are the user's to choose, or not the published."""
     said: dict[str, Any] = {}
     if config.solver in EXPONENTIAL_ORDERS:
-        said["order"] = config.order or DEFAULT_ORDER
+        said["order"] = order_of(config.solver, config.order)
     if config.times != "published":
         said["times"] = config.times
     if config.times == "shifted":
@@ -107,12 +107,15 @@ def _dtype(config: Protocol) -> str:
     return str(DTYPES[config.precision]).removeprefix("torch.")
 
 
-def _convention(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Return what decides the images of other dialects; nothing for REPA's and our own."""
+def _convention(checkpoint: Checkpoint, guide: Checkpoint | None) -> dict[str, Any]:
+    """Return what decides the images of other dialects; nothing for REPA's and our own.
+
+    Away from a guide, all channels are guided.
+    """
     settings, said = checkpoint.settings, {}
     if checkpoint.dialect not in OWN_DIALECTS:
         said["dialect"] = checkpoint.dialect
-    if settings.guided_channels is not None:
+    if settings.guided_channels is not None and guide is None:
         said["guided_channels"] = settings.guided_channels
     if settings.latent_space.num_channels is not None:
         space = settings.latent_space

@@ -117,6 +117,8 @@ def test_a_state_that_grew_blames_guidance_and_steps():
     assert "order" not in said and "guidance" not in message(grown, HEUN)
     few = replace(HEUN, solver="sa", order=3, num_steps=8, cfg_scale=2)
     assert "or a solver of lower order" in message(grown, few)
+    assert "or a solver of lower order" in message(grown, replace(few, solver="ab2", order=None))
+    assert "lower order" not in message(grown, replace(few, order=1))
 
 
 def test_weights_that_are_not_finite_are_named_whoever_has_them():

@@ -39,6 +39,16 @@ def test_a_guide_is_left_with_the_same_labels_and_the_network_without_a_class_is
     assert torch.equal(alone, (X * torch.tensor([-11.0, -5.0]).reshape(-1, 1, 1, 1)).double())
 
 
+def test_a_guide_guides_all_channels_whatever_part_is_guided_without_one():
+    """In DiT and SiT classifier-free guidance is of three of four."""
+    guided, alone = (
+        guided_by(HEUN, known, LABELS, 7, guide=guide, guided_channels=2)(X, T, True)
+        for guide in (worse, None)
+    )
+    assert torch.equal(guided, guided_by(HEUN, known, LABELS, 7, guide=worse)(X, T, True))
+    assert torch.equal(alone[:, 2:], known(X, T, LABELS)[:, 2:].double())
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -157,6 +167,11 @@ def test_a_guide_of_other_samples_is_refused_and_says_what_differs(changes, mess
     with pytest.raises(SettingError, match=message) as caught:
         check_guide(described(), described(**changes))
     assert caught.value.field == "guide" and "\n" not in str(caught.value)
+
+
+def test_decoders_of_one_encoder_are_one_latent_space():
+    spaces = (replace(SD_LATENTS, autoencoder=f"sd-vae-ft-{name}") for name in ("ema", "mse"))
+    check_guide(*(described(latent_space=space) for space in spaces))
 
 
 @pytest.mark.parametrize("settings", [{"cfg_scale": 1.0}, {"solver": "ddpm", "num_steps": 5}])
