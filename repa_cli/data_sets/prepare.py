@@ -12,8 +12,8 @@ from repa_cli.options import (
     HeldOutNetwork,
     Json,
     MetricWeights,
-    Replace,
     ProcessCount,
+    Replace,
     setting_options,
 )
 from repa_cli.output import (
