@@ -87,6 +87,8 @@ def convert(tensors: Tensors, extra: Extra, hints: Hints) -> tuple[str, Converte
 def _said(contents: Contents, name: str) -> str:
     if name not in DIALECTS:
         raise ValueError(f"cannot be read: unknown dialect {name!r}{suggestion(name, DIALECTS)}")
+    if name != "ours" and ours.recognise(contents):  # whose tensors are turned already
+        raise ValueError("has a description that says what it is: leave out --dialect")
     if not DIALECTS[name].fits(contents):
         found = _found(contents)
         raise ValueError(f"does not speak the dialect {name}: its tensors are those of {found}")

@@ -60,6 +60,28 @@ def test_dialect_that_a_file_cannot_speak_is_refused(tmp_path, dialect):
     assert wrong in refusal(file, dialect=dialect)
 
 
+@pytest.mark.parametrize(
+    ("name", "hints", "dialects"),
+    [
+        ("sit_train", {"num_heads": 3}, ("sit", "repa")),
+        (
+            "irepa_mlp",
+            {"num_heads": 3, "latents": FOLDER / "irepa_mlp_latents_stats.pt"},
+            ("repa",),
+        ),
+    ],
+)
+def test_file_that_describes_itself_is_read_by_no_other_dialect(tmp_path, name, hints, dialects):
+    # Turned once more, time would run from the image to the noise; read as REPA's, the statistics
+    # of its latents would be lost.
+    out = export_weights(FOLDER / f"{name}.pt", tmp_path / "x.safetensors", **hints)
+    for dialect in dialects:
+        assert "says what it is: leave out --dialect" in refusal(out, dialect=dialect, num_heads=3)
+    assert read_checkpoint(out, dialect="ours").dialect == "ours"
+    with pytest.raises(CheckpointFormatError, match="leave out --dialect"):
+        read_checkpoint("digits", dialect=dialects[0])
+
+
 def test_unknown_dialect_is_told_the_closest(tmp_path):
     file = saved(tmp_path / "x.pt", tensors())
     assert "unknown dialect 'ripa'; did you mean 'repa'" in refusal(file, dialect="ripa")
