@@ -82,6 +82,10 @@ def converted(
         settings, found = _inferred(tensors, contents, hints, latent_space, known)
     found |= told
     if hints.latents is not None:
+        # Of three channels that nothing describes, statistics say that they are latents.
+        described = hints.stated is not None or hints.latents.num_channels is None
+        if settings.latent_space.is_pixels and described:
+            raise ValueError("makes pixels, not latents: leave out --latents")
         default = hints.latents.autoencoder or settings.latent_space.autoencoder
         settings = replace(settings, latent_space=replace(hints.latents, autoencoder=default))
         found["latent_space"] = "as said"

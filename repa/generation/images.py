@@ -110,6 +110,8 @@ def images_of(
         autoencoder = load_autoencoder(space.autoencoder, device)
     tell, done = progress or (lambda done, total: None), 0
     network = model.model
+    if autoencoder is not None:
+        check_decoder(autoencoder, network.in_channels)
     shape = (network.in_channels, network.input_size, network.input_size)
     drawn = draw_batches(
         indices,
@@ -245,6 +247,17 @@ def check_protocol(
     elif settings.prediction.target == "noise" and settings.path_type != "ddpm":
         reason = "the network predicts noise, from which no velocity follows at t = 1"
         raise SettingError("solver", f"{reason}, where all solvers begin.")
+
+
+def check_decoder(autoencoder: Autoencoder, num_channels: int) -> None:
+    """Raise SettingError unless an autoencoder's latents have a model's number of channels.
+
+    Its network is not built. Raises CheckpointFormatError if its files do not tell.
+    """
+    has = autoencoder.latent_channels
+    if has != num_channels:
+        reason = f"{autoencoder.name} decodes {has} channels, and the model makes {num_channels}"
+        raise SettingError("autoencoder", f"{reason}: name the one that it was trained with.")
 
 
 def states_of(

@@ -184,9 +184,22 @@ def test_internal_guidance_is_on_as_published_and_says_where_its_head_is(repa, h
         ("irepa_mlp", ("--num-heads", 3), 1, "say --latents sdvae-ft-mse-f8d4"),
         ("reg_train", (), 1, "is REG's"),
         ("repae_ldm", ("--num-heads", 4), 2, "--autoencoder"),
+        (
+            "repae_ldm",
+            ("--num-heads", 4, "--autoencoder", "vae"),
+            2,
+            "vae decodes 4 channels, and the model makes 32",
+        ),
+        (
+            "repae_ldm",
+            ("--num-heads", 4, "--autoencoder", "vae.pt"),
+            2,
+            "vae.pt decodes 4 channels",
+        ),
     ],
 )
 def test_what_is_missing_or_does_not_suit_is_one_line(repa, here, name, options, code, message):
+    torch.save(random_state(), here / "vae.pt")
     file = str(FOLDER / f"{name}.pt")
     found, out, err = repa("sample", "--model", file, "--num", 2, "--device", "cpu", *options)
     last = err.splitlines()[-1]

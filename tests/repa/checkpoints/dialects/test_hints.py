@@ -106,6 +106,19 @@ def test_statistics_of_latents_are_asked_for_where_a_file_needs_them(tmp_path):
         read_checkpoint(file, num_heads=4, latents="sd-vae")
 
 
+def test_latents_of_a_model_of_pixels_are_refused(tmp_path):
+    with pytest.raises(CheckpointFormatError, match="pixels, not latents: leave out --latents"):
+        read_checkpoint("digits", latents="sd-vae-ft-mse")
+    three = {"latents_scale": torch.ones(3), "latents_bias": torch.zeros(3)}
+    file = saved(tmp_path / "stats.pt", three)
+    with pytest.raises(CheckpointFormatError, match="makes pixels"):
+        read_checkpoint("digits", latents=file)
+    # Latents of three channels there are as well, and nothing describes a bare file.
+    bare = saved(tmp_path / "x.pt", tensors(in_channels=3))
+    assert not read_checkpoint(bare, latents=file).latent_space.is_pixels
+    assert "makes pixels" in refusal(bare, latents="sd-vae-ft-ema")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
