@@ -106,7 +106,9 @@ def _inferred(
         num_classes = tensors["y_embedder.embedding_table.weight"].shape[0] - 1
         mlp_ratio = width_of("blocks.0.mlp.fc1.weight", tensors) / hidden_size
     except (LookupError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"its tensors are not a SiT's ({error} is missing or odd)") from error
+        keys = ", ".join(name[:80] for name in list(tensors)[:4])
+        why = f"{error} is missing or odd; it begins with {keys}"
+        raise ValueError(f"its tensors are not a SiT's ({why})") from error
     if args.get("num_classes") == num_classes + 1:
         raise ValueError("its label table has no row for no label: it was trained without dropout")
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))

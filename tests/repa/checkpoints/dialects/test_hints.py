@@ -6,8 +6,10 @@ from dataclasses import fields
 import pytest
 import torch
 from golden_files import GOLDENS_DIR
+from ldm_autoencoder import random_state
 
 from repa import SIT_SIZES, SiT
+from repa.autoencoders import find_autoencoder
 from repa.autoencoders.latent_space import SD_LATENTS
 from repa.checkpoints import export_weights, load_model, read_checkpoint
 from repa.checkpoints.dialects import DIALECTS
@@ -161,17 +163,69 @@ def test_known_networks_that_are_not_supported_are_refused_by_name(tmp_path, key
             ["encoder.conv_in.weight", "decoder.mid.block_1.conv1.weight"],
             "an autoencoder of images",
         ),
-        (["decoder.mid_block.resnets.0.conv1.weight"], "an autoencoder of images"),
+        (
+            ["first_stage_model.decoder.mid.block_1.conv1.weight"],
+            "an autoencoder of images (it has first_stage_model.",
+        ),
+        (
+            ["decoder.mid_block.resnets.0.conv1.weight"],
+            "an autoencoder of images in diffusers' names; the folder with its config.json goes to",
+        ),
         (["latents_scale", "latents_bias"], "statistics of latents"),
         (["model.joint_blocks.0.x_block.attn.qkv.weight"], "a network of text and image"),
+        *(
+            (["x_embedder.proj.weight", "final_layer.linear.weight", key], "a network of text and")
+            for key in (
+                "context_embedder.weight",
+                "joint_blocks.0.x_block.attn.qkv.weight",
+                "y_embedder.y_proj.fc1.weight",
+                "cap_embedder.0.weight",
+                "txt_in.weight",
+            )
+        ),
+        (
+            [
+                "first_stage_model.decoder.mid.block_1.conv1.weight",
+                "model.diffusion_model.x_embedder.proj.weight",
+                "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight",
+            ],
+            "a network of text and image",
+        ),
+        (
+            [
+                "first_stage_model.decoder.mid.block_1.conv1.weight",
+                "model.diffusion_model.input_blocks.0.0.weight",
+            ],
+            "a U-Net",
+        ),
         (["time_embed.0.weight", "input_blocks.0.0.weight"], "a U-Net"),
         (["model.embed_tokens.weight", "lm_head.weight"], "a language model"),
-        (["cls_token", "pos_embed", "blocks.0.attn.qkv.weight"], "an encoder of images"),
+        (
+            ["cls_token", "pos_embed", "mask_token", "blocks.0.attn.qkv.weight"],
+            "an encoder of images",
+        ),
+        (["mask_token", "decoder_blocks.0.norm1.weight", "cls_token"], "an encoder of images"),
+        (["dinov2.embeddings.mask_token", "embeddings.cls_token"], "an encoder of images"),
     ],
 )
 def test_file_of_another_task_is_named_by_its_keys(tmp_path, keys, what):
     file = saved(tmp_path / "x.pt", {key: torch.ones(2) for key in keys})
     assert f"holds {what}" in refusal(file) and "no SiT" in refusal(file)
+
+
+def test_autoencoder_that_can_be_given_as_such_says_so_and_others_do_not(tmp_path):
+    state = random_state()
+    for prefix in ("", "first_stage_model."):
+        file = saved(tmp_path / "x.pt", {prefix + name: each for name, each in state.items()})
+        assert "an autoencoder of images; it goes to --autoencoder (it has" in refusal(file)
+        assert find_autoencoder(file).latent_channels == 4
+    decoder = {name: each for name, each in state.items() if name.startswith("decoder.")}
+    assert "--autoencoder" not in refusal(saved(tmp_path / "x.pt", decoder))
+
+
+def test_tensors_of_no_known_network_are_named(tmp_path):
+    file = saved(tmp_path / "x.pt", {f"layer.{i}.w": torch.ones(1) for i in range(6)})
+    assert "it begins with layer.0.w, layer.1.w, layer.2.w, layer.3.w)" in refusal(file)
 
 
 def test_recorded_reg_is_refused_by_name():
