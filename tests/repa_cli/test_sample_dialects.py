@@ -165,6 +165,7 @@ def test_internal_guidance_is_on_as_published_and_says_where_its_head_is(repa, h
     found, manifest, err = sampled(repa, "ig_train", "--num-heads", 4, "--steps", 3)
     assert (manifest["internal_scale"], manifest["cfg_scale"]) == (1.4, 1.35)
     assert "ig_train.pt: assumed its middle head after block 3" in err
+    assert "ig_train.pt: assumed four channels are latents of sd-vae-ft-ema" in err
     off, manifest, _ = sampled(
         repa, "ig_train", "--num-heads", 4, "--steps", 3, "--ig", 1, "--overwrite"
     )
@@ -209,7 +210,8 @@ def test_what_is_missing_or_does_not_suit_is_one_line(repa, here, name, options,
 
 def test_export_turns_a_file_of_another_dialect_into_ours(repa, here):
     file = str(FOLDER / "selfflow_wrapped.pt")
-    assert repa("export", file, "x.safetensors", "--num-heads", 3)[0] == 0
+    code, _, err = repa("export", file, "x.safetensors", "--num-heads", 3)
+    assert code == 0 and "selfflow_wrapped.pt: assumed 4 channels, which patches of 16" in err
     assert read_checkpoint("x.safetensors").dialect == "ours"
     code, _, err = repa("export", file, "y.safetensors", "--num-heads", 3, "--dialect", "sit")
     assert code == 1 and "does not speak the dialect sit" in err

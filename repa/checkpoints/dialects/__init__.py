@@ -78,25 +78,42 @@ def convert(tensors: Tensors, extra: Extra, hints: Hints) -> tuple[str, Converte
     contents = unwrap(tensors, extra)
     if reason := refusal(contents.tensors):
         raise ValueError(reason)
-    name = _said(contents, hints.dialect) if hints.dialect else _found(contents)
+    name = _said(contents, hints) if hints.dialect else _found(contents, hints)
     found = DIALECTS[name].convert(contents, hints)
-    by = "as said" if hints.dialect else DIALECTS[name].TOLD_BY
-    return name, replace(found, told={"dialect": by, **found.told})
+    told = {"dialect": DIALECTS[name].TOLD_BY, **found.told}
+    if hints.dialect:
+        told["dialect"] = _said_against(contents, name)
+    return name, replace(found, told=told)
 
 
-def _said(contents: Contents, name: str) -> str:
+def _said(contents: Contents, hints: Hints) -> str:
+    name = hints.dialect or ""
     if name not in DIALECTS:
         raise ValueError(f"cannot be read: unknown dialect {name!r}{suggestion(name, DIALECTS)}")
     if name != "ours" and ours.recognise(contents):  # whose tensors are turned already
         raise ValueError("has a description that says what it is: leave out --dialect")
     if not DIALECTS[name].fits(contents):
-        found = _found(contents)
+        found = _found(contents, hints)
         raise ValueError(f"does not speak the dialect {name}: its tensors are those of {found}")
     return name
 
 
-def _found(contents: Contents) -> str:
-    name = next(name for name, dialect in DIALECTS.items() if dialect.recognise(contents))
+def _said_against(contents: Contents, name: str) -> str:
+    """Say that a person told the dialect, and what speaks for another one."""
+    found = _recognised(contents)
+    if found in (name, "repa"):  # which is what is left
+        return "as said"
+    return f"assumed: it is {name}'s, as said, although its arguments are those of {found}"
+
+
+def _recognised(contents: Contents) -> str:
+    return next(name for name, dialect in DIALECTS.items() if dialect.recognise(contents))
+
+
+def _found(contents: Contents, hints: Hints) -> str:
+    name = _recognised(contents)
+    if name == "repa" and irepa.is_told_by(hints.latents, contents):
+        return "irepa"
     if name == "repa" and sit.fits(contents) and sit.has_both_halves(contents.tensors):
         what = "which the same tensors may be: SiT predicts a velocity and DiT noise"
         raise ValueError(f"may speak the dialect sit or dit, {what}. Say --dialect sit or dit")

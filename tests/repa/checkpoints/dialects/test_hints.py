@@ -329,8 +329,13 @@ def test_registered_file_is_read_by_the_dialect_that_its_entry_says(registered, 
     checkpoint = read_checkpoint("it", num_heads=3)
     assert (checkpoint.name, checkpoint.dialect, checkpoint.guided_channels) == ("it", "sit", 3)
     assert SampleConfig.for_model("it", num_heads=3).cfg_scale == 1.5
-    registered("ig_train", dialect="internal-guidance", encoder_depth=2)
-    assert read_checkpoint("it", num_heads=4).assumed == ()
+    known = {"what": "IG", "autoencoder": "sd-vae-ft-ema", "path_type": "linear"}
+    registered("ig_train", dialect="internal-guidance", encoder_depth=2, **known)
+    checkpoint = read_checkpoint("it", num_heads=4)
+    assert checkpoint.assumed == () and checkpoint.settings.model["encoder_depth"] == 2
+    assert {checkpoint.told[n] for n in ("dialect", "encoder_depth")} == {"the registry"}
+    with pytest.raises(CheckpointFormatError, match="it is registered as internal-guidance"):
+        read_checkpoint("it", num_heads=4, dialect="repa")
 
 
 def test_settings_of_an_entry_come_before_the_dialect_s_and_survive_an_export(registered, tmp_path):
