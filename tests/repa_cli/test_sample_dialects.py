@@ -182,6 +182,12 @@ def test_internal_guidance_is_on_as_published_and_says_where_its_head_is(repa, h
         ("repa_train", ("--num-heads", 3, "--solver", "ddpm"), 2, "networks that predict noise"),
         ("repa_train", ("--num-heads", 3, "--ig", 1.4), 2, "no middle head"),
         ("dit_train", ("--num-heads", 3, "--steps", 1001), 2, "from 2 to 1000 for ddpm"),
+        (
+            "dit_train",
+            ("--num-heads", 3, "--solver", "dopri5", "--autoencoder", "vae"),
+            2,
+            "whose velocity is infinite at t = 0, where dopri5 ends: use heun",
+        ),
         ("irepa_mlp", ("--num-heads", 3), 1, "say --latents sdvae-ft-mse-f8d4"),
         ("reg_train", (), 1, "is REG's"),
         ("repae_ldm", ("--num-heads", 4), 2, "--autoencoder"),
