@@ -114,8 +114,9 @@ def made(repa, file, *options):
 
 
 def test_repa_e_is_decoded_by_the_autoencoder_in_its_own_file(repa, here, end_to_end):
-    found, manifest, _ = made(repa, "e2e.pt", "--num-heads", 4, "--solver", "euler", "--cfg", 1)
+    found, manifest, err = made(repa, "e2e.pt", "--num-heads", 4, "--solver", "euler", "--cfg", 1)
     assert (manifest["autoencoder"], manifest["image_size"]) == ("e2e.pt", 32)
+    assert "guidance of REPA-E's releases differs by release" in err
     assert manifest["autoencoder_sha256"] == manifest["checkpoint_sha256"]
     model = read_checkpoint("e2e.pt", num_heads=4).model
     x, labels = initial_noise(0, range(3), SHAPE).double(), draw_labels(0, range(3), 8)
