@@ -26,7 +26,7 @@ from repa.errors import (
     first_line,
 )
 from repa.models.sit import SiT
-from repa.registry import entry_names, fetch, file_sha256, find_entry, is_registered
+from repa.registry import Entry, entry_names, fetch, file_sha256, find_entry, is_registered
 from repa.tensor_file import Extra, Tensors, read_contents
 from repa_base.checksums import SUMS, check_file
 from samplers import PATHS, ModelFn
@@ -197,13 +197,10 @@ def read_checkpoint(
     the file does not. A file that a SHA256SUMS beside it lists, as one of a training run, is
     checked against it. What is raised is as of `load_model`.
     """
-    name, path, entry = _locate(name_or_path)
+    name, path, entry = _locate(name_or_path, hints.get("dialect"))
     if registered is not None:
         name, entry = registered, find_entry("checkpoints", registered)
     stated = entry if entry.get("model") else None
-    known, typed = entry.get("dialect"), hints.get("dialect")
-    if known is not None and typed not in (None, known):
-        raise CheckpointFormatError(f"{name} is registered as {known}: leave out --dialect.")
     given = {key: entry.get(key) for key in ("dialect", "encoder_depth")}
     given |= {key: value for key, value in hints.items() if value is not None}
     latents = latents or entry.get("latents")
@@ -231,11 +228,13 @@ def read_checkpoint(
     return Checkpoint(name, path, dialect, settings, found.tensors, *rest)
 
 
-def _locate(name_or_path: str | Path) -> tuple[str, Path, dict[str, Any]]:
+def _locate(name_or_path: str | Path, dialect: str | None) -> tuple[str, Path, Entry]:
     """Return the name to report, the file, and the registry's entry, which is empty for a path."""
     name, path = str(name_or_path), Path(name_or_path)
     if is_registered("checkpoints", name_or_path):
         entry = find_entry("checkpoints", name)
+        if (known := entry.get("dialect")) and dialect not in (None, known):
+            raise CheckpointFormatError(f"{name} is registered as {known}: leave out --dialect.")
         return name, fetch("checkpoints", name), entry
     if path.is_dir():
         file = _latest_average(path)

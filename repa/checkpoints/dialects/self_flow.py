@@ -41,4 +41,5 @@ def convert(contents: Contents, hints: Hints) -> Converted:
     tensors[_PATCHES] = linear.unflatten(1, (_CHANNELS, side, side))
     taken = f"{_CHANNELS} channels, which patches of {linear.shape[1]} numbers do not tell"
     told = {"prediction": TURNED, "in_channels": ASSUMED + taken}
-    return converted(in_our_convention(tensors), contents, hints, told=told)
+    turned = in_our_convention(tensors)
+    return converted(turned, contents, hints, told=told, path_type="linear")

@@ -336,6 +336,9 @@ def test_registered_file_is_read_by_the_dialect_that_its_entry_says(registered, 
     assert {checkpoint.told[n] for n in ("dialect", "encoder_depth")} == {"the registry"}
     with pytest.raises(CheckpointFormatError, match="it is registered as internal-guidance"):
         read_checkpoint("it", num_heads=4, dialect="repa")
+    # Nothing is fetched for what is refused: there is no network in a test.
+    with pytest.raises(CheckpointFormatError, match="dit-xl-2-256 is registered as dit: leave out"):
+        read_checkpoint("dit-xl-2-256", dialect="sit")
 
 
 def test_settings_of_an_entry_come_before_the_dialect_s_and_survive_an_export(registered, tmp_path):
