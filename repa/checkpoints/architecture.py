@@ -10,7 +10,7 @@ from typing import Any
 
 from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
 from repa.checkpoints.contents import Contents
-from repa.checkpoints.hints import ASSUMED, Hints
+from repa.checkpoints.hints import AS_SAID, ASSUMED, ELSEWHERE, Hints
 from repa.checkpoints.settings import (
     CheckpointSettings,
     assumed_latent_space,
@@ -61,7 +61,7 @@ def converted(
         tensors: In the names and shapes of `SiT`.
         contents: The file that they are from; a trainer's arguments in it tell the alignment depth,
             which samples do not depend on (else the reference's default of 8), and the path.
-        hints: What is said of the file; it comes before what is told here.
+        hints: What is said of the file; it comes before what is told here, unless it gives way.
         told: Where the dialect has its settings from, see `Converted`.
         latent_space: The dialect's; None tells it by the channels: four are latents of
             sd-vae-ft-ema, three are pixels.
@@ -78,7 +78,8 @@ def converted(
     else:
         settings, found = _inferred(tensors, contents, hints, latent_space, known)
         found |= told
-    if hints.latents is not None:
+    by_file = not found.get("latent_space", "").startswith((ASSUMED, ELSEWHERE))
+    if hints.latents is not None and not (hints.giving_way and by_file):
         space, by = _said_space(hints.latents, settings, hints, found.get("latent_space", ""))
         settings, found = replace(settings, latent_space=space), found | {"latent_space": by}
     return Converted(settings, tensors, told=found)
@@ -88,7 +89,7 @@ def _check_said(hints: Hints, model: Mapping[str, Any], by: str) -> None:
     """Raise ValueError if a person says something else of a network than its description."""
     for name, what in (("num_heads", "heads"), ("encoder_depth", "blocks before the features")):
         said, described = getattr(hints, name), model.get(name)
-        if said not in (None, described):
+        if said not in (None, described) and not hints.giving_way:
             raise ValueError(f"{by} says {described} {what}, not {said}")
 
 
@@ -104,8 +105,8 @@ def _said_space(
         statistics = f"the statistics {hints.latents_from} are for {said.num_channels}"
         raise ValueError(f"has {has} channels, and {statistics}: take others (--latents)")
     if said.autoencoder is not None:
-        return said, "as said"
-    by = "scale and bias as said"
+        return said, AS_SAID
+    by = f"scale and bias {AS_SAID}"
     if told.startswith(ASSUMED) and own.autoencoder is not None:
         by = f"{ASSUMED}the decoder {own.autoencoder}; {by}"
     return replace(said, autoencoder=own.autoencoder), by
@@ -149,7 +150,7 @@ def _inferred(
     if hints.encoder_depth and hints.encoder_depth > depth:
         raise ValueError(f"has {depth} blocks, so nothing after block {hints.encoder_depth}")
     encoder_depth, told["encoder_depth"] = _encoder_depth(hints, args)
-    num_heads, told["num_heads"] = _num_heads(tensors, hidden_size, depth, hints.num_heads)
+    num_heads, told["num_heads"] = _num_heads(tensors, hidden_size, depth, hints)
     told["path_type"] = _path_told(args, known)
     imagenet = latent and num_classes == 1000
     if imagenet:
@@ -185,7 +186,7 @@ def _dataset_of(image_size: int) -> str | None:
 def _encoder_depth(hints: Hints, args: Extra) -> tuple[int, str]:
     """Return the alignment depth, and who says it."""
     if hints.encoder_depth:
-        return hints.encoder_depth, "as said"
+        return hints.encoder_depth, AS_SAID
     if depth := args.get("encoder_depth"):
         return depth, "its arguments"
     return _REFERENCE_ENCODER_DEPTH, "assumed: REPA's default; samples do not depend on it"
@@ -198,24 +199,32 @@ def _path_told(args: Extra, known: dict[str, Any]) -> str:
     return "its dialect" if "path_type" in known else "assumed: the linear path, as REPA's"
 
 
-def _num_heads(tensors: Tensors, hidden_size: int, depth: int, said: int | None) -> tuple[int, str]:
+def _num_heads(tensors: Tensors, hidden_size: int, depth: int, hints: Hints) -> tuple[int, str]:
     """Return the number of heads, and what tells it: the norm of a head, a person, the size."""
-    norm = "blocks.0.attn.q_norm.weight"
+    norm, said = "blocks.0.attn.q_norm.weight", hints.num_heads
     told = hidden_size // width_of(norm, tensors) if norm in tensors else None
-    if told is not None and said not in (None, told):
+    if told is not None and said not in (None, told) and not hints.giving_way:
         raise ValueError(f"its tensors have {told} heads, not {said}")
-    if said is not None and hidden_size % said:
-        raise ValueError(f"its width {hidden_size} is no multiple of {said} heads")
     if told:
         return told, "the norm of its heads"
-    if said:
-        return said, "as said"
+    if said is not None and not hidden_size % said:
+        return said, AS_SAID
+    named = _heads_by_size(hidden_size, depth)
+    if said is not None and not (hints.giving_way and named):
+        raise ValueError(f"its width {hidden_size} is no multiple of {said} heads")
+    if named:
+        return named
+    raise ValueError(
+        f"no named SiT has width {hidden_size} and depth {depth}, so its number of heads is "
+        "unknown: say --num-heads (in Python num_heads)"
+    )
+
+
+def _heads_by_size(hidden_size: int, depth: int) -> tuple[int, str] | None:
+    """Return the heads of the named size of this width and depth, and that they are assumed."""
     for name, size in SIT_SIZES.items():
         if (size["hidden_size"], size["depth"]) == (hidden_size, depth):
             size_name = name.split("/")[0]
             heads = f"{size['num_heads']} heads, those of {size_name} by its width and depth"
             return size["num_heads"], ASSUMED + heads
-    raise ValueError(
-        f"no named SiT has width {hidden_size} and depth {depth}, so its number of heads is "
-        "unknown: say --num-heads (in Python num_heads)"
-    )
+    return None

@@ -12,8 +12,14 @@ from repa.errors import CheckpointFormatError, UnknownNameError
 from repa.registry import Entry, entry_names, fetch, find_entry, is_registered
 from repa.tensor_file import Extra, read_contents
 
+AS_SAID = "as said"
+"""Who told a setting of a checkpoint that a person told."""
+
 ASSUMED = "assumed: "
-"""Begins what is told of a setting that nothing in a file says, nor a person."""
+"""What the word on who told a setting begins with where neither the file told it nor a person."""
+
+ELSEWHERE = "another file"
+"""What tells a setting that a file leaves to another one, which has to be said."""
 
 _VOUCHED = {
     "dialect": "what",
@@ -37,6 +43,7 @@ class Hints:
         latents: The latent space; without an autoencoder the dialect's is meant.
         latents_from: The name or file that says so.
         stated: The registry's description, in place of what the file says or its shapes tell.
+        giving_way: Whether all this gives way to what the file tells, as it is said of another one.
     """
 
     dialect: str | None = None
@@ -45,6 +52,7 @@ class Hints:
     latents: LatentSpace | None = None
     latents_from: str | None = None
     stated: Extra | None = None
+    giving_way: bool = False
 
 
 def said_latents(name_or_path: str | Path | None) -> LatentSpace | None:
@@ -112,7 +120,7 @@ def vouched(
     def by(name: str, reason: str) -> str:
         known = entry.get(_VOUCHED.get(name, "")) is not None and typed.get(name) is None
         of_norm = name == "latent_space" and space.num_channels is not None
-        guess = reason == "as said" or reason.startswith(ASSUMED)
+        guess = reason == AS_SAID or reason.startswith(ASSUMED)
         return "the registry" if known and guess and not of_norm else reason
 
     return {name: by(name, reason) for name, reason in told.items()}

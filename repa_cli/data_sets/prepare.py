@@ -84,6 +84,7 @@ def prepare(
         raise typer.BadParameter("has no effect without --held-out", param_hint=option)
     with Loading():
         from repa.data.preparation import prepare as run
+        from repa.data.preparation import way_on
         from repa.evaluation import Measuring, reference_maker
         from repa_base.processes import joined_processes
 
@@ -101,7 +102,7 @@ def prepare(
             )
         except KeyboardInterrupt:
             if world.is_first:
-                print_note(f"{out} keeps what is done; repeat the command to go on.")
+                print_note(way_on(config))
             raise
         finally:
             for bar in bars.values():

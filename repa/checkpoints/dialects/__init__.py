@@ -22,7 +22,7 @@ from repa.checkpoints.dialects import (
     sra,
 )
 from repa.checkpoints.dialects.refused import refusal
-from repa.checkpoints.hints import Hints
+from repa.checkpoints.hints import AS_SAID, ASSUMED, Hints
 from repa.errors import suggestion
 from repa.tensor_file import Extra, Tensors
 
@@ -78,16 +78,28 @@ def convert(tensors: Tensors, extra: Extra, hints: Hints) -> tuple[str, Converte
     contents = unwrap(tensors, extra)
     if reason := refusal(contents.tensors):
         raise ValueError(reason)
-    name = _said(contents, hints) if hints.dialect else _found(contents, hints)
+    name, by = _dialect_of(contents, hints)
     found = DIALECTS[name].convert(contents, hints)
-    told = {"dialect": DIALECTS[name].TOLD_BY, **found.told}
-    if hints.dialect:
+    told = {"dialect": by, **found.told}
+    if by == AS_SAID:
         told["dialect"] = _said_against(contents, name)
     return name, replace(found, told=told)
 
 
-def _said(contents: Contents, hints: Hints) -> str:
-    name = hints.dialect or ""
+def _dialect_of(contents: Contents, hints: Hints) -> tuple[str, str]:
+    """Return the dialect's name, and what tells it."""
+    said = hints.dialect
+    if said and not hints.giving_way:
+        return _said(contents, said, hints), AS_SAID
+    name = _recognised(contents)
+    told = not DIALECTS[name].TOLD_BY.startswith(ASSUMED)
+    if said in DIALECTS and not told and DIALECTS[said].fits(contents):
+        return said, AS_SAID
+    name = _found(contents, hints)
+    return name, DIALECTS[name].TOLD_BY
+
+
+def _said(contents: Contents, name: str, hints: Hints) -> str:
     if name not in DIALECTS:
         raise ValueError(f"cannot be read: unknown dialect {name!r}{suggestion(name, DIALECTS)}")
     if name != "ours" and ours.recognise(contents):  # whose tensors are turned already
@@ -102,8 +114,8 @@ def _said_against(contents: Contents, name: str) -> str:
     """Say that a person told the dialect, and what speaks for another one."""
     found = _recognised(contents)
     if found in (name, "repa"):  # which is what is left
-        return "as said"
-    return f"assumed: it is {name}'s, as said, although its arguments are those of {found}"
+        return AS_SAID
+    return f"{ASSUMED}it is {name}'s, as said, although its arguments are those of {found}"
 
 
 def _recognised(contents: Contents) -> str:

@@ -14,7 +14,7 @@ from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints.architecture import Converted, converted
 from repa.checkpoints.contents import Contents
 from repa.checkpoints.dialects.repa import fits as fits
-from repa.checkpoints.hints import Hints
+from repa.checkpoints.hints import ASSUMED, ELSEWHERE, Hints
 from repa.tensor_file import Tensors
 
 _LAYER = "projection_layer."
@@ -24,7 +24,7 @@ _AUTOENCODER = "sd-vae-ft-mse"
 _STATISTICS = "sdvae-ft-mse-f8d4"  # in the registry
 
 _BY_STATISTICS = (
-    f"assumed: it is iREPA's, decoded by {_AUTOENCODER}, as statistics of its latents are said, "
+    f"{ASSUMED}it is iREPA's, decoded by {_AUTOENCODER}, as statistics of its latents are said, "
     "which REPA has none of"
 )
 
@@ -59,7 +59,8 @@ def convert(contents: Contents, hints: Hints) -> Converted:
     for name, tensor in contents.tensors.items():
         tensors = {**tensors, **_renamed(name, tensor)}
     space = LatentSpace(_AUTOENCODER)  # of which what is said takes scale and bias
-    told = {} if recognise(contents) else {"dialect": _BY_STATISTICS}
+    told = {} if hints.stated else {"latent_space": ELSEWHERE}
+    told |= {} if recognise(contents) else {"dialect": _BY_STATISTICS}
     return converted(tensors, contents, hints, latent_space=space, told=told)
 
 

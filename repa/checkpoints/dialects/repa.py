@@ -20,7 +20,7 @@ _LIKE = (
     "it may be SiT's with as many channels out as in (--dialect sit), SRA's or iREPA's (--latents)"
 )
 
-TOLD_BY = "its trainer's arguments (legacy), or nothing else"
+TOLD_BY = f"{ASSUMED}it is REPA's, as nothing in it is of another dialect"
 
 
 def recognise(contents: Contents) -> bool:
