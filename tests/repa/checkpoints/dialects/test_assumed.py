@@ -118,7 +118,9 @@ def test_export_says_what_was_assumed_and_its_file_assumes_nothing(tmp_path):
     assert len(notes) == 3 and assumed(out) == ()
 
 
-@pytest.mark.parametrize("extra", [{"args": {}}, {"iteration": 3, "optimizer_state": {}}])
+@pytest.mark.parametrize(
+    "extra", [{"args": {}}, {"iteration": 3}, {"optimizer_state": {}}, {"global_step": 3}]
+)
 def test_raw_weights_beside_anything_of_a_training_are_refused(tmp_path, extra):
     _, trained = read_contents(FOLDER / "repa_train.pt")
     torch.save({"model": trained["model"], **extra}, tmp_path / "x.pt")
