@@ -12,7 +12,7 @@ from repa_cli.options import (
     HeldOutNetwork,
     Json,
     MetricWeights,
-    Overwrite,
+    Replace,
     ProcessCount,
     setting_options,
 )
@@ -65,7 +65,7 @@ def prepare(
     features: HeldOutNetwork = None,
     weights: MetricWeights = None,
     device: Device = PrepareConfig.device,
-    overwrite: Overwrite = False,
+    overwrite: Replace = False,
     processes: ProcessCount = None,
     as_json: Json = False,
     **settings: Any,  # noqa: ANN401

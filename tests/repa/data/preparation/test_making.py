@@ -233,6 +233,24 @@ def test_file_that_changes_while_it_is_prepared_is_an_error(source, tmp_path, mo
     )
 
 
+def test_overwrite_looks_again_at_files_whose_change_no_stamp_tells(tmp_path, monkeypatch):
+    path = tmp_path / "src" / "1.ppm"
+    for number in (0, 1):
+        draw(path.with_name(f"{number}.ppm"), noise(number))
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "fill", lambda *arguments, **options: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(config(tmp_path))
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    path.write_bytes(path.read_bytes()[:-600] + bytes(600))
+    os.utime(path, ns=times)
+    with pytest.raises(DataError, match=r"1\.ppm has changed since .*; use --overwrite"):
+        prepare(config(tmp_path))
+    prepare(config(tmp_path, overwrite=True))
+    expected = center_crop(open_source(tmp_path / "src").picture(1).pixels, 16)
+    assert np.array_equal(open_prepared(tmp_path / "out").images([1])[0], expected)
+
+
 def test_broken_files_stop_it_by_name_or_are_left_out_and_listed(source, tmp_path):
     (source / "cat" / "poor.png").write_bytes(b"no picture")
     (source / "dog" / "cut.png").write_bytes((source / "dog" / "0.png").read_bytes()[:-300])
