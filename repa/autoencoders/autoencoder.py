@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,11 +48,21 @@ class Autoencoder:
         Raises:
             CheckpointFormatError: The folder describes no AutoencoderKL.
         """
+        return self._described(lambda config: 2 ** (len(config["block_out_channels"]) - 1))
+
+    @property
+    def latent_channels(self) -> int:
+        """Number of channels of its latents; raises as `downsampling` does."""
+        # What a description leaves out is diffusers' default.
+        return self._described(lambda config: int(config.get("latent_channels", 4)))
+
+    def _described(self, told: Callable[[dict[str, Any]], int]) -> int:
+        """Return what the folder's description tells."""
         path = self.folder / CONFIG
         try:
-            return 2 ** (len(json.loads(path.read_text())["block_out_channels"]) - 1)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise CheckpointFormatError(f"{path}: describes no AutoencoderKL: {error}") from error
+            return told(json.loads(path.read_text()))
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
+            raise CheckpointFormatError(f"{path}: describes no AutoencoderKL: {e}") from e
 
     @torch.no_grad()
     def decode(self, x: Tensor, latent_space: LatentSpace, *, chunk_images: int = 8) -> Tensor:
@@ -158,6 +169,15 @@ class AutoencoderFile(Autoencoder):
             CheckpointFormatError: The file holds no such autoencoder.
         """
         return ldm.downsampling(self._tensors)
+
+    @property
+    def latent_channels(self) -> int:
+        """Number of channels of its latents; raises as `downsampling` does."""
+        try:
+            return ldm.settings_of(self._tensors)["latent_channels"]
+        except (ValueError, LookupError) as error:
+            reason = f"holds no AutoencoderKL: {first_line(error)}"
+            raise CheckpointFormatError(f"{self.folder}: {reason}.") from error
 
     @property
     def latent_space(self) -> LatentSpace:

@@ -10,6 +10,7 @@ Source:
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ PREFIX = "autoencoder."
 """Of the names in a file of ours that holds an autoencoder beside a network."""
 _KEYS = ("vae", "state_dict")
 """Where the autoencoder stands in a file that holds more."""
+_FIRST_STAGE = "first_stage_model."
 _MARKS = ("encoder.down.0.block.0.conv1.weight", "decoder.mid.block_1.conv1.weight")
 _ATTENTION = {
     "norm": "group_norm",
@@ -38,10 +40,17 @@ def find_state_dict(tensors: Tensors, extra: Extra) -> Tensors | None:
     """Return the autoencoder that a file is or holds, or None."""
     ours = {n.removeprefix(PREFIX): t for n, t in tensors.items() if n.startswith(PREFIX)}
     found = [tensors, ours, *(extra.get(key) for key in _KEYS)]
-    for each in found:
-        if each and is_state_dict(dict(each)) and all(name in each for name in _MARKS):
+    whole = [dict(each) for each in found if isinstance(each, Mapping)]
+    for each in (*whole, *map(_first_stage, whole)):
+        if is_state_dict(each) and all(name in each for name in _MARKS):
             return each
     return None
+
+
+def _first_stage(tensors: dict[Any, Any]) -> dict[str, Any]:
+    """Return the autoencoder of a state dict of a whole latent diffusion model, maybe nothing."""
+    named = [name for name in tensors if str(name).startswith(_FIRST_STAGE)]
+    return {str(name).removeprefix(_FIRST_STAGE): tensors[name] for name in named}
 
 
 def downsampling(tensors: Tensors) -> int:

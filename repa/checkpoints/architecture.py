@@ -10,7 +10,7 @@ from typing import Any
 
 from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
 from repa.checkpoints.contents import Contents
-from repa.checkpoints.hints import AS_SAID, ASSUMED, Hints
+from repa.checkpoints.hints import AS_SAID, ASSUMED, ELSEWHERE, Hints
 from repa.checkpoints.settings import (
     CheckpointSettings,
     assumed_latent_space,
@@ -33,16 +33,15 @@ _SPACES = {
 
 @dataclass(frozen=True)
 class Converted:
-    """What a dialect makes of a file: settings, state dict, and what it took for granted.
+    """What a dialect makes of a file: settings and state dict.
 
     `told` says in a few words where the settings are from, by their names; what is only assumed
-    begins with that word. `autoencoder` is what the file has beside the network to decode its
-    latents, if it has that.
+    begins with `repa.checkpoints.hints.ASSUMED`. `autoencoder` is what the file has beside the
+    network to decode its latents, if it has that.
     """
 
     settings: CheckpointSettings
     tensors: Tensors
-    assumed: tuple[str, ...] = ()
     autoencoder: Tensors = field(default_factory=dict)
     told: Mapping[str, str] = field(default_factory=dict)
 
@@ -52,7 +51,6 @@ def converted(
     contents: Contents,
     hints: Hints,
     *,
-    assumed: tuple[str, ...] = (),
     latent_space: LatentSpace | None = None,
     told: Mapping[str, str] = _NOTHING,
     **known: Any,  # noqa: ANN401
@@ -64,29 +62,54 @@ def converted(
         contents: The file that they are from; a trainer's arguments in it tell the alignment depth,
             which samples do not depend on (else the reference's default of 8), and the path.
         hints: What is said of the file; it comes before what is told here, unless it gives way.
-        assumed: What the dialect takes for granted and is to be said whenever it is sampled.
         told: Where the dialect has its settings from, see `Converted`.
         latent_space: The dialect's; None tells it by the channels: four are latents of
             sd-vae-ft-ema, three are pixels.
         known: Other settings of the dialect.
 
     Raises:
-        ValueError: The tensors are not a SiT's, or do not tell the number of heads.
+        ValueError: The tensors are not a SiT's, do not tell the number of heads, or are not what is
+            said of them.
     """
     if hints.stated is not None:
-        settings, found = (
-            settings_from_description(hints.stated, tensors),
-            {"settings": "the registry"},
-        )
+        settings = settings_from_description(hints.stated, tensors)
+        found = {"settings": "the registry", **told}
+        _check_said(hints, settings.model, found["settings"])
     else:
         settings, found = _inferred(tensors, contents, hints, latent_space, known)
-    found |= told
-    by_file = not found.get("latent_space", "").startswith(ASSUMED)
+        found |= told
+    by_file = not found.get("latent_space", "").startswith((ASSUMED, ELSEWHERE))
     if hints.latents is not None and not (hints.giving_way and by_file):
-        default = hints.latents.autoencoder or settings.latent_space.autoencoder
-        settings = replace(settings, latent_space=replace(hints.latents, autoencoder=default))
-        found["latent_space"] = AS_SAID
-    return Converted(settings, tensors, assumed, told=found)
+        space, by = _said_space(hints.latents, settings, hints, found.get("latent_space", ""))
+        settings, found = replace(settings, latent_space=space), found | {"latent_space": by}
+    return Converted(settings, tensors, told=found)
+
+
+def _check_said(hints: Hints, model: Mapping[str, Any], by: str) -> None:
+    """Raise ValueError if a person says something else of a network than its description."""
+    for name, what in (("num_heads", "heads"), ("encoder_depth", "blocks before the features")):
+        said, described = getattr(hints, name), model.get(name)
+        if said not in (None, described) and not hints.giving_way:
+            raise ValueError(f"{by} says {described} {what}, not {said}")
+
+
+def _said_space(
+    said: LatentSpace, settings: CheckpointSettings, hints: Hints, told: str
+) -> tuple[LatentSpace, str]:
+    """Return the latent space that a person says, its decoder the dialect's, and what tells it."""
+    own, has = settings.latent_space, settings.model["in_channels"]
+    # Of three channels that nothing describes, statistics say that they are latents.
+    if own.is_pixels and (hints.stated is not None or said.num_channels is None):
+        raise ValueError("makes pixels, not latents: leave out --latents")
+    if said.num_channels not in (None, has):
+        statistics = f"the statistics {hints.latents_from} are for {said.num_channels}"
+        raise ValueError(f"has {has} channels, and {statistics}: take others (--latents)")
+    if said.autoencoder is not None:
+        return said, AS_SAID
+    by = f"scale and bias {AS_SAID}"
+    if told.startswith(ASSUMED) and own.autoencoder is not None:
+        by = f"{ASSUMED}the decoder {own.autoencoder}; {by}"
+    return replace(said, autoencoder=own.autoencoder), by
 
 
 def _inferred(
@@ -103,7 +126,9 @@ def _inferred(
         num_classes = tensors["y_embedder.embedding_table.weight"].shape[0] - 1
         mlp_ratio = width_of("blocks.0.mlp.fc1.weight", tensors) / hidden_size
     except (LookupError, ValueError, ArithmeticError) as error:
-        raise ValueError(f"its tensors are not a SiT's ({error} is missing or odd)") from error
+        keys = ", ".join(name[:80] for name in list(tensors)[:4])
+        why = f"{error} is missing or odd; it begins with {keys}"
+        raise ValueError(f"its tensors are not a SiT's ({why})") from error
     if args.get("num_classes") == num_classes + 1:
         raise ValueError("its label table has no row for no label: it was trained without dropout")
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("blocks."))
@@ -122,6 +147,8 @@ def _inferred(
             f"has {in_channels} channels, of a latent space that nothing in it tells: say --latents"
             " FILE (in Python latents), the statistics that it was trained with"
         )
+    if hints.encoder_depth and hints.encoder_depth > depth:
+        raise ValueError(f"has {depth} blocks, so nothing after block {hints.encoder_depth}")
     encoder_depth, told["encoder_depth"] = _encoder_depth(hints, args)
     num_heads, told["num_heads"] = _num_heads(tensors, hidden_size, depth, hints)
     told["path_type"] = _path_told(args, known)
@@ -169,7 +196,7 @@ def _path_told(args: Extra, known: dict[str, Any]) -> str:
     """Say who tells the path."""
     if args.get("path_type"):
         return "its arguments"
-    return "its dialect" if "path_type" in known else "assumed: linear, as REPA's"
+    return "its dialect" if "path_type" in known else "assumed: the linear path, as REPA's"
 
 
 def _num_heads(tensors: Tensors, hidden_size: int, depth: int, hints: Hints) -> tuple[int, str]:
@@ -198,5 +225,6 @@ def _heads_by_size(hidden_size: int, depth: int) -> tuple[int, str] | None:
     for name, size in SIT_SIZES.items():
         if (size["hidden_size"], size["depth"]) == (hidden_size, depth):
             size_name = name.split("/")[0]
-            return size["num_heads"], f"assumed: those of {size_name}, by its width and depth"
+            heads = f"{size['num_heads']} heads, those of {size_name} by its width and depth"
+            return size["num_heads"], ASSUMED + heads
     return None

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 from repa.tensor_file import Extra, Tensors, is_state_dict
 
-_TRAINING = ("opt", "optimizer", "steps", "step", "epoch")
-"""What stands beside the weights in a training state, and not in a release."""
+_TRAINING = ("opt", "step", "epoch", "iter", "global_step", "args")
+"""Beginnings of the names of what stands beside the weights in a training state alone."""
 _PREFIXES = ("module.", "_orig_mod.")  # of torch's wrappers for many processes and for compiling
 
 
@@ -38,7 +38,7 @@ def unwrap(tensors: Tensors, extra: Extra) -> Contents:
     for key in ("ema", "model", "state_dict"):
         if not is_state_dict(extra.get(key)):
             continue
-        if key != "ema" and any(name in extra for name in _TRAINING):
+        if key != "ema" and any(str(name).startswith(_TRAINING) for name in extra):
             reason = "and no moving average under 'ema', which is what samples are made of"
             raise ValueError(f"holds the raw weights of a training run under {key!r} {reason}")
         return Contents(_without_prefix(extra[key]), args, extra)

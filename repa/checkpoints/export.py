@@ -1,6 +1,7 @@
 """Write a checkpoint of any dialect as one small safetensors file for sampling."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ def export_weights(
     bf16: bool = False,
     projectors: bool = False,
     overwrite: bool = False,
+    on_note: Callable[[str], object] | None = None,
     **hints: Any,  # noqa: ANN401
 ) -> Path:
     """Write the weights that sampling needs, with a description of their network; return `out`.
@@ -39,6 +41,8 @@ def export_weights(
         bf16: Store bfloat16, half the size and 8 significant bits, in the range of float32.
         projectors: Keep the projectors, which only training needs.
         overwrite: Whether an existing file may be replaced.
+        on_note: Is told, in one line each for a person, what was assumed of the file; what is
+            written states it, and needs no further word.
         hints: What is said of a file that does not tell it, as of `load_model`.
 
     Raises:
@@ -54,6 +58,9 @@ def export_weights(
     check_output(out, overwrite=overwrite, option="name")
     checkpoint = read_checkpoint(source, **hints)
     _ = checkpoint.model  # what does not load strictly is not worth writing
+    if on_note is not None:
+        for taken in checkpoint.assumed:
+            on_note(f"{checkpoint.name}: assumed {taken}.")
     settings = checkpoint.settings
     dtype = torch.float16 if half else torch.bfloat16 if bf16 else torch.float32
     tensors = {

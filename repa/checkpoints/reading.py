@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
+from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints.contents import arguments_of
 from repa.checkpoints.dialects import convert
-from repa.checkpoints.hints import Hints, latent_space_from_statistics
+from repa.checkpoints.hints import ASSUMED, Hints, said_latents, vouched
 from repa.checkpoints.names import sampling_as_published
 from repa.checkpoints.settings import CheckpointSettings, sampling_of
 from repa.errors import (
@@ -26,12 +26,14 @@ from repa.errors import (
     first_line,
 )
 from repa.models.sit import SiT
-from repa.registry import entry_names, fetch, file_sha256, find_entry, is_registered
+from repa.registry import Entry, entry_names, fetch, file_sha256, find_entry, is_registered
 from repa.tensor_file import Extra, Tensors, read_contents
 from repa_base.checksums import SUMS, check_file
 from samplers import PATHS, ModelFn
 
 _STEPS, _AVERAGE = "step-*/", "ema.safetensors"  # of a training run
+_DECISIVE = ("dialect", "in_channels", "num_heads", "path_type", "latent_space")
+"""Settings that decide images whoever made the checkpoint."""
 _LONGEST_NAME = 200  # letters, counted with the shapes; a damaged file's go on and on
 _NAMED = 4  # tensors that a message names before it says how many more there are
 
@@ -41,10 +43,10 @@ class Checkpoint:
     """A checkpoint that has been read; its network is built when it is first asked for.
 
     Its name is the registered one, or the file's without its folder; the dialect is one of
-    `repa.checkpoints.dialects`. The tensors, the state dict, have the file's dtypes. What was taken
-    for granted when it was read stands in `assumed`, in a few words each. `autoencoder` is the
-    state dict of what decodes its latents, if the file holds that; the latent space then names it.
-    `told` says where each setting is from, and `args` are a trainer's arguments in the file.
+    `repa.checkpoints.dialects`. The tensors, the state dict, have the file's dtypes. `autoencoder`
+    is the state dict of what decodes its latents, if the file holds that; the latent space then
+    names it. `told` says where each setting is from, and `args` are a trainer's arguments in the
+    file.
     """
 
     name: str
@@ -53,7 +55,6 @@ class Checkpoint:
     settings: CheckpointSettings
     tensors: Tensors = field(repr=False)
     device: torch.device | str = "cpu"
-    assumed: tuple[str, ...] = ()
     autoencoder: Tensors = field(default_factory=dict, repr=False)
     told: Mapping[str, str] = field(default_factory=dict, repr=False)
     args: Extra = field(default_factory=dict, repr=False)
@@ -106,6 +107,15 @@ class Checkpoint:
         # DiT-SRA is sampled by the script of DiT.
         dialect = "dit" if self.settings.path_type == "ddpm" else self.dialect
         return said or sampling_as_published(dialect, self.settings.dataset)
+
+    @property
+    def assumed(self) -> tuple[str, ...]:
+        """What decides images and neither the file says, nor a person, in a few words each."""
+        names = _DECISIVE
+        if self.settings.model.get("internal_head"):
+            names = (*names, "encoder_depth")
+        told = [self.told.get(name, "") for name in names]
+        return tuple(each.removeprefix(ASSUMED) for each in told if each.startswith(ASSUMED))
 
     def check(self) -> None:
         """Raise as `model` does if the tensors do not make the network, without building it."""
@@ -188,13 +198,19 @@ def read_checkpoint(
     beside it lists, as one of a training run, is checked against it. What is raised is as of
     `load_model`.
     """
-    name, path, entry = _locate(name_or_path)
+    name, path, entry = _locate(name_or_path, hints.get("dialect"))
     if registered is not None:
         name, entry = registered, find_entry("checkpoints", registered)
     stated = entry if entry.get("model") else None
     given: dict[str, Any] = {key: entry.get(key) for key in ("dialect", "encoder_depth")}
     given |= {key: value for key, value in hints.items() if value is not None}
-    said = Hints(stated=stated, latents=_said_latents(latents or entry.get("latents")), **given)
+    latents = latents or entry.get("latents")
+    said = Hints(
+        stated=stated,
+        latents=said_latents(latents),
+        latents_from=latents and str(latents),
+        **given,
+    )
     _check_sum(path)
     contents = read_contents(path)
     try:
@@ -208,35 +224,18 @@ def read_checkpoint(
     if space.autoencoder is None and not space.is_pixels:
         own = str(path) if found.autoencoder else entry.get("autoencoder")
         settings = replace(settings, latent_space=replace(space, autoencoder=own))
-    rest = device, found.assumed, found.autoencoder, found.told, arguments_of(contents[1])
+    told = vouched(found.told, entry, {**hints, "latent_space": latents}, settings.latent_space)
+    rest = device, found.autoencoder, told, arguments_of(contents[1])
     return Checkpoint(name, path, dialect, settings, found.tensors, *rest)
 
 
-def _said_latents(name_or_path: str | Path | None) -> LatentSpace | None:
-    """Return the latent space of an autoencoder's name, or of statistics, a name or a file."""
-    if name_or_path is None:
-        return None
-    if is_registered("autoencoders", name_or_path):
-        return replace(SD_LATENTS, autoencoder=str(name_or_path))
-    path, autoencoder = Path(name_or_path), None
-    if is_registered("latents", name_or_path):
-        path = fetch("latents", str(name_or_path))
-        autoencoder = find_entry("latents", str(name_or_path))["autoencoder"]
-    elif not path.exists():
-        known = [*entry_names("latents"), *entry_names("autoencoders")]
-        raise UnknownNameError("latents or file", str(path), known)
-    tensors, _ = read_contents(path)
-    try:
-        return replace(latent_space_from_statistics(tensors), autoencoder=autoencoder)
-    except ValueError as error:
-        raise CheckpointFormatError(f"{path}: {error}.") from error
-
-
-def _locate(name_or_path: str | Path) -> tuple[str, Path, dict[str, Any]]:
+def _locate(name_or_path: str | Path, dialect: str | None) -> tuple[str, Path, Entry]:
     """Return the name to report, the file, and the registry's entry, which is empty for a path."""
     name, path = str(name_or_path), Path(name_or_path)
     if is_registered("checkpoints", name_or_path):
         entry = find_entry("checkpoints", name)
+        if (known := entry.get("dialect")) and dialect not in (None, known):
+            raise CheckpointFormatError(f"{name} is registered as {known}: leave out --dialect.")
         return name, fetch("checkpoints", name), entry
     if path.is_dir():
         file = _latest_average(path)

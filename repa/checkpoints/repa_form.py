@@ -35,7 +35,8 @@ _DECODERS = {"sd-vae-ft-ema": "ema", "sd-vae-ft-mse": "mse"}
 class RepaExport:
     """A file that REPA's generate.py loads, the options that it needs for that, and what to know.
 
-    `notes` say in a line each where its script will not do as the toolkit does.
+    `notes` say in a line each what was assumed of the file that was read, and where its script will
+    not do as the toolkit does.
     """
 
     path: Path
@@ -166,6 +167,7 @@ def _options(settings: CheckpointSettings, dims: list[int], out: Path) -> dict[s
 
 def _notes(checkpoint: Checkpoint, dims: list[int]) -> Iterator[str]:
     settings = checkpoint.settings
+    yield from (f"assumed {taken}" for taken in checkpoint.assumed)
     if not _has_its_projectors(settings.model):
         yield f"its projectors are zeros of width {dims[0]}, which its script runs and samples lack"
     if settings.guided_channels is not None:

@@ -14,6 +14,11 @@ from repa.registry import Entry, find_entry, is_registered, load_registry
 
 _LARGE = "imagenet-512"
 _UNKNOWN = "settings that are not typed are those of 256 pixels: none published for 512 are known"
+_BY_RELEASE = {
+    "repa-e": "guidance of REPA-E's releases differs by release, see docs/checkpoints.md: what is "
+    "not typed is REPA's"
+}
+"""What is said of a file whose authors publish settings release by release."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ def defaults_of(model: str | Path, **hints: Any) -> ModelDefaults:  # noqa: ANN4
     checkpoint = read_checkpoint(model, **hints)
     dialect, dataset = checkpoint.dialect, checkpoint.settings.dataset
     known = dataset != _LARGE or checkpoint.settings.sampling or dialect in SAMPLING_AT_512
-    remark = "" if known else _UNKNOWN
+    remark = _BY_RELEASE.get(dialect, "" if known else _UNKNOWN)
     of_file = {"remark": remark, "path_type": checkpoint.settings.path_type}
     if checkpoint.sampling:
         return ModelDefaults(checkpoint.sampling, dialect=dialect, **of_file)

@@ -25,6 +25,7 @@ from repa.generation.finite import Batch, Watch
 from repa.generation.guiding import check_guide, guided_by
 from repa.generation.integration import num_increments, solver_of
 from repa.generation.settings import Protocol
+from repa.generation.solvers import ASKING_AT_DATA
 from repa.models import SiT
 from repa_base.device import compiler_errors_as, float32_precision, out_of_memory_in_words
 from repa_base.progress import Steps
@@ -110,6 +111,8 @@ def images_of(
         autoencoder = load_autoencoder(space.autoencoder, device)
     tell, done = progress or (lambda done, total: None), 0
     network = model.model
+    if autoencoder is not None:
+        check_decoder(autoencoder, network.in_channels)
     shape = (network.in_channels, network.input_size, network.input_size)
     drawn = draw_batches(
         indices,
@@ -245,6 +248,20 @@ def check_protocol(
     elif settings.prediction.target == "noise" and settings.path_type != "ddpm":
         reason = "the network predicts noise, from which no velocity follows at t = 1"
         raise SettingError("solver", f"{reason}, where all solvers begin.")
+    elif settings.prediction.target != "velocity" and protocol.solver in ASKING_AT_DATA:
+        reason = f"the network predicts {settings.prediction.target}, whose velocity is infinite"
+        raise SettingError("solver", f"{reason} at t = 0, where {protocol.solver} ends: use heun.")
+
+
+def check_decoder(autoencoder: Autoencoder, num_channels: int) -> None:
+    """Raise SettingError unless an autoencoder's latents have a model's number of channels.
+
+    Its network is not built. Raises CheckpointFormatError if its files do not tell.
+    """
+    has = autoencoder.latent_channels
+    if has != num_channels:
+        reason = f"{autoencoder.name} decodes {has} channels, and the model makes {num_channels}"
+        raise SettingError("autoencoder", f"{reason}: name the one that it was trained with.")
 
 
 def states_of(

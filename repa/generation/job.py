@@ -18,7 +18,7 @@ from repa.autoencoders.autoencoder import Autoencoder, find_autoencoder
 from repa.checkpoints import Checkpoint, read_checkpoint
 from repa.errors import ChecksumError, NonFiniteError, RepaError, SettingError
 from repa.generation.draws import image_blocks
-from repa.generation.images import check_precision, check_protocol, images_of
+from repa.generation.images import check_decoder, check_precision, check_protocol, images_of
 from repa.generation.manifests.recorded import Recorded, read_recorded
 from repa.generation.manifests.writing import manifest_of
 from repa.generation.sample_files.opening import (
@@ -177,6 +177,8 @@ class Job:
             raise SettingError("autoencoder", f"{checkpoint.name} makes latents: name one.")
         check_precision(config, device)
         autoencoder = find_autoencoder(name, device) if name else None
+        if autoencoder is not None:
+            check_decoder(autoencoder, settings.model["in_channels"])
         if recorded is not None and autoencoder is not None:
             recorded.check_file("autoencoder", autoencoder.sha256)
         return cls(config, checkpoint, autoencoder, device, guide, recorded)
@@ -184,8 +186,9 @@ class Job:
     def remarks(self) -> Iterator[str]:
         """Yield in words what a person should know of the run before it begins."""
         config = self.config
-        for taken in self.checkpoint.assumed:
-            yield f"{self.checkpoint.name}: assumed {taken}."
+        for each in filter(None, (self.checkpoint, self.guide)):
+            for taken in each.assumed:
+                yield f"{each.name}: assumed {taken}."
         if config.rng == "reference" and self.device.type != "cuda":
             reason = "those were drawn on GPUs, whose generators give other numbers than a CPU's"
             yield f"rng reference: these images are those of no published run; {reason}."

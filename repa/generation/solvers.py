@@ -21,6 +21,12 @@ SOLVERS = ("sde", "ddpm", *EXPONENTIAL_ORDERS, *ADAMS_BASHFORTH_ORDERS, *ODE_MET
 MULTISTEP = (*EXPONENTIAL_ORDERS, *ADAMS_BASHFORTH_ORDERS)
 """Solvers that fit their times to the guidance interval, as their history ends at its ends."""
 
+ASKING_AT_DATA = ("heun2", "rk4", *ADAMS_METHODS, *ADAPTIVE_METHODS)
+"""Solvers that ask for the velocity at t = 0 too: that of predicted noise or data is infinite.
+
+Explicit Adams does if it has few steps below the guidance interval, as it begins by rk4's.
+"""
+
 FAST: Mapping[str, Any] = {"solver": "sa", "times": "shifted", "shift": 0.5, "num_steps": 12}
 """The setting that docs/solvers.md recommends where time counts: REPA's own SDE, 12 evaluations."""
 

@@ -16,7 +16,7 @@ from repa.autoencoders.autoencoder import Autoencoder, find_autoencoder
 from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints import Checkpoint, load_model
 from repa.errors import CheckpointFormatError, DownloadError
-from repa.generation.images import states_of
+from repa.generation.images import check_decoder, states_of
 from repa.generation.settings import Protocol
 from repa_base.progress import Steps
 from samplers import initial_noise
@@ -182,6 +182,7 @@ def _of_images(
         decoder = find_autoencoder(name, device, download=False)
     except DownloadError as error:
         return [Check("decoded images", None, "", None, f"it needs a decoder: {error}.")]
+    check_decoder(decoder, checkpoint.settings.model["in_channels"])
     pixels = decoder.decode(x, space)
     return [*_of_scale(decoder, space, x), *_of_pixels(pixels, "the decoded images")]
 

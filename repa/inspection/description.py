@@ -127,7 +127,8 @@ def _facts(checkpoint: Checkpoint) -> Iterator[Fact]:
     yield Fact("architecture", _architecture(model), every)
     yield fact("num_heads", model["num_heads"])
     yield Fact("num_classes", model["num_classes"], every)
-    yield Fact("input", [model["in_channels"], model["input_size"], model["input_size"]], every)
+    shape = [model["in_channels"], model["input_size"], model["input_size"]]
+    yield fact("input", shape, "in_channels")
     predicted = told.get("prediction", every or "its dialect")
     yield Fact("prediction", _prediction(checkpoint), predicted)
     yield fact("path_type", settings.path_type)

@@ -65,7 +65,8 @@ def export(
                 print_note(f"{out}: {note}.")
             path, result = written.path, {"command": written.command}
         else:
-            path = export_weights(source, out, **stored, overwrite=overwrite, **said)
+            options = {**stored, "overwrite": overwrite, **said}
+            path = export_weights(source, out, on_note=print_note, **options)
     result = {"file": str(path), "size": path.stat().st_size, "sha256": file_sha256(path)} | result
     if as_json:
         print_json(result)

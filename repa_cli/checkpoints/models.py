@@ -80,11 +80,17 @@ def _best(published: Mapping[str, Mapping[str, Any]]) -> str:
     row = next(iter(published.values()))
     settings = row["settings"]
     how = f"{settings['solver']} {settings['num_steps']}, w {settings['cfg_scale']:g}"
-    low, high = settings["guidance_interval"]
-    how += f" on [{low:g}, {high:g}]" if settings["cfg_scale"] != 1 else ""
+    how += _on(settings["guidance_interval"]) if settings["cfg_scale"] != 1 else ""
     how += ", balanced labels" if settings["labels"] == "balanced" else ""
     more = f" ({len(published)} rows)" if len(published) > 1 else ""
     return f"{row['metrics']['fid']:g}: {how}{more}"
+
+
+def _on(interval: str | tuple[float, float]) -> str:
+    if isinstance(interval, str):
+        return f", interval {interval}"
+    low, high = interval
+    return f" on [{low:g}, {high:g}]"
 
 
 def _size(size: int | None) -> str:

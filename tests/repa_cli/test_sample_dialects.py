@@ -114,8 +114,9 @@ def made(repa, file, *options):
 
 
 def test_repa_e_is_decoded_by_the_autoencoder_in_its_own_file(repa, here, end_to_end):
-    found, manifest, _ = made(repa, "e2e.pt", "--num-heads", 4, "--solver", "euler", "--cfg", 1)
+    found, manifest, err = made(repa, "e2e.pt", "--num-heads", 4, "--solver", "euler", "--cfg", 1)
     assert (manifest["autoencoder"], manifest["image_size"]) == ("e2e.pt", 32)
+    assert "guidance of REPA-E's releases differs by release" in err
     assert manifest["autoencoder_sha256"] == manifest["checkpoint_sha256"]
     model = read_checkpoint("e2e.pt", num_heads=4).model
     x, labels = initial_noise(0, range(3), SHAPE).double(), draw_labels(0, range(3), 8)
@@ -165,6 +166,7 @@ def test_internal_guidance_is_on_as_published_and_says_where_its_head_is(repa, h
     found, manifest, err = sampled(repa, "ig_train", "--num-heads", 4, "--steps", 3)
     assert (manifest["internal_scale"], manifest["cfg_scale"]) == (1.4, 1.35)
     assert "ig_train.pt: assumed its middle head after block 3" in err
+    assert "ig_train.pt: assumed four channels are latents of sd-vae-ft-ema" in err
     off, manifest, _ = sampled(
         repa, "ig_train", "--num-heads", 4, "--steps", 3, "--ig", 1, "--overwrite"
     )
@@ -181,12 +183,31 @@ def test_internal_guidance_is_on_as_published_and_says_where_its_head_is(repa, h
         ("repa_train", ("--num-heads", 3, "--solver", "ddpm"), 2, "networks that predict noise"),
         ("repa_train", ("--num-heads", 3, "--ig", 1.4), 2, "no middle head"),
         ("dit_train", ("--num-heads", 3, "--steps", 1001), 2, "from 2 to 1000 for ddpm"),
+        (
+            "dit_train",
+            ("--num-heads", 3, "--solver", "dopri5", "--autoencoder", "vae"),
+            2,
+            "whose velocity is infinite at t = 0, where dopri5 ends: use heun",
+        ),
         ("irepa_mlp", ("--num-heads", 3), 1, "say --latents sdvae-ft-mse-f8d4"),
         ("reg_train", (), 1, "is REG's"),
         ("repae_ldm", ("--num-heads", 4), 2, "--autoencoder"),
+        (
+            "repae_ldm",
+            ("--num-heads", 4, "--autoencoder", "vae"),
+            2,
+            "vae decodes 4 channels, and the model makes 32",
+        ),
+        (
+            "repae_ldm",
+            ("--num-heads", 4, "--autoencoder", "vae.pt"),
+            2,
+            "vae.pt decodes 4 channels",
+        ),
     ],
 )
 def test_what_is_missing_or_does_not_suit_is_one_line(repa, here, name, options, code, message):
+    torch.save(random_state(), here / "vae.pt")
     file = str(FOLDER / f"{name}.pt")
     found, out, err = repa("sample", "--model", file, "--num", 2, "--device", "cpu", *options)
     last = err.splitlines()[-1]
@@ -196,7 +217,8 @@ def test_what_is_missing_or_does_not_suit_is_one_line(repa, here, name, options,
 
 def test_export_turns_a_file_of_another_dialect_into_ours(repa, here):
     file = str(FOLDER / "selfflow_wrapped.pt")
-    assert repa("export", file, "x.safetensors", "--num-heads", 3)[0] == 0
+    code, _, err = repa("export", file, "x.safetensors", "--num-heads", 3)
+    assert code == 0 and "selfflow_wrapped.pt: assumed 4 channels, which patches of 16" in err
     assert read_checkpoint("x.safetensors").dialect == "ours"
     code, _, err = repa("export", file, "y.safetensors", "--num-heads", 3, "--dialect", "sit")
     assert code == 1 and "does not speak the dialect sit" in err

@@ -80,36 +80,52 @@ def convert(tensors: Tensors, extra: Extra, hints: Hints) -> tuple[str, Converte
         raise ValueError(reason)
     name, by = _dialect_of(contents, hints)
     found = DIALECTS[name].convert(contents, hints)
-    return name, replace(found, told={"dialect": by, **found.told})
+    told = {"dialect": by, **found.told}
+    if by == AS_SAID:
+        told["dialect"] = _said_against(contents, name)
+    return name, replace(found, told=told)
 
 
 def _dialect_of(contents: Contents, hints: Hints) -> tuple[str, str]:
     """Return the dialect's name, and what tells it."""
     said = hints.dialect
     if said and not hints.giving_way:
-        return _said(contents, said), AS_SAID
+        return _said(contents, said, hints), AS_SAID
     name = _recognised(contents)
     told = not DIALECTS[name].TOLD_BY.startswith(ASSUMED)
     if said in DIALECTS and not told and DIALECTS[said].fits(contents):
         return said, AS_SAID
-    return _found(contents), DIALECTS[name].TOLD_BY
+    name = _found(contents, hints)
+    return name, DIALECTS[name].TOLD_BY
 
 
-def _said(contents: Contents, name: str) -> str:
+def _said(contents: Contents, name: str, hints: Hints) -> str:
     if name not in DIALECTS:
         raise ValueError(f"cannot be read: unknown dialect {name!r}{suggestion(name, DIALECTS)}")
+    if name != "ours" and ours.recognise(contents):  # whose tensors are turned already
+        raise ValueError("has a description that says what it is: leave out --dialect")
     if not DIALECTS[name].fits(contents):
-        found = _found(contents)
+        found = _found(contents, hints)
         raise ValueError(f"does not speak the dialect {name}: its tensors are those of {found}")
     return name
+
+
+def _said_against(contents: Contents, name: str) -> str:
+    """Say that a person told the dialect, and what speaks for another one."""
+    found = _recognised(contents)
+    if found in (name, "repa"):  # which is what is left
+        return AS_SAID
+    return f"{ASSUMED}it is {name}'s, as said, although its arguments are those of {found}"
 
 
 def _recognised(contents: Contents) -> str:
     return next(name for name, dialect in DIALECTS.items() if dialect.recognise(contents))
 
 
-def _found(contents: Contents) -> str:
+def _found(contents: Contents, hints: Hints) -> str:
     name = _recognised(contents)
+    if name == "repa" and irepa.is_told_by(hints.latents, contents):
+        return "irepa"
     if name == "repa" and sit.fits(contents) and sit.has_both_halves(contents.tensors):
         what = "which the same tensors may be: SiT predicts a velocity and DiT noise"
         raise ValueError(f"may speak the dialect sit or dit, {what}. Say --dialect sit or dit")

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from repa.checkpoints.architecture import Converted, converted
 from repa.checkpoints.contents import Contents
-from repa.checkpoints.hints import Hints
+from repa.checkpoints.hints import ASSUMED, Hints
 
 _HEAD = "final_layer_xr."
 
@@ -31,10 +31,7 @@ def convert(contents: Contents, hints: Hints) -> Converted:
     found = converted(contents.tensors, contents, hints)
     settings = found.settings
     depth = settings.model["encoder_depth"]
-    if hints.encoder_depth and hints.encoder_depth != depth:
-        raise ValueError(f"has {depth} blocks, so no middle head after {hints.encoder_depth}")
     model = {**settings.model, "internal_head": True}
     taken = f"its middle head after block {depth}, as its code's default (else --encoder-depth)"
-    assumed = () if told else (taken,)
-    by = found.told if told else {**found.told, "encoder_depth": f"assumed: {taken}"}
-    return replace(found, settings=replace(settings, model=model), assumed=assumed, told=by)
+    by = found.told if told else {**found.told, "encoder_depth": ASSUMED + taken}
+    return replace(found, settings=replace(settings, model=model), told=by)

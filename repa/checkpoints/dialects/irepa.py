@@ -14,13 +14,19 @@ from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints.architecture import Converted, converted
 from repa.checkpoints.contents import Contents
 from repa.checkpoints.dialects.repa import fits as fits
-from repa.checkpoints.hints import ASSUMED, Hints
+from repa.checkpoints.hints import ASSUMED, ELSEWHERE, Hints
 from repa.tensor_file import Tensors
 
 _LAYER = "projection_layer."
+_CHANNELS = 4  # of its latents
 _KERNEL = 3  # of `repa.models.blocks.ConvProjector`
 _AUTOENCODER = "sd-vae-ft-mse"
 _STATISTICS = "sdvae-ft-mse-f8d4"  # in the registry
+
+_BY_STATISTICS = (
+    f"{ASSUMED}it is iREPA's, decoded by {_AUTOENCODER}, as statistics of its latents are said, "
+    "which REPA has none of"
+)
 
 TOLD_BY = "a projector's projection_layer, or its trainer's arguments"
 
@@ -29,6 +35,17 @@ def recognise(contents: Contents) -> bool:
     """Whether a projector has iREPA's names, or the arguments are those of its trainer."""
     named = any(_LAYER in name for name in contents.tensors)
     return named or "projection_layer_type" in contents.args
+
+
+def is_told_by(latents: LatentSpace | None, contents: Contents) -> bool:
+    """Whether a file without arguments is iREPA's by what is said of its latents.
+
+    Older files are REPA's by names and shapes, and REPA's latents have no number a channel.
+    """
+    patches = contents.tensors.get("x_embedder.proj.weight")
+    four = patches is not None and patches.ndim == 4 and patches.shape[1] == _CHANNELS
+    several = latents is not None and latents.num_channels is not None
+    return several and four and fits(contents) and not contents.args
 
 
 def convert(contents: Contents, hints: Hints) -> Converted:
@@ -42,7 +59,8 @@ def convert(contents: Contents, hints: Hints) -> Converted:
     for name, tensor in contents.tensors.items():
         tensors = {**tensors, **_renamed(name, tensor)}
     space = LatentSpace(_AUTOENCODER)  # of which what is said takes scale and bias
-    told = {} if hints.stated else {"latent_space": f"{ASSUMED}statistics of another file"}
+    told = {} if hints.stated else {"latent_space": ELSEWHERE}
+    told |= {} if recognise(contents) else {"dialect": _BY_STATISTICS}
     return converted(tensors, contents, hints, latent_space=space, told=told)
 
 

@@ -10,7 +10,7 @@ from repa.autoencoders.ldm import PREFIX as AUTOENCODER_PREFIX
 from repa.checkpoints.architecture import Converted, converted
 from repa.checkpoints.contents import Contents
 from repa.checkpoints.hints import Hints
-from repa.checkpoints.settings import FORMATS, settings_from_description
+from repa.checkpoints.settings import FORMATS
 from repa.tensor_file import Tensors
 
 TOLD_BY = 'a description under the key "repa"'
@@ -33,18 +33,13 @@ def convert(contents: Contents, hints: Hints) -> Converted:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(f"its description is unreadable: {error}") from error
     stated = description if hints.stated is None else hints.stated
-    _check_heads(settings_from_description(stated, contents.tensors).model["num_heads"], hints)
+    by = {} if hints.stated is not None else {"settings": "its description"}
     network, autoencoder = _parted(contents.tensors)
-    found = converted(network, contents, replace(hints, stated=stated))
-    return replace(found, autoencoder=autoencoder, told={"settings": "its description"})
+    found = converted(network, contents, replace(hints, stated=stated), told=by)
+    return replace(found, autoencoder=autoencoder)
 
 
 def _parted(tensors: Tensors) -> tuple[Tensors, Tensors]:
     """Return the tensors of the network, and those of its own autoencoder, which few files have."""
     own = {n: tensor for n, tensor in tensors.items() if n.startswith(AUTOENCODER_PREFIX)}
     return {n: tensor for n, tensor in tensors.items() if n not in own}, own
-
-
-def _check_heads(described: int, hints: Hints) -> None:
-    if hints.num_heads not in (None, described) and not hints.giving_way:
-        raise ValueError(f"its description says {described} heads, not {hints.num_heads}")

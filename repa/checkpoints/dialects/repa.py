@@ -9,12 +9,18 @@ Source:
 
 from repa.checkpoints.architecture import Converted, converted
 from repa.checkpoints.contents import Contents
-from repa.checkpoints.hints import Hints
+from repa.checkpoints.dialects import dit
+from repa.checkpoints.hints import ASSUMED, Hints
 from repa.tensor_file import Tensors
 
 _LEGACY = "decoder_blocks."
 
-TOLD_BY = "assumed: nothing in the file is of another dialect"
+_ARGUMENT = "legacy"
+_LIKE = (
+    "it may be SiT's with as many channels out as in (--dialect sit), SRA's or iREPA's (--latents)"
+)
+
+TOLD_BY = f"{ASSUMED}it is REPA's, as nothing in it is of another dialect"
 
 
 def recognise(contents: Contents) -> bool:
@@ -22,12 +28,26 @@ def recognise(contents: Contents) -> bool:
     return bool(contents.tensors)
 
 
-fits = recognise
+def fits(contents: Contents) -> bool:
+    """Whether there are tensors, and not twice as many channels out as in."""
+    return recognise(contents) and not dit.fits(contents)
 
 
 def convert(contents: Contents, hints: Hints) -> Converted:
     """Return the settings that are stated, or else inferred, and the tensors in today's names."""
-    return converted(with_settled_names(contents.tensors), contents, hints)
+    told = {"dialect": _told_by(contents)}
+    return converted(with_settled_names(contents.tensors), contents, hints, told=told)
+
+
+def _told_by(contents: Contents) -> str:
+    """Say what tells that it is REPA's, or what else it may be."""
+    if _ARGUMENT in contents.args:
+        return f"its trainer's arguments ({_ARGUMENT})"
+    if any(name.startswith(_LEGACY) for name in contents.tensors):
+        return f"its older names ({_LEGACY[:-1]})"
+    if any(name.startswith("projectors.") for name in contents.tensors):
+        return f"{ASSUMED}it is REPA's; an older file of iREPA looks alike and needs --latents"
+    return f"{ASSUMED}it is REPA's; as it has no projectors, {_LIKE}"
 
 
 def with_settled_names(tensors: Tensors) -> Tensors:

@@ -16,7 +16,7 @@ import torch
 from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints.architecture import Converted, converted
 from repa.checkpoints.contents import Contents
-from repa.checkpoints.hints import Hints
+from repa.checkpoints.hints import ASSUMED, Hints
 from repa.tensor_file import is_state_dict
 
 _MEAN, _VARIANCE = "bn.running_mean", "bn.running_var"
@@ -35,15 +35,14 @@ fits = recognise
 def convert(contents: Contents, hints: Hints) -> Converted:
     """Return the network without the batch norm, which the latent space is made of."""
     autoencoder = contents.extra.get("vae")
-    assumed = () if autoencoder or hints.latents else (_BY_ITS_NORM,)
     tensors = {n: t for n, t in contents.tensors.items() if not n.startswith("bn.")}
     space = _space(contents.tensors[_MEAN], contents.tensors[_VARIANCE])
     told = {
         "latent_space": "its own file, scale and bias of its batch norm"
         if autoencoder
-        else f"assumed: {_BY_ITS_NORM}"
+        else ASSUMED + _BY_ITS_NORM
     }
-    found = converted(tensors, contents, hints, assumed=assumed, latent_space=space, told=told)
+    found = converted(tensors, contents, hints, latent_space=space, told=told)
     return replace(found, autoencoder=autoencoder) if is_state_dict(autoencoder) else found
 
 

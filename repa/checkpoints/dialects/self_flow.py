@@ -12,7 +12,7 @@ import math
 from repa.checkpoints.architecture import Converted, converted
 from repa.checkpoints.contents import Contents
 from repa.checkpoints.dialects.sit import TURNED, in_our_convention
-from repa.checkpoints.hints import Hints
+from repa.checkpoints.hints import ASSUMED, Hints
 
 _PATCHES, _HEAD = "x_embedder.proj.weight", "projector."
 _CHANNELS = 4  # of Stable Diffusion's latents, the only ones that it was published for
@@ -39,5 +39,7 @@ def convert(contents: Contents, hints: Hints) -> Converted:
             f"its patches of {linear.shape[1]} numbers are not of {_CHANNELS} channels"
         )
     tensors[_PATCHES] = linear.unflatten(1, (_CHANNELS, side, side))
-    told = {"prediction": TURNED}
-    return converted(in_our_convention(tensors), contents, hints, told=told)
+    taken = f"{_CHANNELS} channels, which patches of {linear.shape[1]} numbers do not tell"
+    told = {"prediction": TURNED, "in_channels": ASSUMED + taken}
+    turned = in_our_convention(tensors)
+    return converted(turned, contents, hints, told=told, path_type="linear")

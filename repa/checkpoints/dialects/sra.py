@@ -17,15 +17,18 @@ from repa.checkpoints.hints import Hints
 
 _HEAD = "ap_head."
 
-TOLD_BY = "a head for its own features (ap_head)"
+TOLD_BY = "a head for its own features (ap_head), or its trainer's arguments"
 
 
 def recognise(contents: Contents) -> bool:
-    """Whether there is a head for its own features."""
-    return any(name.startswith(_HEAD) for name in contents.tensors)
+    """Whether there is a head for its own features, or the arguments are those of its trainer."""
+    headed = any(name.startswith(_HEAD) for name in contents.tensors)
+    return headed or ("attention_separation" in contents.args and sit.fits(contents))
 
 
-fits = recognise
+def fits(contents: Contents) -> bool:
+    """Whether it has that head, or is plain, as it is without one; then DiT's is not told."""
+    return recognise(contents) or (sit.fits(contents) and not dit.fits(contents))
 
 
 def convert(contents: Contents, hints: Hints) -> Converted:

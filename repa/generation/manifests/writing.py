@@ -137,7 +137,7 @@ def _hints(config: SampleConfig, checkpoint: Checkpoint) -> dict[str, Any]:
 def _guide(guide: Checkpoint) -> dict[str, Any]:
     """Return which checkpoint is the guide, and which hints said what its file does not tell."""
     told = {**guide.told, "latents": guide.told.get("latent_space")}
-    said = [name for name in GUIDE_HINTS if told.get(name) == AS_SAID]
+    said = [name for name in GUIDE_HINTS if AS_SAID in (told.get(name) or "")]
     hints = {"guide_hints": said} if said else {}
     return {"guide": guide.name, "guide_sha256": guide.sha256, **hints}
 

@@ -84,7 +84,7 @@ def test_decoding_in_chunks_gives_the_same_pixels_and_bounds_the_batch(folder):
 
 def test_factor_name_and_hash_are_known_without_the_network(folder):
     files = find_autoencoder(str(folder))
-    assert (files.downsampling, files.name) == (4, "tiny-vae")
+    assert (files.downsampling, files.latent_channels, files.name) == (4, 4, "tiny-vae")
     assert len(files.sha256) == 64
 
 

@@ -22,6 +22,7 @@ def test_pixels_and_moments_are_those_of_the_layers_in_the_order_of_latent_diffu
     torch.save(state, tmp_path / "vae.pt")
     autoencoder = load_autoencoder(str(tmp_path / "vae.pt"))
     assert (autoencoder.name, autoencoder.downsampling) == ("vae.pt", 4)
+    assert autoencoder.latent_channels == 4
     latents = torch.randn(3, 4, 6, 6)
     expected = Forward(state).decode(latents)
     assert expected.std() > 0.1

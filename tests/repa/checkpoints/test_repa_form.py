@@ -100,7 +100,8 @@ def test_recorded_file_of_repa_s_own_trainer_keeps_every_name_shape_and_value(ti
     for name, tensor in own.items():
         assert name.startswith("projectors.") or torch.equal(tensors[name], tensor)
     assert {n for n in own if n[:4] != "proj"} == {n for n in tensors if n[:4] != "proj"}
-    assert "zeros" in written.notes[0]
+    assert "assumed four channels are latents" in written.notes[0]
+    assert "zeros" in written.notes[1]
 
 
 def test_own_model_with_projectors_of_the_script_s_width_keeps_them(tiny, tmp_path):

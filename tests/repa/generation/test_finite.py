@@ -137,7 +137,7 @@ def autoencoder(tensors, value=float("nan")):
         return torch.where(torch.arange(len(x)).reshape(-1, 1, 1, 1) == 2, value, x)
 
     network = SimpleNamespace(state_dict=lambda: tensors)
-    return SimpleNamespace(decode=decode, network=network)
+    return SimpleNamespace(decode=decode, network=network, latent_channels=3)
 
 
 def test_pixels_of_finite_latents_blame_the_decoder():

@@ -120,6 +120,8 @@ def test_latents_are_decoded_from_the_models_own_space():
     seen = []
 
     class Decoder:
+        latent_channels = SHAPE[0]
+
         def decode(self, latents, space):
             seen.append(space.to_autoencoder(latents))
             return latents
@@ -135,6 +137,8 @@ def test_the_decoder_is_that_of_the_models_space_unless_one_is_handed_in(monkeyp
     asked = []
 
     class Decoder:
+        latent_channels = SHAPE[0]
+
         def decode(self, latents, space):
             return latents
 

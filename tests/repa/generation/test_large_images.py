@@ -90,6 +90,8 @@ def test_the_position_embedding_is_that_of_the_file(tmp_path):
     protocol = Protocol(solver="euler", num_steps=1, cfg_scale=1.0)
 
     class Itself:
+        latent_channels = 4
+
         def decode(self, x, space):
             return x[:, :3]
 

@@ -124,7 +124,8 @@ class Newcomer:
     def convert(contents, hints):
         prediction = Prediction("noise", reversed_time=True)
         settings = CheckpointSettings(model=MODEL, prediction=prediction)
-        return Converted(settings, contents.tensors, ("that it is new",))
+        told = {"path_type": "assumed: the path of its paper", "dataset": "assumed: none"}
+        return Converted(settings, contents.tensors, told=told)
 
 
 def test_another_dialect_is_another_entry_of_the_list(tmp_path, monkeypatch):
@@ -133,6 +134,6 @@ def test_another_dialect_is_another_entry_of_the_list(tmp_path, monkeypatch):
     checkpoint = read_checkpoint(tmp_path / "x.pt")
     assert checkpoint.dialect == "newcomer"
     assert checkpoint.settings.prediction == Prediction("noise", reversed_time=True)
-    assert checkpoint.assumed == ("that it is new",)
-    assert checkpoint.told == {"dialect": "its own key"}
+    assert checkpoint.assumed == ("the path of its paper",)  # images do not depend on the other
+    assert checkpoint.told["dialect"] == "its own key"
     assert checkpoint.model.num_classes == 5

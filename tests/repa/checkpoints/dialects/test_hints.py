@@ -6,8 +6,10 @@ from dataclasses import fields
 import pytest
 import torch
 from golden_files import GOLDENS_DIR
+from ldm_autoencoder import random_state
 
 from repa import SIT_SIZES, SiT
+from repa.autoencoders import find_autoencoder
 from repa.autoencoders.latent_space import SD_LATENTS
 from repa.checkpoints import export_weights, load_model, read_checkpoint
 from repa.checkpoints.dialects import DIALECTS
@@ -60,6 +62,28 @@ def test_dialect_that_a_file_cannot_speak_is_refused(tmp_path, dialect):
     assert wrong in refusal(file, dialect=dialect)
 
 
+@pytest.mark.parametrize(
+    ("name", "hints", "dialects"),
+    [
+        ("sit_train", {"num_heads": 3}, ("sit", "repa")),
+        (
+            "irepa_mlp",
+            {"num_heads": 3, "latents": FOLDER / "irepa_mlp_latents_stats.pt"},
+            ("repa",),
+        ),
+    ],
+)
+def test_file_that_describes_itself_is_read_by_no_other_dialect(tmp_path, name, hints, dialects):
+    # Turned once more, time would run from the image to the noise; read as REPA's, the statistics
+    # of its latents would be lost.
+    out = export_weights(FOLDER / f"{name}.pt", tmp_path / "x.safetensors", **hints)
+    for dialect in dialects:
+        assert "says what it is: leave out --dialect" in refusal(out, dialect=dialect, num_heads=3)
+    assert read_checkpoint(out, dialect="ours").dialect == "ours"
+    with pytest.raises(CheckpointFormatError, match="leave out --dialect"):
+        read_checkpoint("digits", dialect=dialects[0])
+
+
 def test_unknown_dialect_is_told_the_closest(tmp_path):
     file = saved(tmp_path / "x.pt", tensors())
     assert "unknown dialect 'ripa'; did you mean 'repa'" in refusal(file, dialect="ripa")
@@ -82,6 +106,19 @@ def test_statistics_of_latents_are_asked_for_where_a_file_needs_them(tmp_path):
     assert (named.autoencoder, named.scale) == ("sd-vae-ft-mse", SD_LATENTS.scale)
     with pytest.raises(UnknownNameError, match="unknown latents or file 'sd-vae'"):
         read_checkpoint(file, num_heads=4, latents="sd-vae")
+
+
+def test_latents_of_a_model_of_pixels_are_refused(tmp_path):
+    with pytest.raises(CheckpointFormatError, match="pixels, not latents: leave out --latents"):
+        read_checkpoint("digits", latents="sd-vae-ft-mse")
+    three = {"latents_scale": torch.ones(3), "latents_bias": torch.zeros(3)}
+    file = saved(tmp_path / "stats.pt", three)
+    with pytest.raises(CheckpointFormatError, match="makes pixels"):
+        read_checkpoint("digits", latents=file)
+    # Latents of three channels there are as well, and nothing describes a bare file.
+    bare = saved(tmp_path / "x.pt", tensors(in_channels=3))
+    assert not read_checkpoint(bare, latents=file).latent_space.is_pixels
+    assert "makes pixels" in refusal(bare, latents="sd-vae-ft-ema")
 
 
 @pytest.mark.parametrize(
@@ -126,17 +163,69 @@ def test_known_networks_that_are_not_supported_are_refused_by_name(tmp_path, key
             ["encoder.conv_in.weight", "decoder.mid.block_1.conv1.weight"],
             "an autoencoder of images",
         ),
-        (["decoder.mid_block.resnets.0.conv1.weight"], "an autoencoder of images"),
+        (
+            ["first_stage_model.decoder.mid.block_1.conv1.weight"],
+            "an autoencoder of images (it has first_stage_model.",
+        ),
+        (
+            ["decoder.mid_block.resnets.0.conv1.weight"],
+            "an autoencoder of images in diffusers' names; the folder with its config.json goes to",
+        ),
         (["latents_scale", "latents_bias"], "statistics of latents"),
         (["model.joint_blocks.0.x_block.attn.qkv.weight"], "a network of text and image"),
+        *(
+            (["x_embedder.proj.weight", "final_layer.linear.weight", key], "a network of text and")
+            for key in (
+                "context_embedder.weight",
+                "joint_blocks.0.x_block.attn.qkv.weight",
+                "y_embedder.y_proj.fc1.weight",
+                "cap_embedder.0.weight",
+                "txt_in.weight",
+            )
+        ),
+        (
+            [
+                "first_stage_model.decoder.mid.block_1.conv1.weight",
+                "model.diffusion_model.x_embedder.proj.weight",
+                "model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight",
+            ],
+            "a network of text and image",
+        ),
+        (
+            [
+                "first_stage_model.decoder.mid.block_1.conv1.weight",
+                "model.diffusion_model.input_blocks.0.0.weight",
+            ],
+            "a U-Net",
+        ),
         (["time_embed.0.weight", "input_blocks.0.0.weight"], "a U-Net"),
         (["model.embed_tokens.weight", "lm_head.weight"], "a language model"),
-        (["cls_token", "pos_embed", "blocks.0.attn.qkv.weight"], "an encoder of images"),
+        (
+            ["cls_token", "pos_embed", "mask_token", "blocks.0.attn.qkv.weight"],
+            "an encoder of images",
+        ),
+        (["mask_token", "decoder_blocks.0.norm1.weight", "cls_token"], "an encoder of images"),
+        (["dinov2.embeddings.mask_token", "embeddings.cls_token"], "an encoder of images"),
     ],
 )
 def test_file_of_another_task_is_named_by_its_keys(tmp_path, keys, what):
     file = saved(tmp_path / "x.pt", {key: torch.ones(2) for key in keys})
     assert f"holds {what}" in refusal(file) and "no SiT" in refusal(file)
+
+
+def test_autoencoder_that_can_be_given_as_such_says_so_and_others_do_not(tmp_path):
+    state = random_state()
+    for prefix in ("", "first_stage_model."):
+        file = saved(tmp_path / "x.pt", {prefix + name: each for name, each in state.items()})
+        assert "an autoencoder of images; it goes to --autoencoder (it has" in refusal(file)
+        assert find_autoencoder(file).latent_channels == 4
+    decoder = {name: each for name, each in state.items() if name.startswith("decoder.")}
+    assert "--autoencoder" not in refusal(saved(tmp_path / "x.pt", decoder))
+
+
+def test_tensors_of_no_known_network_are_named(tmp_path):
+    file = saved(tmp_path / "x.pt", {f"layer.{i}.w": torch.ones(1) for i in range(6)})
+    assert "it begins with layer.0.w, layer.1.w, layer.2.w, layer.3.w)" in refusal(file)
 
 
 def test_recorded_reg_is_refused_by_name():
@@ -240,8 +329,16 @@ def test_registered_file_is_read_by_the_dialect_that_its_entry_says(registered, 
     checkpoint = read_checkpoint("it", num_heads=3)
     assert (checkpoint.name, checkpoint.dialect, checkpoint.guided_channels) == ("it", "sit", 3)
     assert SampleConfig.for_model("it", num_heads=3).cfg_scale == 1.5
-    registered("ig_train", dialect="internal-guidance", encoder_depth=2)
-    assert read_checkpoint("it", num_heads=4).assumed == ()
+    known = {"what": "IG", "autoencoder": "sd-vae-ft-ema", "path_type": "linear"}
+    registered("ig_train", dialect="internal-guidance", encoder_depth=2, **known)
+    checkpoint = read_checkpoint("it", num_heads=4)
+    assert checkpoint.assumed == () and checkpoint.settings.model["encoder_depth"] == 2
+    assert {checkpoint.told[n] for n in ("dialect", "encoder_depth")} == {"the registry"}
+    with pytest.raises(CheckpointFormatError, match="it is registered as internal-guidance"):
+        read_checkpoint("it", num_heads=4, dialect="repa")
+    # Nothing is fetched for what is refused: there is no network in a test.
+    with pytest.raises(CheckpointFormatError, match="dit-xl-2-256 is registered as dit: leave out"):
+        read_checkpoint("dit-xl-2-256", dialect="sit")
 
 
 def test_settings_of_an_entry_come_before_the_dialect_s_and_survive_an_export(registered, tmp_path):

@@ -189,7 +189,7 @@ def test_middle_head_predicts_the_recorded_velocity_at_every_time():
 
 
 def test_place_of_the_middle_head_is_assumed_in_words_unless_it_is_said():
-    assert "block 3" in load_model(FOLDER / "ig_train.pt", num_heads=4).assumed[0]
-    assert load("ig_train").assumed == ()
-    with pytest.raises(CheckpointFormatError, match="has 3 blocks, so no middle head after 9"):
+    assert "head after block 3" in load_model(FOLDER / "ig_train.pt", num_heads=4).assumed[-1]
+    assert not any("head" in taken for taken in load("ig_train").assumed)
+    with pytest.raises(CheckpointFormatError, match="has 3 blocks, so nothing after block 9"):
         load("ig_train", encoder_depth=9)

@@ -24,6 +24,8 @@ def loads(monkeypatch):
     asked = []
 
     class Black:
+        latent_channels = 4
+
         def __init__(self, device):
             self.device = device
 
