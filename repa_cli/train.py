@@ -126,15 +126,18 @@ def train(
     """
     with Loading():
         import repa.training.loop  # noqa: F401 - with torch it takes seconds
-        from repa_base.processes import joined_processes, suitable_backend
+        from repa_base.processes import check_same, joined_processes, suitable_backend
 
     file = read_config_file(config) if config else ConfigFile()
     preset, settings = preset or file.preset, {**file.reporting, **file.settings, **settings}
     folder = out or Path("runs") / _name(preset, settings)
     reported = {name: settings.pop(name) for name in rules(Reporting) if name in settings}
     with joined_processes(suitable_backend(device)) as world:
-        chosen = _chosen(preset, settings, folder, world, resume=resume)
         how: dict[str, Any] = {"resume": resume, "from_step": from_step, "skip": skip or ()}
+        # What decides who waits for whom is compared before anyone waits.
+        asked = {"preset": preset, "out": str(folder), "dry_run": dry, **how}
+        check_same(world, {**asked, **reported, **settings})
+        chosen = _chosen(preset, settings, folder, world, resume=resume)
         how |= {"device": world.device(device)}
         if dry:
             if world.is_first:

@@ -54,6 +54,8 @@ def errors(folder, world):
         "divided": (replace(PLAIN, batch_size=7), {}),
         "settings": (replace(PLAIN, learning_rate=2e-3) if other else PLAIN, {}),
         "arguments": (PLAIN, {"skip": [3]} if other else {}),
+        "watching": (PLAIN, {"reporting": replace(EVERY, checkpoint_every=5) if other else EVERY}),
+        "keeping": (PLAIN, {"keep_features": "nowhere"} if other else {}),
         "there": (PLAIN, {"out": folder / "plain"}),
     }
     said = {}

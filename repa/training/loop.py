@@ -113,7 +113,7 @@ def train(
         skip=tuple(skip),
         device=device,
         keep_features=keep_features,
-        on_note=reporting.on_note,
+        reporting=reporting,
         processes=processes,
         watch=partial(
             regular_work,

@@ -99,7 +99,7 @@ def dry_run(
             from_step=from_step,
             skip=tuple(skip),
             device=device,
-            on_note=reporting.on_note,
+            reporting=reporting,
             watch=partial(check_regular, reporting=reporting),
         )
     )

@@ -26,10 +26,10 @@ from repa.training.run.folder import (
 from repa.training.run.initial import start_from_checkpoint, with_recorded_start
 from repa.training.run.resuming import Start, check_longer, load_checkpoint, start_of
 from repa.training.run.state import TrainState, check_model, model_settings
-from repa.training.settings import TrainConfig
+from repa.training.settings import Reporting, TrainConfig
 from repa.training.targets import Keeping, TargetSource, keep_targets, open_targets
 from repa.training.watching.regular import Regular
-from repa_base.processes import Processes, at_first, together
+from repa_base.processes import Processes, at_first, check_same, together
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,15 @@ class Opening:
     skip: tuple[int, ...] = ()
     device: torch.device | str = "cpu"
     keep_features: Keeping | None = None
-    on_note: Callable[[str], None] = lambda note: None
+    reporting: Reporting = field(default_factory=Reporting)
     processes: Processes = field(default_factory=Processes)
     watch: Callable[[TrainConfig, TrainingData, CheckpointSettings], Sequence[Regular]] = (
         lambda config, data, what: ()
     )
+
+    def on_note(self, note: str) -> None:
+        """Tell what happens."""
+        self.reporting.on_note(note)
 
 
 @dataclass(frozen=True)
@@ -180,17 +184,9 @@ def _begun(how: Opening, plan: RunPlan, state: TrainState) -> tuple[TrainConfig,
 
 def _check_same(how: Opening) -> None:
     """Raise RepaError at all processes if one of them was started with other arguments."""
-    world = how.processes
-    own = {**asdict(how.config), "out": str(how.out), "resume": how.resume}
-    own |= {"from_step": how.from_step, "skip": how.skip}
-    first = world.share(own)
-    with together(world):
-        if other := [name for name in own if own[name] != first[name]]:
-            told = "; ".join(f"{name} {own[name]}, not {first[name]}" for name in other)
-            raise RepaError(
-                f"process {world.rank} was started with other arguments than the first one "
-                f"({told}): give all of them the same."
-            )
+    own = {**asdict(how.config), **how.reporting.plain(), "out": str(how.out)}
+    own |= {"resume": how.resume, "from_step": how.from_step, "skip": how.skip}
+    check_same(how.processes, {**own, "keep_features": how.keep_features})
 
 
 @contextmanager

@@ -1,11 +1,14 @@
 """What a run writes and tells beside its weights. Does not import torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from repa.errors import SettingError
 from repa_base.progress import Progress
 from repa_base.settings import check_settings, setting
+
+_TOLD = ("on_step", "on_taken", "on_preview", "on_progress", "on_note")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,10 @@ class Reporting:
             if (value := getattr(self, name)) != getattr(Reporting, name):
                 raise SettingError(name, f"{name} {value} is of evaluations: give --eval-every.")
 
+    def plain(self) -> dict[str, Any]:
+        """Return what is written and how often, without who is told, by the settings' names."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TOLD}
+
     def quiet(self) -> "Reporting":
         """Return the same, and nobody is told."""
-        told = ("on_step", "on_taken", "on_preview", "on_progress", "on_note")
-        return replace(self, **{name: getattr(Reporting(), name) for name in told})
+        return replace(self, **{name: getattr(Reporting(), name) for name in _TOLD})

@@ -68,8 +68,11 @@ def test_what_is_refused_is_known_to_every_process_and_nothing_is_left(shared):
         f"{other} (learning_rate 0.002, not 0.001): give all of them the same."
     )
     assert said[0]["arguments"].startswith(f"{other} (skip (3,), not ())")
+    assert said[0]["watching"].startswith(f"{other} (checkpoint_every 5, not 4)")
+    assert said[0]["keeping"].startswith(f"{other} (keep_features nowhere, not unset)")
     assert "holds a run already" in said[0]["there"]
-    assert not any((folder / name).exists() for name in ("divided", "settings", "arguments"))
+    refused = ("divided", "settings", "arguments", "watching", "keeping")
+    assert not any((folder / name).exists() for name in refused)
 
 
 def killed(tmp_path, size, kills):
