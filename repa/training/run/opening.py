@@ -1,7 +1,8 @@
 """Opening a run: its folder, data, targets and state, before the first step or where it goes on.
 
 All that can be refused is refused here, by `plan_run`, which a dry run has too. Of several
-processes the first one reads and writes the folder, and what it finds, or meets, is known to all.
+processes the first one alone writes the folder, and what it finds, or meets, is known to all; the
+others read an encoder's features there, so that it must be on a disk that they share.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,11 +25,13 @@ from repa.training.run.folder import (
     record_settings,
 )
 from repa.training.run.initial import start_from_checkpoint, with_recorded_start
+from repa.training.run.milestones import record_reporting
 from repa.training.run.resuming import Start, check_longer, load_checkpoint, start_of
 from repa.training.run.state import TrainState, check_model, model_settings
 from repa.training.settings import Reporting, TrainConfig
 from repa.training.targets import Keeping, TargetSource, keep_targets, open_targets
 from repa.training.watching.regular import Regular
+from repa_base.device import remarks_on
 from repa_base.processes import Processes, at_first, check_same, together
 
 
@@ -59,7 +62,7 @@ class OpenRun:
     """A run that can go on: its state, what it is trained on, and what its weights are.
 
     `skipped` are the numbers of steps, from 1, whose update is left out, `latest` is the checkpoint
-    that it goes on from, if it does.
+    that it goes on from, if it does, `milestones` the steps whose checkpoints stay in any case.
     """
 
     config: TrainConfig
@@ -71,6 +74,7 @@ class OpenRun:
     share: Share
     skipped: frozenset[int]
     latest: Path | None
+    milestones: frozenset[int] = frozenset()
     regular: Sequence[Regular] = ()
 
 
@@ -100,6 +104,8 @@ def plan_run(how: Opening) -> RunPlan:
     """
     world, out = how.processes, how.out
     config, before = _checked(how)
+    for remark in remarks_on(config.precision, how.device):
+        how.on_note(remark)
     data, record = _opened_data(config, how)
     with together(world):
         targets = _opened_targets(config, data, how)
@@ -133,12 +139,13 @@ def opened(how: Opening) -> Iterator[OpenRun]:
         data, what, latest = plan.data, plan.what, plan.start.checkpoint
         with together(world):
             state = TrainState.create(plan.config, what.model, how.device)
-        config, skipped = at_first(world, lambda: _begun(how, plan, state))
+        config, skipped, milestones = at_first(world, lambda: _begun(how, plan, state))
         state.copy_from_first(world)
         targets = plan.targets
         if config.is_aligned(state.step):
             targets = _kept_targets(targets, config, data, how)
-        yield OpenRun(config, out, state, data, targets, what, share, skipped, latest, plan.regular)
+        parts = state, data, targets, what, share, skipped, latest, milestones, plan.regular
+        yield OpenRun(config, out, *parts)
 
 
 def _checked(how: Opening) -> tuple[TrainConfig, TrainConfig | None]:
@@ -152,17 +159,20 @@ def _checked(how: Opening) -> tuple[TrainConfig, TrainConfig | None]:
     return config, before
 
 
-def _begun(how: Opening, plan: RunPlan, state: TrainState) -> tuple[TrainConfig, frozenset[int]]:
+def _begun(
+    how: Opening, plan: RunPlan, state: TrainState
+) -> tuple[TrainConfig, frozenset[int], frozenset[int]]:
     """Fill the state, and write what is known of the run to its folder.
 
     Returns:
-        Its settings now, and the steps that are left out.
+        Its settings now, the steps that are left out, and those whose checkpoints stay.
     """
     config, out, note, start = plan.config, how.out, how.on_note, plan.start
     if start.checkpoint is None:
         config = start_from_checkpoint(state, config, plan.what, note)
     else:
         load_checkpoint(state, config, out, start.checkpoint, note)
+    milestones = record_reporting(out, how.reporting, state.step, note)
     skipped, notes = record_settings(
         out,
         config,
@@ -179,7 +189,7 @@ def _begun(how: Opening, plan: RunPlan, state: TrainState) -> tuple[TrainConfig,
         note(f"resuming from step {state.step} of {config.num_steps}.")
     if notes:
         note(f"from step {state.step + 1} on: {', '.join(notes)}.")
-    return config, skipped
+    return config, skipped, milestones
 
 
 def _check_same(how: Opening) -> None:
@@ -250,6 +260,14 @@ def _kept_targets(
     at_first(world, keep)
     with together(world):
         found = kept[0] if kept else _opened_targets(config, data, how)
+    kinds = [type(s).__name__ for s in getattr(found, "sources", [found])]
+    first = world.share(kinds)
+    with together(world):
+        if kinds != first:
+            raise RepaError(
+                f"process {world.rank} does not find the features that the first one keeps in "
+                f"{how.out}: it must be the same folder for all, on a disk that they share."
+            )
     return found
 
 
