@@ -2,13 +2,14 @@
 
 import filecmp
 import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from repa.errors import UnknownNameError, suggestion
-from repa.generation.settings import FOUND_AGAIN, LabelScheme, SampleConfig
+from repa.generation.settings import FOUND_AGAIN, SCALES, LabelScheme, SampleConfig
 from repa.generation.solvers import FAST
 from repa.registry import entry_names, is_registered, load_registry
 from repa_base.settings import LARGEST, flag_of
@@ -157,11 +158,23 @@ def sample(
     if dry:
         _tell_plan(config, recorded, grid, png, as_json=as_json)
         return
-    result = _run(config, recorded, grid, png, steps_given="num_steps" in settings)
+    result = _run(config, recorded, grid, png, ignored=_ignored(config, settings))
     if result and as_json:
         print_json(result)
     elif result:
         print_table(["samples", ""], [(key, str(value)) for key, value in result.items()])
+
+
+def _ignored(config: SampleConfig, typed: Collection[str]) -> list[str]:
+    """Return what is to be said of typed settings that have no effect."""
+    notes = []
+    if config.adaptive and "num_steps" in typed:
+        notes.append(f"--steps is ignored: {config.solver} chooses its own steps.")
+    for interval, scale in SCALES.items():
+        if interval in typed and getattr(config, scale) == 1:
+            ignored, off = flag_of(SampleConfig, interval), flag_of(SampleConfig, scale)
+            notes.append(f"{ignored} is ignored: {off} 1 turns its guidance off.")
+    return notes
 
 
 def _check_beside_manifest(typed: list[str]) -> None:
@@ -223,7 +236,7 @@ def _run(
     grid: Path | None,
     png: Path | None,
     *,
-    steps_given: bool,
+    ignored: Sequence[str],
 ) -> dict[str, Any]:
     """Generate and draw; return what to report, which is nothing for the ranks after the first."""
     with Loading():
@@ -236,8 +249,8 @@ def _run(
         first = processes.is_first
         if first:
             _check_drawn(config, grid, png)
-        if config.adaptive and steps_given and first:
-            print_note(f"--steps is ignored: {config.solver} chooses its own steps.")
+        for note in ignored if first else ():
+            print_note(note)
         bar = progress_bar(config.num_images, "images", "sampling", shown=first, bar_format=_BAR)
         with bar:
             progress = SamplingProgress(config, bar, shown=first, recorded=recorded)

@@ -4,6 +4,7 @@ from .ddpm import classifier_free_output as classifier_free_output
 from .ddpm import sample_ddpm as sample_ddpm
 from .exponential import check_exponential as check_exponential
 from .exponential import sample_exponential as sample_exponential
+from .guidance import ZERO_SHARE as ZERO_SHARE
 from .guidance import Extrapolation as Extrapolation
 from .guidance import GuidanceInterval as GuidanceInterval
 from .guidance import classifier_free_velocity as classifier_free_velocity

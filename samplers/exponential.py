@@ -23,7 +23,7 @@ from torch import Tensor
 
 from samplers.guidance import GuidanceInterval
 from samplers.interpolant import Interpolant, LinearInterpolant
-from samplers.multistep import History, combined, guided_step, integrals
+from samplers.multistep import History, combined, guided_step, integrals, phase_of
 from samplers.names import EXPONENTIAL_ORDERS
 from samplers.schedule import chosen_times, ode_times, without_straddling
 from samplers.sde import NormalFn, checked_normals
@@ -86,6 +86,7 @@ def sample_exponential(
     corrected: bool = True,
     interpolant: Interpolant,
     guidance_interval: tuple[float, float] = (0.0, 1.0),
+    jumps: Sequence[float] = (),
     normal: NormalFn | None = None,
     on_time: TimeFn | None = None,
 ) -> Float64[Tensor, "batch *dims"]:
@@ -93,9 +94,10 @@ def sample_exponential(
 
     The last step, which has no noise, ends in the data that are predicted at its start. The first
     steps have the orders 1, 2, ... until there are enough earlier predictions, and again from where
-    guidance switches on or off. A prediction without any data in its state, at t = 1 on most paths,
-    has no place in the polynomial and serves its own step alone; on the cosine path, where rounding
-    leaves it 6e-17 of the data, it has a weight of about a hundredth in the second step.
+    guidance switches on or off, or the velocity jumps. A prediction without any data in its state,
+    at t = 1 on most paths, has no place in the polynomial and serves its own step alone; on the
+    cosine path, where rounding leaves it 6e-17 of the data, it has a weight of about a hundredth in
+    the second step.
 
     Args:
         velocity: As in `sample_ode`.
@@ -109,6 +111,7 @@ def sample_exponential(
             among the others, before the next; that prediction is not made again.
         interpolant: The path that `velocity` was trained on.
         guidance_interval: As (low, high); a step is guided if its middle is inside.
+        jumps: As in `sample_adams`.
         normal: As in `sample_sde`; dpm++ needs none.
         on_time: As in `sample_ode`; never waits for a GPU.
 
@@ -128,7 +131,9 @@ def sample_exponential(
         raise ValueError(f"normal must be given for {method}, which adds noise.")
     interval = GuidanceInterval(*guidance_interval)
     slope_at = float64_velocity(velocity, noise.dtype, on_time)
-    grid = chosen_times(num_steps, times, lambda n: without_straddling(ode_times(n), interval))
+    grid = chosen_times(
+        num_steps, times, lambda n: without_straddling(ode_times(n), interval, jumps)
+    )
     levels = _levels(grid, interpolant)
     process, history = _PROCESSES[method], History(order)
     corrected = corrected and method == "sa" and order > 1
@@ -136,7 +141,7 @@ def sample_exponential(
     for step, (start, end) in enumerate(pairwise(levels)):
         guided = guided_step(start.t, end.t, interval)
         data = start.of_x * x + start.of_velocity * slope_at(x, start.t, guided)
-        remembers = history.begin(guided)
+        remembers = history.begin(phase_of(start.t, guided, jumps))
         history.add(start.log_ratio, data)
         if end.t == 0:
             break

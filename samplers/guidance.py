@@ -47,12 +47,19 @@ def plain(positive: Tensor, negative: Tensor, t: Tensor, weight: float) -> Tenso
     return negative + weight * (positive - negative)
 
 
-def zero_star(zero_share: float = 0.04) -> Extrapolation:
-    """Scale the negative to fit the positive best, and stand still at first: CFG-Zero*.
+ZERO_SHARE = 0.04
+"""How much of the time CFG-Zero* has no velocity at first, as published."""
+
+
+def zero_star(zero_share: float = ZERO_SHARE) -> Extrapolation:
+    """Scale the negative to fit the positive best, and have no velocity at first: CFG-Zero*.
+
+    An ODE's state then stands still; that of an SDE moves on by the score and the noise.
 
     Args:
         zero_share: The guided velocity is 0 where t > 1 - zero_share: on equal steps in the first
-            zero_share of them, 4 % as published. Steps that are not guided are as ever.
+            zero_share of them, 4 % as published. Steps that are not guided are as ever. Solvers
+            that go by earlier evaluations have to be told of the jump.
 
     Raises:
         ValueError: Unless 0 <= zero_share < 1.

@@ -2,7 +2,7 @@
 
 A method of order n remembers the values of its last n evaluations and integrates the polynomial
 through them over the next step, whatever the lengths of the steps. Nothing is remembered across a
-change of guidance, where the values jump.
+change of guidance, or a time at which the velocity jumps.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,23 +16,26 @@ from samplers.guidance import GuidanceInterval
 Density = Callable[[np.ndarray], np.ndarray]
 """What a polynomial is weighted with: density(u) at places u, shaped like them."""
 
+_ROUNDING = 1e-6
+"""Times of a velocity may be float32; as near a jump as this, one counts as the jump itself."""
+
 # Of an exponential over a step as long as exp(20) in noise level, to float64's last digits.
 _PLACES, _SHARES = np.polynomial.legendre.leggauss(32)
 
 
 @dataclass
 class History:
-    """The last evaluations of equal guidance, the newest first: their places and their values."""
+    """The last evaluations of one phase, the newest first: their places and their values."""
 
     length: int
-    guided: bool | None = None
+    phase: object = None
     places: list[float] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
 
-    def begin(self, guided: bool) -> bool:
-        """Forget everything if guidance changes; return whether anything is remembered."""
-        if guided != self.guided:
-            self.guided, self.places, self.values = guided, [], []
+    def begin(self, phase: object) -> bool:
+        """Forget everything if the phase changes; return whether anything is remembered."""
+        if phase != self.phase:
+            self.phase, self.places, self.values = phase, [], []
         return bool(self.places)
 
     def add(self, place: float, value: Tensor) -> None:
@@ -44,6 +47,14 @@ class History:
 def guided_step(t: float, t_next: float, interval: GuidanceInterval) -> bool:
     """Whether a step is guided: its middle is. So no step is that has only an end inside."""
     return (t + t_next) / 2 in interval
+
+
+def phase_of(t: float, guided: bool, jumps: Sequence[float]) -> tuple[bool, int]:
+    """Return what tells evaluations that go on from each other from those that do not.
+
+    It is the guidance, and how many jumps are still ahead: the velocity at one is that below it.
+    """
+    return guided, sum(t > jump + _ROUNDING for jump in jumps)
 
 
 def integrals(

@@ -106,14 +106,17 @@ def _times_by_ratio(
     return high.tolist()
 
 
-def without_straddling(times: Sequence[float], interval: GuidanceInterval) -> list[float]:
+def without_straddling(
+    times: Sequence[float], interval: GuidanceInterval, jumps: Sequence[float] = ()
+) -> list[float]:
     """Move the nearest inner time to each end of the guidance interval that lies between times.
 
-    As many steps as before, and none of them has only a part inside the interval, unless there are
-    fewer inner times than ends.
+    So to each of `jumps`, times at which the velocity is another than above them. As many steps as
+    before, and none of them has only a part inside the interval, or on one side of a jump, unless
+    there are fewer inner times than ends and jumps.
     """
     moved, free = list(times), range(1, len(times) - 1)
-    for end in sorted({interval.low, interval.high}, reverse=True):
+    for end in sorted({interval.low, interval.high, *jumps}, reverse=True):
         if moved[-1] < end < moved[0] and free:
             nearest = min(free, key=lambda i: abs(moved[i] - end))
             moved[nearest] = end

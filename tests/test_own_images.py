@@ -5,10 +5,11 @@ The pictures are pieces of the two photographs that scikit-learn ships.
 
 import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -35,41 +36,78 @@ def cut_photographs(folder):
     return folder
 
 
-@pytest.fixture
-def run(tmp_path):
-    """Start the command in a folder of its own; killed after `seconds`, if it has not ended."""
+COMMAND = (sys.executable, "-m", "repa_cli")
+MARKING = (  # as the command, but every block is marked as soon as it is on disk
+    "from repa.data.preparation import pipeline; pipeline._SECONDS_TO_MARK = 0; "
+    "from repa_cli.app import main; main()"
+)
 
-    def started(*arguments, seconds=None, code=0):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "repa_cli", *map(str, arguments)],
+
+@pytest.fixture
+def start(tmp_path):
+    """Start the command in a folder of its own."""
+
+    def started(*arguments, command=COMMAND):
+        return subprocess.Popen(
+            [*command, *map(str, arguments)],
             cwd=tmp_path,
             env={**os.environ, "REPA_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
-        try:
-            out, err = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-            return ""
-        assert process.returncode == code, err
-        return out
 
     return started
 
 
-def test_pictures_are_prepared_through_a_kill_trained_on_sampled_and_judged(run, tmp_path):
+@pytest.fixture
+def run(start):
+    """Run the command to its end; return what it prints."""
+
+    def ended(*arguments):
+        process = start(*arguments)
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        return out
+
+    return ended
+
+
+def marked(folder, count):
+    """Return which of so many rows an unfinished set holds as done; none before there is a file."""
+    path = folder / "prepare.progress"
+    records = path.read_bytes().partition(b"\n")[2] if path.exists() else b""
+    return np.frombuffer(records, np.uint8).reshape(count, -1).any(1) if records else np.zeros(0)
+
+
+def kill_in_the_work(start, folder, count):
+    """Kill what `start` starts as soon as some rows are marked; return how many are by then.
+
+    All of them can be only if this process stood still for a second; then it is tried again.
+    """
+    for _ in range(3):
+        with start() as process:
+            while not marked(folder, count).any():
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.005)
+            process.kill()
+        if (number := int(marked(folder, count).sum())) < count:
+            break
+        shutil.rmtree(folder)
+    return number
+
+
+def test_pictures_are_prepared_through_a_kill_trained_on_sampled_and_judged(start, run, tmp_path):
     cut_photographs(tmp_path / "photographs")
     save_tiny_autoencoder(tmp_path / "vae")
     options = ("--image-size", 64, "--autoencoder", "vae", "--encoder", ENCODER)
     options += ("--held-out", 0.2, "--features", NETWORK, "--batch-size", 4, "--device", "cpu")
-    start = time.monotonic()
     run("prepare", "photographs", "--out", "whole", *options)
-    seconds = time.monotonic() - start
-    run("prepare", "photographs", "--out", "set", *options, seconds=0.6 * seconds)
-    run("prepare", "photographs", "--out", "set", *options)
+    prepare = ("prepare", "photographs", "--out", "set", *options)
+    killed = partial(start, *prepare, command=(sys.executable, "-c", MARKING))
+    assert 0 < kill_in_the_work(killed, tmp_path / "set", 100) < 100
+    assert not (tmp_path / "set/prepared.json").exists()
+    run(*prepare)
     assert content(tmp_path / "set") == content(tmp_path / "whole")
 
     about = json.loads(run("data", "set", "--json"))

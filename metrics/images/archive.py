@@ -5,12 +5,16 @@ checking a member while the whole file is read for something else, and refusing 
 made to fill memory or time.
 """
 
+import io
 import os
 import struct
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from metrics.errors import InputError
 from metrics.images.picture_files import is_hidden
@@ -26,6 +30,7 @@ _LOCAL_HEADER = struct.Struct("<26xHH")  # the lengths of the name and of the ex
 _LOCAL_HEADER_BYTES = 30
 _STORED, _DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 _MAX_INFLATED = 1 << 22  # bytes inflated at once
+_OTHER = "is damaged: it is not what the zip's directory says."
 
 
 def stored_start(path: Path, info: zipfile.ZipInfo) -> int:
@@ -87,22 +92,69 @@ def read_member(path: Path, title: str, place: Place, *, most: int = MAX_MEMBER_
         InputError: It is larger, or not what the directory says; the message begins with `title`.
         OSError: The archive cannot be read.
     """
-    offset, packed, size, method, crc = place
+    _, packed, size, method, crc = place
     check_member_size(title, max(size, packed), most)
     with path.open("rb", buffering=0) as file:
-        header = os.pread(file.fileno(), _LOCAL_HEADER_BYTES, offset)
-        start = offset + _LOCAL_HEADER_BYTES
-        if len(header) == _LOCAL_HEADER_BYTES:
-            start += sum(_LOCAL_HEADER.unpack(header))
-        content = os.pread(file.fileno(), packed, start)
+        content = os.pread(file.fileno(), packed, _start_of(file, title, place))
     try:
         if method == _DEFLATED:
             content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
     except zlib.error as error:
         raise InputError(f"{title} is damaged: {error}.") from error
-    if header[:4] != b"PK\3\4" or len(content) != size or zlib.crc32(content) != crc:
-        raise InputError(f"{title} is damaged: it is not what the zip's directory says.")
+    if len(content) != size or zlib.crc32(content) != crc:
+        raise InputError(f"{title} {_OTHER}")
     return content
+
+
+@contextmanager
+def opened_member(path: Path, title: str, place: Place) -> Iterator[io.BufferedIOBase]:
+    """Open a member for the block, to be read in parts where it is stored, without its checksum.
+
+    Raises:
+        InputError: As for `read_member`, but what is stored is not compared with its checksum.
+        OSError: The archive cannot be read.
+    """
+    _, packed, size, method, _ = place
+    if method == _DEFLATED:
+        yield io.BytesIO(read_member(path, title, place))
+        return
+    check_member_size(title, max(size, packed))
+    with path.open("rb", buffering=0) as file:
+        start = _start_of(file, title, place)
+        yield io.BufferedReader(_Part(file.fileno(), start, size))
+
+
+def _start_of(file: io.FileIO, title: str, place: Place) -> int:
+    """Return where a member's bytes begin, behind its local header."""
+    header = os.pread(file.fileno(), _LOCAL_HEADER_BYTES, place[0])
+    if len(header) < _LOCAL_HEADER_BYTES or header[:4] != b"PK\3\4":
+        raise InputError(f"{title} {_OTHER}")
+    return place[0] + _LOCAL_HEADER_BYTES + sum(_LOCAL_HEADER.unpack(header))
+
+
+class _Part(io.RawIOBase):
+    """A part of an open file, to be read as a file."""
+
+    def __init__(self, descriptor: int, start: int, size: int) -> None:
+        self._descriptor, self._start, self._size, self._position = descriptor, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401
+        count = max(0, min(len(buffer), self._size - self._position))
+        content = os.pread(self._descriptor, count, self._start + self._position)
+        buffer[: len(content)] = content
+        self._position += len(content)
+        return len(content)
 
 
 class PassingMember:

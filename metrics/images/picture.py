@@ -7,9 +7,10 @@ is, its content says, not its name.
 import io
 import os
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, cast
 
@@ -47,36 +48,76 @@ _DAMAGE = (
 )
 
 
+_TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
 _GREYS_AND_INKS = ("1", "L", "LA", "La", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV")
-_ORIENTATION = 0x0112  # of EXIF
+_ORIENTATION, _TURNED = 0x0112, range(2, 9)  # of EXIF
+
+# Pillow warns of damaged EXIF as it opens a picture, and no pixel depends on that. A filter for the
+# length of a call would change what other threads warn of.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.TiffImagePlugin")
 
 
 @dataclass(frozen=True)
 class PictureForm:
-    """What a picture is: height and width in pixels, and its format by Pillow's name."""
+    """What a picture is, and is no more when it is decoded.
+
+    Attributes:
+        size: Height and width in pixels.
+        format: By Pillow's name.
+        was_transparent: Whether it has transparency, which is dropped.
+        was_other_colours: Whether it is grey, of a palette or of inks, which become RGB.
+        is_turned: Whether its EXIF asks to turn or mirror it, which is not done.
+    """
 
     size: tuple[int, int]
     format: str
+    was_transparent: bool = False
+    was_other_colours: bool = False
+    is_turned: bool = False
+
+
+@dataclass(frozen=True)
+class Picture(PictureForm):
+    """A decoded picture, RGB; what became of what it was before is for the reader to say."""
+
+    pixels: UInt8[np.ndarray, "height width 3"] = field(kw_only=True)
 
 
 def read_form(path: Path) -> PictureForm:
     """Read a picture's header; one that may be cut short, for all that its end tells, is decoded.
 
+    EXIF that stands behind a PNG's pixels is not seen.
+
     Raises:
         InputError: The file cannot be read, is damaged, holds several pictures or more than 8 bits
             a channel, or is too large.
     """
-    form, size = _form_of(path, path)
-    with path.open("rb") as stream:
-        head, length = stream.read(16), stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, length - _TAIL))
-        tail = stream.read()
-    if form == "WEBP" and head.endswith(b"VP8L"):
-        form = LOSSLESS_WEBP
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    with stream:
+        return read_open_form(stream, str(path))
+
+
+def read_open_form(stream: io.BufferedIOBase, name: str) -> PictureForm:
+    """Read as `read_form` does the picture in an open file, called `name`.
+
+    Raises:
+        InputError: As for `read_form`.
+    """
+    form = read_content_form(stream, name)
+    stream.seek(0)
+    head, length = stream.read(16), stream.seek(0, os.SEEK_END)
+    stream.seek(max(0, length - _TAIL))
+    tail = stream.read()
+    if form.format == "WEBP" and head.endswith(b"VP8L"):
+        form = replace(form, format=LOSSLESS_WEBP)
     if not _has_its_end(head, length, tail):
-        height, width, _ = decode(path).shape
-        size = height, width
-    return PictureForm(size, form)
+        with _opened(stream, name) as picture:
+            height, width, _ = _as_rgb(picture).shape
+        form = replace(form, size=(height, width))
+    return form
 
 
 def read_content_form(content: io.BufferedIOBase, name: str) -> PictureForm:
@@ -85,37 +126,29 @@ def read_content_form(content: io.BufferedIOBase, name: str) -> PictureForm:
     Raises:
         InputError: As for `read_form`, but for what is cut short.
     """
-    form, size = _form_of(content, name)
-    return PictureForm(size, form)
+    with _opened(content, name) as picture:
+        return _form_of(picture, name)
 
 
-def _form_of(file: Path | io.BufferedIOBase, name: object) -> tuple[str, tuple[int, int]]:
-    with _opened(file, name) as picture:
-        form, size = picture.format or "", (picture.height, picture.width)
-        if form == "MPO":  # a JPEG file that carries others, such as a preview, behind the picture
-            form = "JPEG"
-        elif getattr(picture, "is_animated", False):
-            raise InputError(_several(name))
-    return form, size
+def _form_of(picture: Image.Image, name: str) -> PictureForm:
+    form = picture.format or ""
+    if form == "MPO":  # a JPEG file that carries others, such as a preview, behind the picture
+        form = "JPEG"
+    elif getattr(picture, "is_animated", False):
+        raise InputError(_several(name))
+    alpha = picture.mode in _TRANSPARENT or "transparency" in picture.info
+    size, other_colours = (picture.height, picture.width), picture.mode in _GREYS_AND_INKS
+    # Of a PNG, getexif would decode the pixels, to look for EXIF behind them.
+    if form == "PNG" and "exif" not in picture.info:
+        return PictureForm(size, form, alpha, other_colours)
+    return PictureForm(size, form, alpha, other_colours, _is_turned(picture))
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A decoded picture, and what it was before: what became of it is for the reader to say.
-
-    Attributes:
-        pixels: RGB.
-        format: As of `PictureForm`.
-        was_transparent: Whether it had transparency, which is dropped.
-        was_other_colours: Whether it was grey, of a palette or of inks, which became RGB.
-        is_turned: Whether its EXIF asks to turn or mirror it, which is not done.
-    """
-
-    pixels: UInt8[np.ndarray, "height width 3"]
-    format: str
-    was_transparent: bool = False
-    was_other_colours: bool = False
-    is_turned: bool = False
+def _is_turned(picture: Image.Image) -> bool:
+    try:
+        return picture.getexif().get(_ORIENTATION) in _TURNED
+    except _DAMAGE:  # of the EXIF alone
+        return False
 
 
 def decode_content(content: bytes, name: str) -> Picture:
@@ -125,14 +158,10 @@ def decode_content(content: bytes, name: str) -> Picture:
         InputError: As `read_form`; the message begins with `name`.
     """
     with _opened(io.BytesIO(content), name) as picture:
-        if picture.format != "MPO" and getattr(picture, "is_animated", False):
-            raise InputError(_several(name))
-        mode = picture.mode
-        alpha = mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
-        form = "JPEG" if picture.format == "MPO" else picture.format or ""
-        turned = picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
+        form = _form_of(picture, name)
         pixels = _as_rgb(picture)
-    return Picture(pixels, form, alpha, mode in _GREYS_AND_INKS, turned)
+        told = {**vars(form), "is_turned": _is_turned(picture)}
+    return Picture(**told, pixels=pixels)
 
 
 def decode(path: Path) -> UInt8[np.ndarray, "height width 3"]:

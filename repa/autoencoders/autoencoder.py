@@ -97,8 +97,9 @@ class Autoencoder:
 
     @property
     def reference(self) -> str:
-        """What finds it again: its registered name, or else its folder."""
-        return self.name if is_registered("autoencoders", self.name) else str(self.folder)
+        """What finds it again, from anywhere: its registered name, or else its folder's path."""
+        registered = is_registered("autoencoders", self.name)
+        return self.name if registered else str(self.folder.absolute())
 
     @cached_property
     def network(self) -> Any:  # noqa: ANN401
@@ -146,8 +147,8 @@ class AutoencoderFile(Autoencoder):
 
     @property
     def reference(self) -> str:
-        """The file."""
-        return str(self.folder)
+        """The file's path."""
+        return str(self.folder.absolute())
 
     @property
     def downsampling(self) -> int:
@@ -165,7 +166,8 @@ class AutoencoderFile(Autoencoder):
         Raises:
             CheckpointFormatError: Always.
         """
-        raise CheckpointFormatError(f"{self.folder}: does not tell the scale of its latents.")
+        lack = "does not tell the scale of its latents, as a folder that diffusers wrote does"
+        raise CheckpointFormatError(f"{self.folder}: {lack}.")
 
     @cached_property
     def _tensors(self) -> Tensors:

@@ -8,6 +8,8 @@ from repa.registry import cache_dir, find_entry
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+REFERENCE_AUTOENCODER = "sd-vae-ft-mse"
+"""Name of that with which the reference prepares its latents."""
 
 
 def autoencoder_folder(name: str, *, download: bool = True) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 
 from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
 from repa.checkpoints.contents import Contents
-from repa.checkpoints.hints import Hints
+from repa.checkpoints.hints import AS_SAID, ASSUMED, Hints
 from repa.checkpoints.settings import (
     CheckpointSettings,
     assumed_latent_space,
@@ -63,7 +63,7 @@ def converted(
         tensors: In the names and shapes of `SiT`.
         contents: The file that they are from; a trainer's arguments in it tell the alignment depth,
             which samples do not depend on (else the reference's default of 8), and the path.
-        hints: What is said of the file; it comes before what is told here.
+        hints: What is said of the file; it comes before what is told here, unless it gives way.
         assumed: What the dialect takes for granted and is to be said whenever it is sampled.
         told: Where the dialect has its settings from, see `Converted`.
         latent_space: The dialect's; None tells it by the channels: four are latents of
@@ -81,10 +81,11 @@ def converted(
     else:
         settings, found = _inferred(tensors, contents, hints, latent_space, known)
     found |= told
-    if hints.latents is not None:
+    by_file = not found.get("latent_space", "").startswith(ASSUMED)
+    if hints.latents is not None and not (hints.giving_way and by_file):
         default = hints.latents.autoencoder or settings.latent_space.autoencoder
         settings = replace(settings, latent_space=replace(hints.latents, autoencoder=default))
-        found["latent_space"] = "as said"
+        found["latent_space"] = AS_SAID
     return Converted(settings, tensors, assumed, told=found)
 
 
@@ -122,7 +123,7 @@ def _inferred(
             " FILE (in Python latents), the statistics that it was trained with"
         )
     encoder_depth, told["encoder_depth"] = _encoder_depth(hints, args)
-    num_heads, told["num_heads"] = _num_heads(tensors, hidden_size, depth, hints.num_heads)
+    num_heads, told["num_heads"] = _num_heads(tensors, hidden_size, depth, hints)
     told["path_type"] = _path_told(args, known)
     imagenet = latent and num_classes == 1000
     if imagenet:
@@ -158,7 +159,7 @@ def _dataset_of(image_size: int) -> str | None:
 def _encoder_depth(hints: Hints, args: Extra) -> tuple[int, str]:
     """Return the alignment depth, and who says it."""
     if hints.encoder_depth:
-        return hints.encoder_depth, "as said"
+        return hints.encoder_depth, AS_SAID
     if depth := args.get("encoder_depth"):
         return depth, "its arguments"
     return _REFERENCE_ENCODER_DEPTH, "assumed: REPA's default; samples do not depend on it"
@@ -171,23 +172,31 @@ def _path_told(args: Extra, known: dict[str, Any]) -> str:
     return "its dialect" if "path_type" in known else "assumed: linear, as REPA's"
 
 
-def _num_heads(tensors: Tensors, hidden_size: int, depth: int, said: int | None) -> tuple[int, str]:
+def _num_heads(tensors: Tensors, hidden_size: int, depth: int, hints: Hints) -> tuple[int, str]:
     """Return the number of heads, and what tells it: the norm of a head, a person, the size."""
-    norm = "blocks.0.attn.q_norm.weight"
+    norm, said = "blocks.0.attn.q_norm.weight", hints.num_heads
     told = hidden_size // width_of(norm, tensors) if norm in tensors else None
-    if told is not None and said not in (None, told):
+    if told is not None and said not in (None, told) and not hints.giving_way:
         raise ValueError(f"its tensors have {told} heads, not {said}")
-    if said is not None and hidden_size % said:
-        raise ValueError(f"its width {hidden_size} is no multiple of {said} heads")
     if told:
         return told, "the norm of its heads"
-    if said:
-        return said, "as said"
-    for name, size in SIT_SIZES.items():
-        if (size["hidden_size"], size["depth"]) == (hidden_size, depth):
-            size_name = name.split("/")[0]
-            return size["num_heads"], f"assumed: those of {size_name}, by its width and depth"
+    if said is not None and not hidden_size % said:
+        return said, AS_SAID
+    named = _heads_by_size(hidden_size, depth)
+    if said is not None and not (hints.giving_way and named):
+        raise ValueError(f"its width {hidden_size} is no multiple of {said} heads")
+    if named:
+        return named
     raise ValueError(
         f"no named SiT has width {hidden_size} and depth {depth}, so its number of heads is "
         "unknown: say --num-heads (in Python num_heads)"
     )
+
+
+def _heads_by_size(hidden_size: int, depth: int) -> tuple[int, str] | None:
+    """Return the heads of the named size of this width and depth, and that they are assumed."""
+    for name, size in SIT_SIZES.items():
+        if (size["hidden_size"], size["depth"]) == (hidden_size, depth):
+            size_name = name.split("/")[0]
+            return size["num_heads"], f"assumed: those of {size_name}, by its width and depth"
+    return None

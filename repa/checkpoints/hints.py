@@ -7,6 +7,12 @@ import torch
 from repa.autoencoders.latent_space import LatentSpace
 from repa.tensor_file import Extra, Tensors
 
+AS_SAID = "as said"
+"""Who told a setting of a checkpoint that a person told."""
+
+ASSUMED = "assumed: "
+"""What the word on who told a setting begins with where neither the file told it nor a person."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hints:
@@ -18,6 +24,7 @@ class Hints:
         encoder_depth: Number of the block after which features, or a middle head, are.
         latents: The latent space; without an autoencoder the dialect's is meant.
         stated: The registry's description, in place of what the file says or its shapes tell.
+        giving_way: Whether all this gives way to what the file tells, as it is said of another one.
     """
 
     dialect: str | None = None
@@ -25,6 +32,7 @@ class Hints:
     encoder_depth: int | None = None
     latents: LatentSpace | None = None
     stated: Extra | None = None
+    giving_way: bool = False
 
 
 def latent_space_from_statistics(tensors: Tensors) -> LatentSpace:

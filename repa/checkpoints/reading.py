@@ -184,14 +184,15 @@ def read_checkpoint(
     """Find and read a checkpoint without building its network; arguments as of `load_model`.
 
     `registered` names the registered checkpoint that a file is a copy of, whose entry tells what
-    the file does not. A file that a SHA256SUMS beside it lists, as one of a training run, is
-    checked against it. What is raised is as of `load_model`.
+    the file does not; `giving_way` is of `repa.checkpoints.hints.Hints`. A file that a SHA256SUMS
+    beside it lists, as one of a training run, is checked against it. What is raised is as of
+    `load_model`.
     """
     name, path, entry = _locate(name_or_path)
     if registered is not None:
         name, entry = registered, find_entry("checkpoints", registered)
     stated = entry if entry.get("model") else None
-    given = {key: entry.get(key) for key in ("dialect", "encoder_depth")}
+    given: dict[str, Any] = {key: entry.get(key) for key in ("dialect", "encoder_depth")}
     given |= {key: value for key, value in hints.items() if value is not None}
     said = Hints(stated=stated, latents=_said_latents(latents or entry.get("latents")), **given)
     _check_sum(path)

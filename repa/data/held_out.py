@@ -123,11 +123,9 @@ def held_out_rows(
     Raises:
         SettingError: The amount is neither, or comes to too few images, or leaves a class without.
     """
-    classes = np.zeros(len(hashes), np.int64) if labels is None else np.asarray(labels)
-    if classes.shape != (len(hashes),):
-        raise ValueError(f"There are {len(hashes)} hashes, and labels {classes.shape}.")
+    classes = _classes(len(hashes), labels)
     label_of = classes.tolist()
-    sizes = dict(sorted(Counter(label_of).items()))
+    sizes = _sizes(classes)
     room = _divided(_count(amount, sizes), sizes)
     together: dict[str, list[int]] = {}
     for row, content in enumerate(hashes):
@@ -145,9 +143,30 @@ def held_out_rows(
     return chosen
 
 
+def check_held_out(amount: float | Fraction, count: int, labels: np.ndarray | None) -> None:
+    """Refuse an amount that `held_out_rows` would refuse of so many files, whatever they hold.
+
+    Raises:
+        SettingError: It comes to too few images, or leaves a class without.
+    """
+    _count(amount, _sizes(_classes(count, labels)))
+
+
 def amount_text(amount: float | Fraction) -> str:
     """Return an amount as it is given: `0.1` or `500`."""
     return f"{amount}" if isinstance(amount, int) else f"{float(amount):g}"
+
+
+def _classes(count: int, labels: np.ndarray | None) -> np.ndarray:
+    """Return labels (N,), zeros for one class."""
+    classes = np.zeros(count, np.int64) if labels is None else np.asarray(labels)
+    if classes.shape != (count,):
+        raise ValueError(f"There are {count} files, and labels {classes.shape}.")
+    return classes
+
+
+def _sizes(classes: np.ndarray) -> dict[int, int]:
+    return dict(sorted(Counter(classes.tolist()).items()))
 
 
 def _count(amount: float | Fraction, sizes: Mapping[int, int]) -> int:

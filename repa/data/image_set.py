@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from metrics import InputError
-from metrics.images.picture import Picture, decode_content
+from metrics.images.picture import Picture, PictureForm, decode_content
 from repa.data import crop
 from repa.data.crop import center_crop
 from repa.errors import DataError
@@ -24,6 +24,10 @@ class Files(Protocol):
 
     def read(self, index: int) -> bytes:
         """Return the content of a file."""
+        ...
+
+    def form(self, index: int) -> PictureForm:
+        """Return what a picture is by its header."""
         ...
 
     def stamp(self, index: int) -> bytes:
@@ -79,6 +83,19 @@ class ImageSet:
             return self.files.read(index)
         except OSError as error:
             raise DataError(f"{self.title(index)} cannot be read: {error.strerror}.") from error
+
+    def form(self, index: int) -> PictureForm:
+        """Return what a picture is by its header, which costs little.
+
+        Raises:
+            DataError: As for `picture`, but for damage between its header and its end.
+        """
+        try:
+            return self.files.form(index)
+        except OSError as error:
+            raise DataError(f"{self.title(index)} cannot be read: {error.strerror}.") from error
+        except InputError as error:
+            raise DataError(str(error)) from error
 
     def stamp(self, index: int) -> bytes:
         """Return what changes when a picture's file does, without reading it.

@@ -1,6 +1,5 @@
 """What a data set holds, for a person: counts, sizes, latents, and images for a sheet."""
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from metrics.images.picture import read_content_form
 from metrics.images.source import Batches
 from repa.autoencoders.autoencoder import Autoencoder
 from repa.autoencoders.latent_space import LatentSpace
 from repa.data.digits import load_digits
+from repa.data.headers import read_headers
 from repa.data.image_set import ImageSet
 from repa.data.prepared_set import PreparedSet, is_prepared, is_unfinished, open_prepared
 from repa.data.reference_folder import is_reference_folder
@@ -73,18 +72,19 @@ def overview(data: PreparedSet | ImageSet | str, progress: Steps | None = None) 
     even distances at most, by the law of total variance, without a draw. `progress` counts images.
 
     Raises:
-        DataError: A part of it is damaged.
+        DataError: A part of it is damaged, or pictures of a folder or zip cannot be used.
     """
     if isinstance(data, PreparedSet):
         return _of_prepared(data, progress)
     if isinstance(data, ImageSet):
         found = {"name": data.name, "kind": data.kind, "images": data.count}
-        sizes = _header_sizes(data, progress)
+        headers = read_headers(data, progress)
         return (
             found
             | _classes(data.labels, data.num_classes, data.class_names)
             | {
-                "sizes": sizes,
+                "sizes": _extremes(headers.sizes),
+                "converted": dict(headers.converted),
                 "other_files": dict(data.not_taken),
                 "warnings": [],
             }
@@ -158,15 +158,8 @@ def _classes(labels: np.ndarray | None, num_classes: int, names: tuple[str, ...]
     return {"classes": num_classes, "images_by_class": named}
 
 
-def _header_sizes(data: ImageSet, progress: Steps | None) -> dict[str, Any]:
-
-    sides = []
-    for index in range(data.count):
-        content = io.BytesIO(data.read(index))
-        sides.append(read_content_form(content, data.title(index)).size)
-        if progress is not None:
-            progress(index + 1, data.count)
-    height, width = np.array(sides).T
+def _extremes(sizes: np.ndarray) -> dict[str, Any]:
+    height, width = sizes.T
     extremes = {k: [int(s.min()), int(s.max())] for k, s in (("width", width), ("height", height))}
     return extremes | {"cut": int(np.count_nonzero(width != height))}
 

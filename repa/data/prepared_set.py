@@ -14,6 +14,7 @@ import numpy as np
 
 from repa.autoencoders.latent_space import LatentSpace
 from repa.data.row_files import (
+    ANEW,
     HELD_OUT,
     IMAGES,
     ImageZip,
@@ -83,6 +84,12 @@ class PreparedSet:
     def encoders(self) -> tuple[str, ...]:
         """The encoders whose features are there."""
         return tuple(self.feature_shapes)
+
+    @property
+    def encoder_weights(self) -> dict[str, str | None]:
+        """SHA-256 of the weights that made an encoder's features; None where it is not known."""
+        told = {each["name"]: each.get("sha256") for each in self.manifest.get("encoders") or ()}
+        return {name: told.get(name) for name in self.encoders}
 
     def images(self, indices: Indices) -> np.ndarray:
         """Return images uint8 (B, H, W, 3).
@@ -162,12 +169,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
-        raise DataError(
-            f"{path} is damaged ({first_line(error)}); prepare the set anew."
-        ) from error
+        raise DataError(f"{path} is damaged ({first_line(error)}); {ANEW}.") from error
     if manifest.get("format") != FORMAT:
         found = manifest.get("format")
-        raise DataError(f"{path} is of format {found!r}; this version reads {FORMAT}.")
+        raise DataError(f"{path} is of format {found!r}; this version reads {FORMAT}: {ANEW}.")
     return manifest
 
 
@@ -215,7 +220,7 @@ def _open(folder: Path) -> PreparedSet:
         sizes = {name: file["size"] for name, file in manifest["files"].items()}
         digest = manifest["labels"]
     except (LookupError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{folder / MANIFEST} lacks something: {error!r}.") from error
+        raise DataError(f"{folder / MANIFEST} lacks something: {error!r}; {ANEW}.") from error
     _check_sizes(folder, sizes)
     checksums = _read_checksums(folder, layout)
     labels = _read_labels(folder, layout, digest)
@@ -254,7 +259,9 @@ def held_out_labels(prepared: PreparedSet) -> np.ndarray:
         return np.zeros(count, np.int64)
     labels = read_labels(prepared.folder, ImageZip(HELD_OUT, prepared.image_size, count, None))
     if len(labels) and not 0 <= labels.min() <= labels.max() < prepared.num_classes:
-        raise DataError(f"{prepared.folder}: labels of held-out images are none of its classes.")
+        raise DataError(
+            f"{prepared.folder}: labels of held-out images are none of its classes; {ANEW}."
+        )
     return labels
 
 
@@ -267,10 +274,10 @@ def _check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:
     for name, size in sizes.items():
         path = folder / name
         if not path.is_file():
-            raise DataError(f"{path} is missing: prepare the set anew.")
+            raise DataError(f"{path} is missing: {ANEW}.")
         if (found := path.stat().st_size) != size:
             cut = "is cut short" if found < size else "is too long"
-            raise DataError(f"{path} {cut}: {found:,} bytes, not {size:,}; prepare the set anew.")
+            raise DataError(f"{path} {cut}: {found:,} bytes, not {size:,}; {ANEW}.")
 
 
 def _read_checksums(folder: Path, layout: Layout) -> dict[str, np.ndarray]:
@@ -280,10 +287,11 @@ def _read_checksums(folder: Path, layout: Layout) -> dict[str, np.ndarray]:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             found = {key: file[key] for key in layout.all_files}
     except Exception as error:  # a damaged zip fails in many ways
-        raise DataError(f"{path} is damaged ({first_line(error)}).") from error
+        raise DataError(f"{path} is damaged ({first_line(error)}); {ANEW}.") from error
     for key, file in layout.all_files.items():
         if found[key].shape != (file.count,) or found[key].dtype != np.uint32:
-            raise DataError(f"{path} is damaged (those of {key} are not {file.count} numbers).")
+            found_not = f"those of {key} are not {file.count} numbers"
+            raise DataError(f"{path} is damaged ({found_not}); {ANEW}.")
     return found
 
 
@@ -293,5 +301,5 @@ def _read_labels(folder: Path, layout: Layout, digest: str | None) -> np.ndarray
     labels = read_labels(folder, layout.files[IMAGES])
     if labels_digest(labels) != digest:
         path = folder / layout.files[IMAGES].name
-        raise DataError(f"{path}: its labels are not those of {MANIFEST}; prepare the set anew.")
+        raise DataError(f"{path}: its labels are not those of {MANIFEST}; {ANEW}.")
     return labels

@@ -1,8 +1,9 @@
 """The reference's own prepared folder, read in place: PNG files and, beside them, moments.
 
 `images/00000/img00000000.png` and so on, `vae-sd/00000/img-mean-std-00000000.npy` (mean, then
-standard deviation), each with a `dataset.json`. Files belong together by their sorted names; there
-are no checksums, so that damage is found only where it breaks a file.
+standard deviation), each with a `dataset.json`. Files belong together by their sorted names; where
+the names hold numbers, or both lists tell the classes, these have to be the same. There are no
+checksums, so that damage is found only where it breaks a file.
 
 Source:
     REPA dataset.py and preprocessing/, at 67f7145.
@@ -10,6 +11,7 @@ Source:
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from metrics import InputError
 from metrics.images.folder import files_below
 from metrics.images.picture import read_form
 from metrics.images.picture_files import LABELS, read_labels
+from repa.autoencoders.hub import REFERENCE_AUTOENCODER
 from repa.autoencoders.latent_space import SD_LATENTS, LatentSpace
 from repa.data.image_set import ImageSet
 from repa.data.prepared_set import Indices, PreparedSet
@@ -27,7 +30,8 @@ from repa.data.row_files import IMAGES, MOMENTS
 from repa.data.sources import REFERENCE_IMAGES, REFERENCE_LATENTS, open_source
 from repa.errors import DataError, first_line
 
-_AUTOENCODER = "sd-vae-ft-mse"
+_IMAGE, _MOMENTS = re.compile(r"img(\d{8,})\.png"), re.compile(r"img-mean-std-(\d{8,})\.npy")
+"""Names that the reference's tools give an image and its moments, the same number in both."""
 
 
 def is_reference_folder(folder: Path) -> bool:
@@ -39,8 +43,8 @@ def open_reference_folder(folder: Path) -> PreparedSet:
     """Open what the reference's tools have prepared.
 
     Raises:
-        DataError: Images and moments are not as many, labels do not match, the first of each is
-            unreadable, or the images are not square.
+        DataError: Images and moments are not as many or have other numbers, labels do not match,
+            the first of each is unreadable, or the images are not square.
     """
     source = open_source(folder)
     try:
@@ -52,6 +56,7 @@ def open_reference_folder(folder: Path) -> PreparedSet:
                 f"{folder} holds {source.count} images and {len(latents)} moments: they belong "
                 "together by their order, so one of each is needed."
             )
+        _check_numbers(source, latents)
         labels = _labels(below, latents)
         size = read_form(Path(source.title(0))).size
     except InputError as error:
@@ -60,6 +65,8 @@ def open_reference_folder(folder: Path) -> PreparedSet:
         raise DataError(f"{source.title(0)} is {size[1]} x {size[0]}, not square.")
     if labels is None:
         labels = source.labels
+    elif source.labels is not None and not source.class_names:  # which folders would give
+        _check_labels(source, labels, latents)
     shape = _read_moments(latents[0], None).shape
     content = json.dumps(
         [folder.resolve().name, source.names, [path.name for path in latents], shape]
@@ -75,7 +82,7 @@ def open_reference_folder(folder: Path) -> PreparedSet:
         image_size=size[0],
         class_names=(),
         labels=numbers,
-        latent_space=LatentSpace(_AUTOENCODER, scale=SD_LATENTS.scale),
+        latent_space=LatentSpace(REFERENCE_AUTOENCODER, scale=SD_LATENTS.scale),
         moments_shape=(shape[0], shape[1], shape[2]),
         feature_shapes={},
         flip=False,
@@ -118,6 +125,30 @@ def _labels(below: Path, latents: Sequence[Path]) -> np.ndarray | None:
         return None
     names = [path.relative_to(below).as_posix() for path in latents]
     return read_labels(file.read_bytes(), str(file), names)
+
+
+def _check_numbers(source: ImageSet, latents: Sequence[Path]) -> None:
+    """Refuse an image and moments that are together by their order and not by their numbers."""
+    for place, path in enumerate(latents):
+        names = _IMAGE.fullmatch(Path(source.names[place]).name), _MOMENTS.fullmatch(path.name)
+        if names[0] and names[1] and int(names[0][1]) != int(names[1][1]):
+            raise DataError(
+                f"{source.title(place)} and {path} have other numbers, but belong together by "
+                "their order: an image or moments are missing, or were renamed."
+            )
+
+
+def _check_labels(source: ImageSet, labels: np.ndarray, latents: Sequence[Path]) -> None:
+    """Refuse classes of the moments that are not those of the images."""
+    known = source.labels
+    if known is None or np.array_equal(known, labels):
+        return
+    place = int(np.argmax(known != labels))
+    raise DataError(
+        f"{source.title(place)} is of class {known[place]} and its moments, {latents[place]}, of "
+        f"class {labels[place]}, by the {LABELS} beside each: correct one of the two, or remove "
+        "that of the images."
+    )
 
 
 def _read_moments(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:

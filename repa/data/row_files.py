@@ -24,6 +24,9 @@ from repa.errors import DataError
 from repa_base.in_place import stored_zip
 
 IMAGES, MOMENTS, HELD_OUT = "images", "moments", "held-out"
+ANEW = "prepare the set anew with --overwrite"
+"""What mends damage."""
+
 _FLIPPED = "-flipped"
 _PER_ENTRY = 10_000  # of the directory, joined at once
 _MOST = 10**8  # images whose names have the same length
@@ -261,9 +264,7 @@ def read_rows(
             for index in indices:
                 content = os.pread(stream.fileno(), file.row_bytes, row_offset(file, index))
                 if len(content) != file.row_bytes or zlib.crc32(content) != checksums[index]:
-                    raise DataError(
-                        f"{path}: row {index} is not as it was written; prepare the set anew."
-                    )
+                    raise DataError(f"{path}: row {index} is not as it was written; {ANEW}.")
                 rows.append(file.decode(content))
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from error
@@ -286,9 +287,7 @@ def read_labels(folder: Path, file: RowFile) -> np.ndarray:
             text = stream.read(int.from_bytes(header[22:26], "little"))
         labels = np.array([label for _, label in json.loads(text)["labels"]], np.int64)
     except (OSError, ValueError, TypeError, LookupError, OverflowError) as error:
-        raise DataError(f"{path}: its labels are damaged; prepare the set anew.") from error
+        raise DataError(f"{path}: its labels are damaged; {ANEW}.") from error
     if labels.shape != (file.count,):
-        raise DataError(
-            f"{path}: its labels are not those of {file.count} images; prepare it anew."
-        )
+        raise DataError(f"{path}: its labels are not those of {file.count} images; {ANEW}.")
     return labels

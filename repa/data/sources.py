@@ -20,12 +20,13 @@ from metrics.images.archive import (
     MAX_MEMBER_BYTES,
     Place,
     check_member_size,
+    opened_member,
     place_of,
     read_member,
     shown_members,
 )
 from metrics.images.folder import files_below
-from metrics.images.picture import SUFFIXES
+from metrics.images.picture import SUFFIXES, PictureForm, read_form, read_open_form
 from metrics.images.picture_files import LABELS, described_not_taken, is_hidden, read_labels
 from repa.data.image_set import ImageSet
 from repa.errors import DataError
@@ -77,6 +78,10 @@ class FolderFiles:
         """Return the content of a file."""
         return (self.folder / self.names[index]).read_bytes()
 
+    def form(self, index: int) -> PictureForm:
+        """Return what a picture is by its header; raises as `read_form`."""
+        return read_form(self.folder / self.names[index])
+
     def stamp(self, index: int) -> bytes:
         """Return size and times."""
         status = (self.folder / self.names[index]).stat()
@@ -105,6 +110,12 @@ class ZipFiles:
             DataError: It is damaged, or larger than its entry says.
         """
         return _member(self.path, self.title(index), tuple(self.places[index].tolist()))
+
+    def form(self, index: int) -> PictureForm:
+        """Return what a picture is by its header; raises as `read_form`."""
+        title = self.title(index)
+        with opened_member(self.path, title, tuple(self.places[index].tolist())) as member:
+            return read_open_form(member, title)
 
     def stamp(self, index: int) -> bytes:
         """Return size and checksum as the zip's directory tells them."""

@@ -51,23 +51,26 @@ class Encoder:
         """SHA-256 of the weights in hexadecimal."""
         return self.weights and file_sha256(self.weights)
 
-    def check_grid(self, grid_size: int, *, image_size: int | None = None) -> None:
+    def check_grid(
+        self, grid_size: int, *, image_size: int | None = None, given: str = "with this model"
+    ) -> None:
         """Raise SettingError unless the encoder can give a grid of `grid_size` by `grid_size`.
 
-        With the side of the images in pixels the error names the sides that would do.
+        With the side of the images in pixels the error names the sides that would do with as many
+        pixels a token, after the words of `given`.
         """
         if grid_size in self.grid_sizes:
             return
         ends = sorted({self.grid_sizes[0], self.grid_sizes[-1]})
-        given = "grids" if len(ends) > 1 else "one grid"
-        given += f" of {' to '.join(f'{side} x {side}' for side in ends)} features an image"
+        gives = "grids" if len(ends) > 1 else "one grid"
+        gives += f" of {' to '.join(f'{side} x {side}' for side in ends)} features an image"
         remedy = "choose another image size or patch size"
         if image_size:
             sizes = " to ".join(str(side * image_size // grid_size) for side in ends)
-            remedy = f"with this model, images of {sizes} pixels would do"
+            remedy = f"{given}, images of {sizes} pixels would do"
         raise SettingError(
             "grid_size",
-            f"{self.name} gives {given}, not {grid_size} x {grid_size}: {remedy}.",
+            f"{self.name} gives {gives}, not {grid_size} x {grid_size}: {remedy}.",
         )
 
     @torch.no_grad()

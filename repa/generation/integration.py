@@ -13,6 +13,7 @@ from samplers import (
     ADAMS_BASHFORTH_ORDERS,
     EXPONENTIAL_ORDERS,
     PATHS,
+    ZERO_SHARE,
     GuidanceInterval,
     Interpolant,
     NormalFn,
@@ -40,6 +41,8 @@ def solver_of(protocol: Protocol, path: Interpolant, normal: NormalFn) -> Callab
     times = times_of(protocol, path, interval)
     steps = None if times or protocol.adaptive else protocol.num_steps
     shared: dict[str, Any] = {"num_steps": steps, "times": times, "guidance_interval": interval}
+    if solver in MULTISTEP:
+        shared["jumps"] = jumps_of(protocol)
     if solver == "sde":
         return partial(sample_sde, interpolant=path, normal=normal, **shared)
     if solver in ADAMS_BASHFORTH_ORDERS:
@@ -55,7 +58,8 @@ def times_of(
 ) -> list[float] | None:
     """Return the times that a protocol's solver visits; None are the solver's own.
 
-    The times of multistep solvers, unless they are given one by one, are fitted to the interval.
+    The times of multistep solvers, unless they are given one by one, are fitted to the interval,
+    and to where the velocity jumps within it.
     """
     if isinstance(protocol.times, tuple):
         return list(protocol.times)
@@ -69,7 +73,16 @@ def times_of(
     else:
         return None
     fitted = protocol.solver in MULTISTEP
-    return without_straddling(times, GuidanceInterval(*interval)) if fitted else times
+    if not fitted:
+        return times
+    return without_straddling(times, GuidanceInterval(*interval), jumps_of(protocol))
+
+
+def jumps_of(protocol: Protocol) -> tuple[float, ...]:
+    """Return where within the guidance interval a protocol's velocity jumps: CFG-Zero*'s does."""
+    low, high = protocol.guidance_interval
+    begins = 1 - ZERO_SHARE
+    return (begins,) if protocol.guidance == "cfg-zero" and low < begins < high else ()
 
 
 def num_increments(protocol: Protocol) -> int:

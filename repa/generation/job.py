@@ -29,7 +29,8 @@ from repa.generation.sample_files.opening import (
 )
 from repa.generation.sample_files.sample_file import NpzWriter
 from repa.generation.sample_files.sample_run import SampleRun, differing
-from repa.generation.settings import SampleConfig
+from repa.generation.settings import GUIDE_HINTS, SampleConfig
+from repa.registry import is_registered
 from repa_base.device import remarks_on
 from repa_base.processes import Processes, at_first, together
 from repa_base.progress import Steps
@@ -157,14 +158,10 @@ class Job:
         device = processes.device(config.device)
         known = {} if recorded is None else recorded.registered
         hints = {"registered": known.get("model"), **config.hints}
-        checkpoint, guide = read_checkpoint(config.model, device, **hints), None
+        checkpoint = read_checkpoint(config.model, device, **hints)
         if recorded is not None:
             recorded.check_file("model", checkpoint.sha256)
-        settings = checkpoint.settings
-        if config.guide is not None:
-            guide = read_checkpoint(config.guide, device, registered=known.get("guide"))
-        if recorded is not None and guide is not None:
-            recorded.check_file("guide", guide.sha256)
+        settings, guide = checkpoint.settings, _guide_of(config, device, recorded)
         check_protocol(config, settings, guide and guide.settings)
         if config.world_size is not None and processes.size > config.world_size:
             rule = f"start at most {config.world_size} processes here, not {processes.size}"
@@ -263,6 +260,29 @@ class Job:
         """Return this process's share of the images, in blocks of a size."""
         share = processes.rank, processes.size
         return image_blocks(self.config.num_images, size, self.config, share)
+
+
+def _guide_of(
+    config: SampleConfig, device: torch.device, recorded: Recorded | None
+) -> Checkpoint | None:
+    """Read what a run is guided away from, if anything.
+
+    What is said of the model's file is said of the guide's too, where that does not tell it itself:
+    an earlier checkpoint of the same run tells no more. A repeated run says what it said before.
+    """
+    if config.guide is None:
+        return None
+    names, registered = GUIDE_HINTS, None
+    if recorded is not None:
+        names, registered = recorded.guide_hints, recorded.registered.get("guide")
+    elif is_registered("checkpoints", config.guide):
+        names = ()
+    said = {name: config.hints[name] for name in names}
+    how: dict[str, Any] = {"registered": registered, "giving_way": bool(said)}
+    guide = read_checkpoint(config.guide, device, **how, **said)
+    if recorded is not None:
+        recorded.check_file("guide", guide.sha256)
+    return guide
 
 
 def _fill(output: NpzWriter, job: Job, processes: Processes, progress: Steps) -> None:

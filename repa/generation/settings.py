@@ -3,6 +3,7 @@
 A model in the registry may have defaults of its own: `for_model` takes them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,7 +23,7 @@ from repa.generation.solvers import (
     fast_settings,
 )
 from repa.registry import default_checkpoint, entry_names
-from repa_base.settings import check_settings, setting
+from repa_base.settings import check_settings, flag_of, setting
 from samplers.names import ADAPTIVE_METHODS, EXPONENTIAL_ORDERS, ODE_METHODS, GridName
 
 LabelScheme = Literal["random", "balanced"]
@@ -32,6 +33,12 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 HINTS = ("dialect", "num_heads", "encoder_depth", "latents")
 """Settings that say of a checkpoint what its file does not tell; see `load_model`."""
+
+GUIDE_HINTS = ("dialect", "num_heads", "latents")
+"""Those that count for a guide's file too, where it does not tell; its middle head is not asked."""
+
+SCALES = {"guidance_interval": "cfg_scale", "internal_interval": "internal_scale"}
+"""By the interval of a guidance, its strength, of which 1 turns it off."""
 
 FOUND_AGAIN = ("model", "guide", "autoencoder", "latents")
 """Settings that name files, which may be elsewhere when a run is repeated."""
@@ -62,6 +69,16 @@ def _numbers_of(
         raise
 
 
+def _check_effects(given: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Raise SettingError if an interval is given of guidance that is off, and nobody said so."""
+    for name, scale in SCALES.items():
+        off = scale not in given and settings.get(scale, getattr(Protocol, scale)) == 1
+        if name in given and off:
+            flag = flag_of(Protocol, scale)
+            reason = f"changes nothing where {scale} is 1: leave it out, or give {flag} above 1"
+            raise SettingError(name, f"{name} {reason}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """What decides image i of a checkpoint. The defaults are REPA's published protocol.
@@ -88,8 +105,9 @@ class Protocol:
         value="LOW,HIGH",
     )
     guidance: GuidanceName = setting(
-        "Kind of guidance: cfg is the published one, cfg-zero CFG-Zero* (scaled negative, 4 % of "
-        "the time still), apg adaptive projected guidance.",
+        "Kind of guidance: cfg is the published one, cfg-zero CFG-Zero* (scaled negative; above "
+        "t = 0.96, if the interval reaches so far, no velocity: an ODE stands still, an SDE does "
+        "not), apg adaptive projected guidance.",
         "cfg",
         choices=GuidanceName,
         value="|".join(get_args(GuidanceName)),
@@ -279,12 +297,10 @@ class Protocol:
             own_fields["labels"] = _numbers_of(labels, model, said)
         settings = cls(**own_fields, **named)
         own = defaults_of(model, **said)
-        if "internal_interval" in given and not {"internal_scale"} & {*given, *own.values}:
-            reason = "changes nothing without internal_scale"
-            raise SettingError("internal_interval", f"internal_interval {reason}: give --ig.")
         if fast:
             check_fast(own.path_type)
         taken = {k: v for k, v in own.values.items() if k in known and k not in given}
+        _check_effects(given, own_fields | taken)
         try:
             return replace(settings, **taken)
         except (SettingError, TypeError, ValueError) as error:
@@ -320,7 +336,8 @@ class SampleConfig(Protocol):
     )
     guide: str | None = setting(
         "Checkpoint to be guided away from instead of the network without a class (autoguidance): "
-        "a worse one of the same data, such as an earlier one of the same run.",
+        "a worse one of the same data, such as an earlier one of the same run. --dialect, "
+        "--num-heads and --latents are said of its file too, where that does not tell.",
         None,
         value="NAME|PATH",
     )

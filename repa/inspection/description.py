@@ -7,10 +7,10 @@ from typing import Any
 
 from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints import Checkpoint, read_checkpoint
+from repa.checkpoints.hints import ASSUMED
 from repa.generation import Protocol, defaults_of
 from repa.models.sit import SIT_SIZES
 
-_ASSUMED = "assumed: "
 _PARTS = {
     "x_embedder": "embedders",
     "t_embedder": "embedders",
@@ -37,7 +37,7 @@ class Fact:
     @property
     def is_assumed(self) -> bool:
         """Whether nothing in the file says it, nor a person."""
-        return self.source is not None and self.source.startswith(_ASSUMED)
+        return self.source is not None and self.source.startswith(ASSUMED)
 
 
 @dataclass(frozen=True)

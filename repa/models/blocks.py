@@ -62,7 +62,8 @@ class LabelEmbedder(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention over all tokens, by PyTorch's fused kernel.
 
-    It computes in the dtype of its weights, whatever that of the tokens.
+    It computes in the dtype of its layers' weights, whatever that of the tokens; the norms of
+    queries and keys in that of their own.
     """
 
     def __init__(self, hidden_size: int, num_heads: int, qk_norm: bool) -> None:
@@ -78,8 +79,16 @@ class Attention(nn.Module):
         """Mix the tokens (B, N, hidden_size)."""
         qkv = self.qkv(tokens.to(self.qkv.weight.dtype)).unflatten(2, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
+        q, k = self._normed(self.q_norm, q), self._normed(self.k_norm, k)
+        mixed = F.scaled_dot_product_attention(q, k, v)
         return self.proj(mixed.transpose(1, 2).flatten(2))
+
+    def _normed(self, norm: nn.Module, heads: Tensor) -> Tensor:
+        """Return queries or keys after their norm, which may be wider than the products."""
+        narrow = self.qkv.weight.dtype
+        if not isinstance(norm, nn.LayerNorm) or norm.weight.dtype == narrow:
+            return norm(heads)
+        return norm(heads.to(norm.weight.dtype)).to(narrow)
 
 
 class MLP(nn.Module):

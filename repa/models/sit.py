@@ -131,13 +131,14 @@ class SiT(nn.Module):
     def narrowed(self, dtype: torch.dtype) -> "SiT":
         """Return a copy for sampling whose attention and MLPs compute in a 16-bit `dtype`.
 
-        The tokens between blocks, their norms and modulation, the embedders and the last layer stay
-        as they are: an image's small differences are sums of all blocks, and would be rounded off.
+        The tokens between blocks, all norms, those of queries and keys too, modulation, embedders
+        and the last layer stay as they are: an image's small differences are sums of all blocks,
+        and would be rounded off.
         """
         copied = copy.deepcopy(self).requires_grad_(False)
         for block in copied.blocks:
-            for part in (block.attn, block.mlp):
-                part.to(dtype)
+            for part in ("attn.qkv", "attn.proj", "mlp"):
+                block.get_submodule(part).to(dtype)
         return copied
 
     def compile_blocks(self) -> None:

@@ -134,15 +134,19 @@ class PreparedTargets:
             raise SettingError(
                 "encoder",
                 f"{self.data.name} holds features of {self.encoder.name} already: leave out "
-                f"={self.encoder.weights}, or prepare it anew with these weights.",
+                f"={self.encoder.weights}, or prepare the set anew with these weights and "
+                "--overwrite.",
             )
         _, tokens, dim = self.data.features(self.encoder.name, np.arange(1)).shape
         if tokens != self.grid_size**2:
-            grids = [f"{side} x {side}" for side in (round(tokens**0.5), self.grid_size)]
+            side, wanted = round(tokens**0.5), self.grid_size
+            size = self.data.image_size * side // wanted
             raise SettingError(
                 "model",
-                f"{self.data.name} holds {grids[0]} features of {self.encoder.name} an image, and "
-                f"the model has {grids[1]} tokens: choose another patch size, or prepare it anew.",
+                f"{self.data.name} holds {side} x {side} features of {self.encoder.name} an image, "
+                f"and the model has {wanted} x {wanted} tokens: with this model, images of {size} "
+                "pixels would do; or choose another patch size, or prepare the set anew with "
+                f"--grid-size {wanted} and --overwrite.",
             )
         self.dims = [dim]
 

@@ -41,7 +41,7 @@ def data(
     Latents of the right autoencoder have means near 0 and standard deviations near 1.
     """
     if grid is None:
-        refuse_without(context, "--grid", "decoded", "columns")
+        refuse_without(context, "--grid", "decoded", "columns", "overwrite")
     if not decoded:
         refuse_without(context, "--decoded", "autoencoder", "device")
     with Loading():

@@ -12,8 +12,8 @@ from repa_cli.options import (
     HeldOutNetwork,
     Json,
     MetricWeights,
-    Overwrite,
     ProcessCount,
+    Replace,
     setting_options,
 )
 from repa_cli.output import (
@@ -65,7 +65,7 @@ def prepare(
     features: HeldOutNetwork = None,
     weights: MetricWeights = None,
     device: Device = PrepareConfig.device,
-    overwrite: Overwrite = False,
+    overwrite: Replace = False,
     processes: ProcessCount = None,
     as_json: Json = False,
     **settings: Any,  # noqa: ANN401
@@ -84,6 +84,7 @@ def prepare(
         raise typer.BadParameter("has no effect without --held-out", param_hint=option)
     with Loading():
         from repa.data.preparation import prepare as run
+        from repa.data.preparation import way_on
         from repa.evaluation import Measuring, reference_maker
         from repa_base.processes import joined_processes
 
@@ -101,7 +102,7 @@ def prepare(
             )
         except KeyboardInterrupt:
             if world.is_first:
-                print_note(f"{out} keeps what is done; repeat the command to go on.")
+                print_note(way_on(config))
             raise
         finally:
             for bar in bars.values():

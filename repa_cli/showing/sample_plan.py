@@ -83,7 +83,9 @@ def _times(plan: "DryRun") -> Iterator[tuple[str, str]]:
         left = "what is left" if plan.output.num_done else "all images"
         yield left, f"about {duration(plan.seconds)}{shared}"
     rows, needed = timing.network.measured_rows, 2 * size if guided and not timing.guide else size
-    how = f"the network on {rows} row{'s' if rows > 1 else ''}"
+    # To compile takes longer than all that is measured.
+    uncompiled = ", uncompiled," if plan.config.compile else ""
+    how = f"the network{uncompiled} on {rows} row{'s' if rows > 1 else ''}"
     if timing.decoder:
         how += f", the decoder on {timing.decoder.measured_rows}"
     how += ", in every process at once" if plan.num_processes > 1 else ""

@@ -179,6 +179,18 @@ def test_steps_that_an_adaptive_solver_ignores_are_noted_when_they_were_asked_fo
         assert code == 0 and "--steps" not in err
 
 
+def test_interval_of_guidance_that_is_turned_off_is_noted_when_it_was_asked_for(repa, here):
+    off = ["--cfg", "1", "--interval", "0,0.3", "--ig", "1", "--ig-interval", "0,0.3"]
+    code, _, err = repa(*TINY, "--solver", "euler", *off)
+    assert code == 0
+    assert err.splitlines()[:2] == [
+        "repa: --interval is ignored: --cfg 1 turns its guidance off.",
+        "repa: --ig-interval is ignored: --ig 1 turns its guidance off.",
+    ]
+    code, _, err = repa(*TINY, "--solver", "euler", "--cfg", "1", "--out", "plain.npz")
+    assert code == 0 and "ignored" not in err
+
+
 def test_json_goes_to_stdout_alone(repa, here):
     code, out, _ = repa(*TINY, "--json", "--out", "a/b.npz")
     result = json.loads(out)
@@ -275,6 +287,7 @@ def test_published_command_without_network_says_which_file_to_put_where(repa, he
         (["--interval", "a,b"], ["--interval", "'a,b' is not LOW,HIGH"]),
         (["--interval", "0.5"], ["--interval", "'0.5' is not LOW,HIGH"]),
         (["--interval", "nan,1"], ["--interval", "0 <= LOW <= HIGH <= 1"]),
+        (["--ig-interval", "0,0.3"], ["--ig-interval: changes nothing", "give --ig"]),
         (["--device", "gpu"], ["--device", "unknown device 'gpu'", "cuda"]),
         (["--device", "cpu:3"], ["--device", "unknown device 'cpu:3'"]),
         (["--cfg", "0.9"], ["--cfg"]),

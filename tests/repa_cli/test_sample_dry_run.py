@@ -42,6 +42,14 @@ def test_table_tells_every_setting_and_what_the_run_would_take(repa, here):
     assert not list(here.iterdir())
 
 
+def test_table_says_that_networks_are_measured_uncompiled(repa, here):
+    code, out, err = repa(*DRY, "--compile")
+    assert (code, err) == (0, "")
+    rows = rows_of(out)
+    assert rows["measured"][0].startswith("the network, uncompiled, on ")
+    assert rows["compile"] == ["True as asked False"]
+
+
 def test_json_holds_what_the_table_tells(repa, here):
     code, out, err = repa(*DRY, "--json")
     plan = json.loads(out)

@@ -1,5 +1,6 @@
 """Extrapolations of guidance: identities, diffusers' own arithmetic, and rows apart."""
 
+from functools import partial
 from math import inf
 
 import pytest
@@ -8,10 +9,13 @@ from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normal
 from diffusers.guiders.classifier_free_zero_star_guidance import cfg_zero_star_scale
 
 from samplers import (
+    LinearInterpolant,
     classifier_free_velocity,
     guided_velocity,
     plain,
     projected,
+    sample_adams,
+    sample_exponential,
     sample_ode,
     zero_star,
 )
@@ -97,6 +101,40 @@ def test_zero_star_stands_still_in_the_published_share_of_equal_steps(num_steps,
     velocity = guided_velocity(one, one, 2.0, extrapolation=zero_star())
     end = sample_ode(velocity, torch.zeros(1, 1), num_steps=num_steps, method="euler")
     assert end.item() == pytest.approx(-(num_steps - still) / num_steps, abs=1e-9)
+
+
+@pytest.mark.parametrize("num_steps", [7, 12, 100])
+@pytest.mark.parametrize(
+    "solve",
+    [
+        *(partial(sample_adams, order=order) for order in (1, 2, 4)),
+        *(
+            partial(sample_exponential, order=order, normal=None, interpolant=LinearInterpolant())
+            for order in (1, 2, 3)
+        ),
+    ],
+)
+def test_multistep_solvers_go_on_from_where_they_stood_still_with_no_memory_of_it(solve, num_steps):
+    def one(x, t):
+        return torch.ones_like(x)
+
+    velocity = guided_velocity(one, one, 2.0, extrapolation=zero_star())
+    noise = torch.full((1, 1), 0.3, dtype=torch.float64)
+    end = solve(velocity, noise, num_steps=num_steps, jumps=(0.96,))
+    assert end.item() == pytest.approx(0.3 - 0.96, abs=1e-9)
+
+
+def test_history_ends_at_a_jump_and_at_every_jump_of_several():
+    asked = []
+
+    def stairs(x, t, guided):
+        asked.append(t[0].item())
+        return torch.full_like(x, float((t <= 0.8).sum() + (t <= 0.25).sum()))
+
+    noise = torch.zeros(1, 1)  # of float32, as the times that the velocity sees
+    end = sample_adams(stairs, noise, num_steps=10, order=4, jumps=(0.25, 0.8))
+    assert end.item() == pytest.approx(-(0.8 + 0.25), abs=1e-6)
+    assert len(asked) == 10 and 0.25 in asked
 
 
 @pytest.mark.parametrize("make", [lambda: plain, zero_star, projected, lambda: projected(0.5, 1.0)])

@@ -22,7 +22,7 @@ from repa.checkpoints.dialects import (
     sra,
 )
 from repa.checkpoints.dialects.refused import refusal
-from repa.checkpoints.hints import Hints
+from repa.checkpoints.hints import AS_SAID, ASSUMED, Hints
 from repa.errors import suggestion
 from repa.tensor_file import Extra, Tensors
 
@@ -78,10 +78,21 @@ def convert(tensors: Tensors, extra: Extra, hints: Hints) -> tuple[str, Converte
     contents = unwrap(tensors, extra)
     if reason := refusal(contents.tensors):
         raise ValueError(reason)
-    name = _said(contents, hints.dialect) if hints.dialect else _found(contents)
+    name, by = _dialect_of(contents, hints)
     found = DIALECTS[name].convert(contents, hints)
-    by = "as said" if hints.dialect else DIALECTS[name].TOLD_BY
     return name, replace(found, told={"dialect": by, **found.told})
+
+
+def _dialect_of(contents: Contents, hints: Hints) -> tuple[str, str]:
+    """Return the dialect's name, and what tells it."""
+    said = hints.dialect
+    if said and not hints.giving_way:
+        return _said(contents, said), AS_SAID
+    name = _recognised(contents)
+    told = not DIALECTS[name].TOLD_BY.startswith(ASSUMED)
+    if said in DIALECTS and not told and DIALECTS[said].fits(contents):
+        return said, AS_SAID
+    return _found(contents), DIALECTS[name].TOLD_BY
 
 
 def _said(contents: Contents, name: str) -> str:
@@ -93,8 +104,12 @@ def _said(contents: Contents, name: str) -> str:
     return name
 
 
+def _recognised(contents: Contents) -> str:
+    return next(name for name, dialect in DIALECTS.items() if dialect.recognise(contents))
+
+
 def _found(contents: Contents) -> str:
-    name = next(name for name, dialect in DIALECTS.items() if dialect.recognise(contents))
+    name = _recognised(contents)
     if name == "repa" and sit.fits(contents) and sit.has_both_halves(contents.tensors):
         what = "which the same tensors may be: SiT predicts a velocity and DiT noise"
         raise ValueError(f"may speak the dialect sit or dit, {what}. Say --dialect sit or dit")

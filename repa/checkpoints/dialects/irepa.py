@@ -14,7 +14,7 @@ from repa.autoencoders.latent_space import LatentSpace
 from repa.checkpoints.architecture import Converted, converted
 from repa.checkpoints.contents import Contents
 from repa.checkpoints.dialects.repa import fits as fits
-from repa.checkpoints.hints import Hints
+from repa.checkpoints.hints import ASSUMED, Hints
 from repa.tensor_file import Tensors
 
 _LAYER = "projection_layer."
@@ -42,7 +42,8 @@ def convert(contents: Contents, hints: Hints) -> Converted:
     for name, tensor in contents.tensors.items():
         tensors = {**tensors, **_renamed(name, tensor)}
     space = LatentSpace(_AUTOENCODER)  # of which what is said takes scale and bias
-    return converted(tensors, contents, hints, latent_space=space)
+    told = {} if hints.stated else {"latent_space": f"{ASSUMED}statistics of another file"}
+    return converted(tensors, contents, hints, latent_space=space, told=told)
 
 
 def _renamed(name: str, tensor: Tensor) -> Tensors:

@@ -46,5 +46,5 @@ def _parted(tensors: Tensors) -> tuple[Tensors, Tensors]:
 
 
 def _check_heads(described: int, hints: Hints) -> None:
-    if hints.num_heads not in (None, described):
+    if hints.num_heads not in (None, described) and not hints.giving_way:
         raise ValueError(f"its description says {described} heads, not {hints.num_heads}")

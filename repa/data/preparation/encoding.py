@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from repa.autoencoders.autoencoder import Autoencoder, find_autoencoder
-from repa.data.preparation.settings import DEFAULT_AUTOENCODER, PrepareConfig
+from repa.autoencoders.hub import REFERENCE_AUTOENCODER
+from repa.data.preparation.settings import PrepareConfig
 from repa.data.row_files import features_key, moments_key
 from repa.encoders import Encoder, load_encoder
 from repa.errors import NonFiniteError, SettingError
@@ -27,6 +28,7 @@ class Networks:
     image_size: int
     flip: bool
     moments_shape: tuple[int, int, int] | None
+    device: torch.device
 
     @classmethod
     def load(cls, config: PrepareConfig, device: torch.device) -> "Networks":
@@ -39,8 +41,9 @@ class Networks:
         autoencoder, shape, size = None, None, config.image_size
         if config.autoencoder is not None:
             name = config.autoencoder
-            name = DEFAULT_AUTOENCODER if name == "default" else name
+            name = REFERENCE_AUTOENCODER if name == "default" else name
             autoencoder = find_autoencoder(name, device)
+            _ = autoencoder.latent_space  # a file that does not tell it is of no use
             if size % autoencoder.downsampling:
                 factor = autoencoder.downsampling
                 message = f"image_size must be a multiple of {factor} with {name}, got {size}."
@@ -52,9 +55,11 @@ class Networks:
         keys = [features_key(encoder.name) for encoder in encoders]
         if len(set(keys)) < len(keys):
             raise SettingError("encoders", "encoders have names that make the same file.")
+        pixels = f"{size / config.grid:g}"
+        given = f"choose another --grid-size, or with a token for every {pixels} pixels"
         for encoder in encoders:
-            encoder.check_grid(config.grid)
-        return cls(autoencoder, encoders, config.grid, size, config.flip, shape)
+            encoder.check_grid(config.grid, image_size=size, given=given)
+        return cls(autoencoder, encoders, config.grid, size, config.flip, shape, device)
 
     @property
     def features(self) -> dict[str, tuple[int, int]]:

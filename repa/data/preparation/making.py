@@ -6,13 +6,11 @@ number of processes, and ends with the same bytes. prepared.json, without which 
 prepared set, is written last.
 """
 
-import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from repa.data.held_out import check_held_out
 from repa.data.image_set import ImageSet
 from repa.data.preparation.encoding import Networks
 from repa.data.preparation.inspection import broken_error, inspect
@@ -27,41 +26,37 @@ from repa.data.preparation.pipeline import StageTimes, fill
 from repa.data.preparation.plan import (
     Plan,
     described,
-    difference,
+    identity_of,
     make_plan,
     notes_of,
-    total_bytes,
+    settings_manifest,
 )
-from repa.data.preparation.set_writer import attach_writer, begin_files, read_header
+from repa.data.preparation.set_folder import (
+    begin,
+    check_place,
+    check_set_room,
+    disk_of,
+    earlier,
+    forget_inspection,
+    locked,
+    naming_the_way_on,
+)
+from repa.data.preparation.set_writer import attach_writer
 from repa.data.preparation.settings import PrepareConfig
-from repa.data.prepared_set import (
-    CHECKSUMS,
-    INSPECTION,
-    MANIFEST,
-    PROGRESS,
-    is_prepared,
-    read_manifest,
-)
-from repa.data.row_files import HELD_OUT, Layout
+from repa.data.prepared_set import CHECKSUMS, MANIFEST, read_manifest
+from repa.data.row_files import Layout
 from repa.data.sources import open_source
-from repa.errors import ChecksumError, DataError, OutputExistsError
+from repa.errors import ChecksumError
 from repa_base.checksums import file_sha256, sealed
-from repa_base.files import check_room, is_full, replacing, size_text, write_text
-from repa_base.in_place.marks_file import lock_marks
+from repa_base.files import replacing, size_text, write_text
 from repa_base.processes import Processes, all_values, at_first, attempt, together
 from repa_base.progress import Progress, Steps
-from repa_base.workplace import remove_leftovers
 
 MakeReference = Callable[[Path], Mapping[str, Any]]
 """Makes the reference of the held-out images in the folder of a set; returns what the manifest says
 of it, its `file` among it. Every process calls it."""
 
-_LOCK = "prepare.lock"
-_OURS = (MANIFEST, PROGRESS, INSPECTION, _LOCK)
-_MADE = (MANIFEST, PROGRESS, INSPECTION, CHECKSUMS, "images.zip", "held-out.zip", "moments*.npy")
-_MADE += ("features/*.npy", "features-flipped/*.npy", f"{HELD_OUT}-*.npz")
 _ATTEMPTS = 4  # to write what the disk keeps
-_REMEDY = "use --overwrite to begin anew, or another --out"
 
 
 @dataclass(frozen=True)
@@ -106,10 +101,10 @@ def prepare(
 
     Raises:
         DataError: The source cannot be used, files of it cannot be or have changed; the message
-            names them.
+            names them. Or a finished set is there, and is damaged.
         OutputExistsError: The folder holds other files, or a set of other settings or images, or
             another process is at work on it (InUseError).
-        SettingError: A setting does not suit a network.
+        SettingError: A setting does not suit a network, or the number of images.
         OSError: The disk has no room; what is done stays.
         ChecksumError: The disk does not keep what is written.
     """
@@ -119,13 +114,17 @@ def prepare(
     report = progress or (lambda name, done, total: None)
     with together(processes):
         source = open_source(config.source)
+        if config.held_out is not None:
+            check_held_out(config.held_out, source.count, source.labels)
+        if first:
+            check_place(config)
         networks = Networks.load(config, processes.device(config.device))
         if first:
-            _check_folder(config)
-            _announce(config, source, networks, note)
-    with _locked(config.out, processes):
+            begun = earlier(config, settings_manifest(config, source, networks))
+            _announce(config, source, networks, note, anew=begun is None)
+    with locked(config.out, processes):
         if config.overwrite:
-            at_first(processes, (config.out / INSPECTION).unlink) if _has(config, processes) else 0
+            at_first(processes, lambda: forget_inspection(config.out))
         inspection = inspect(
             source,
             config.out,
@@ -137,10 +136,10 @@ def prepare(
         if inspection.broken and not config.skip_broken:
             raise broken_error(source, inspection.broken)
         plan = make_plan(config, source, inspection, networks)
-        batch_size = at_first(processes, lambda: _begin(config, plan))
-        if batch_size is None:
+        manifest = at_first(processes, lambda: begin(config, plan))
+        if manifest is None:
             return Prepared(config.out, read_manifest(config.out), was_finished=True)
-        plan = replace(plan, manifest={**plan.manifest, "batch_size": batch_size})
+        plan = replace(plan, manifest=manifest)
         _describe(config, plan, inspection.broken, note)
         return _Making(config, plan, networks, processes, report, note).run(make_reference)
 
@@ -175,7 +174,7 @@ class _Making:
         steps = _scaled(self.report, "preparing", self.plan.num_rows)
         threads = _num_threads(self.config, self.processes)
         with (
-            _naming_the_way_on(),
+            naming_the_way_on(self.config),
             together(self.processes),
             attach_writer(self.config.out, self.plan) as writer,
         ):
@@ -189,7 +188,10 @@ class _Making:
         own = list(self.plan.layout.all_files)[processes.rank :: processes.size]
         outcome = attempt(partial(self._verify, own))
         found = list(all_values(processes.gather(outcome)))
-        files = {name: file for part, _ in found for name, file in part.items()}
+        by_name = {name: file for part, _ in found for name, file in part.items()}
+        # In their own order: prepared.json is the same bytes for any number of processes.
+        names = [file.name for file in self.plan.layout.all_files.values() if file.name in by_name]
+        files = {name: by_name[name] for name in names}
         return processes.share((files, sum(damaged for _, damaged in found)))
 
     def _verify(self, keys: list[str]) -> tuple[dict[str, Any], int]:
@@ -224,8 +226,8 @@ class _Making:
                 for name in names
             }
             manifest = {**plan.manifest, "held_out": held_out, "files": {**files, **others}}
-            text = json.dumps(manifest, sort_keys=True)
-            manifest["identity"] = hashlib.sha256(text.encode()).hexdigest()
+            manifest |= self.networks.described()  # where this run has found them
+            manifest["identity"] = identity_of(manifest)
             write_text(out / MANIFEST, json.dumps(sealed(manifest), indent=1) + "\n")
             return manifest
 
@@ -239,22 +241,13 @@ class _Making:
             np.savez(stream, **found)  # pyright: ignore[reportArgumentType]
 
 
-def _check_folder(config: PrepareConfig) -> None:
-    """Find out whether the set may be written where it is to be; make its folder."""
-    out, source = config.out, config.source
-    if out.exists() and not out.is_dir():
-        raise OutputExistsError(f"{out} is a file; use another --out.")
-    real, origin = out.resolve(), source.resolve()
-    if real.is_relative_to(origin) or origin.is_relative_to(real):
-        raise OutputExistsError(f"{out} and {source} lie in one another; use another --out.")
-    out.mkdir(parents=True, exist_ok=True)
-    names = [path.name for path in out.iterdir()]
-    if names and not any(name in _OURS for name in names):
-        raise OutputExistsError(f"{out} holds other files ({min(names)}); use another --out.")
-
-
 def _announce(
-    config: PrepareConfig, source: ImageSet, networks: Networks, note: Callable[[str], object]
+    config: PrepareConfig,
+    source: ImageSet,
+    networks: Networks,
+    note: Callable[[str], object],
+    *,
+    anew: bool,
 ) -> None:
     """Say how large the set will be, and find out whether there is room, before any work."""
     layout = Layout(
@@ -271,55 +264,13 @@ def _announce(
         note(f"{described_not_taken(source.not_taken)}.")
     classes = f" in {source.num_classes:,} classes" if source.labels is not None else ""
     size = f"{config.image_size} x {config.image_size}"
-    free = size_text(shutil.disk_usage(config.out).free)
+    free = size_text(shutil.disk_usage(disk_of(config.out)).free)
     note(
         f"{source.name}: {source.count:,} pictures{classes} to {size} pixels make "
         f"{described(layout)}; {free} are free."
     )
-    if not any((config.out / name).exists() for name in (MANIFEST, PROGRESS)):
-        check_room(total_bytes(layout), config.out, what="the prepared set needs")
-
-
-def _begin(config: PrepareConfig, plan: Plan) -> int | None:
-    """Begin the files, or go on with them; return the size of the run's blocks, None if finished.
-
-    Raises:
-        OutputExistsError: What is there is of other settings or images.
-    """
-    out = config.out
-    try:
-        if is_prepared(out):
-            other = difference(read_manifest(out), plan.manifest, finished=True)
-            if other is None:
-                return None
-            raise OutputExistsError(f"{out} {other}; {_REMEDY}.")
-        theirs = read_header(out)
-        other = difference(theirs, plan.manifest, finished=False) if theirs else None
-        if other is not None:
-            raise OutputExistsError(f"{out} is unfinished and {other}; {_REMEDY}.")
-    except (OutputExistsError, DataError):
-        if not config.overwrite:
-            raise
-        _remove_made(out)
-        theirs = None
-    if theirs:
-        plan = replace(plan, manifest={**plan.manifest, "batch_size": theirs["batch_size"]})
-    begin_files(out, plan)
-    return plan.manifest["batch_size"]
-
-
-def _remove_made(out: Path) -> None:
-    """Remove what an earlier preparation has made, its manifest first."""
-    for pattern in _MADE:
-        for path in out.glob(pattern):
-            path.unlink()
-    for name in ("features", "features-flipped"):
-        with suppress(OSError):
-            (out / name).rmdir()
-
-
-def _has(config: PrepareConfig, processes: Processes) -> bool:
-    return at_first(processes, (config.out / INSPECTION).exists)
+    if anew:
+        check_set_room(config.out, layout)
 
 
 def _describe(
@@ -340,31 +291,3 @@ def _num_threads(config: PrepareConfig, processes: Processes) -> int:
 def _scaled(report: Progress, name: str, total: int) -> Steps:
     """Return what reports a process's share as that of all."""
     return lambda done, own: report(name, done * total / max(own, 1), total)
-
-
-@contextmanager
-def _naming_the_way_on() -> Iterator[None]:
-    """Say of a full disk how to go on."""
-    try:
-        yield
-    except OSError as error:
-        if not is_full(error):
-            raise
-        reason = f"{error.strerror}; make room and repeat the command: what is done stays"
-        raise OSError(error.errno, reason, error.filename) from error
-
-
-@contextmanager
-def _locked(out: Path, processes: Processes) -> Iterator[None]:
-    """Hold the set's lock, by the first process, for the block; leave nothing in a finished set."""
-    held: list[int] = []
-    at_first(processes, lambda: held.append(lock_marks(out / _LOCK, out)))
-    try:
-        yield
-    finally:
-        for descriptor in held:
-            if is_prepared(out):
-                remove_leftovers(out)  # of kills
-                for name in (PROGRESS, INSPECTION, _LOCK):
-                    (out / name).unlink(missing_ok=True)
-            os.close(descriptor)

@@ -23,14 +23,14 @@ from repa.data.preparation.settings import PrepareConfig
 from repa.data.prepared_set import FORMAT, labels_digest
 from repa.data.row_files import HELD_OUT, IMAGES, Layout, RowFile, rows_end
 from repa.errors import DataError
-from repa_base.device import environment
+from repa_base.device import environment, kernels_of
 from repa_base.files import size_text
 
 CROP = "center-crop-dhariwal"
 """The reference's name of ADM's crop."""
 
 _RULE = "of each class its share, the smallest SHA-256 of a file's content first"
-_FOR_THE_FIRST = ("batch_size",)  # of a manifest: what belongs to the run that began
+_PLACES = ("name", "autoencoder")  # where an autoencoder was found; its weights tell it apart
 _MEANINGS = {
     TRANSPARENT: "transparent",
     OTHER_COLOURS: "other_colours",
@@ -101,12 +101,9 @@ def make_plan(
     known = np.zeros(source.count, np.int64) if labels is None else labels
     _check_classes(source, known[usable], "that can be used")
     chosen = np.zeros(len(usable), bool)
-    held_out = None
     if config.held_out is not None:
         hashes = [content.hex() for content in inspection.hashes(usable)]
         chosen = held_out_rows(hashes, known[usable], config.held_out)
-        amount = amount_text(config.held_out)
-        held_out = {"count": int(chosen.sum()), "rule": _RULE, "amount": amount}
     kept, held = usable[~chosen], usable[chosen]
     _check_classes(source, known[kept], "left, with those held out")
     layout = Layout(
@@ -120,48 +117,56 @@ def make_plan(
         flip=config.flip,
     )
     manifest = {
-        "format": FORMAT,
-        "source": {"name": source.name, "kind": source.kind},
-        "image_size": config.image_size,
-        "crop": CROP,
+        **settings_manifest(config, source, networks),
         "count": len(kept),
-        "held_out": held_out,
-        "num_classes": source.num_classes,
-        "class_names": list(source.class_names),
         "labels": labels_digest(layout.labels),
         "content": _content(source, inspection, np.concatenate([kept, held])),
-        **networks.described(),
         "skipped": [source.names[place] for place in _others(source, usable)],
         "converted": {
             name: inspection.num_flagged(usable, flag) for flag, name in _MEANINGS.items()
         },
         "sizes": _sizes(inspection.records[usable], config.image_size),
-        "batch_size": config.batch_size,
-        "versions": versions(networks),
     }
+    if manifest["held_out"]:
+        manifest["held_out"]["count"] = len(held)
     places = np.concatenate([kept, held]).astype(np.int64)
     manifest = json.loads(json.dumps(manifest))  # as it is when it is read: no tuples
     return Plan(source, inspection, places, len(kept), layout, manifest)
 
 
-def difference(theirs: Mapping[str, Any], ours: Mapping[str, Any], *, finished: bool) -> str | None:
-    """Say what makes two manifests tell of other rows; None if nothing does.
+def settings_manifest(
+    config: PrepareConfig, source: ImageSet, networks: Networks
+) -> dict[str, Any]:
+    """Return what the manifest says that no file has to be read for, as plain values."""
+    held_out = None
+    if config.held_out is not None:
+        held_out = {"rule": _RULE, "amount": amount_text(config.held_out)}
+    manifest = {
+        "format": FORMAT,
+        "source": {"name": source.name, "kind": source.kind},
+        "image_size": config.image_size,
+        "crop": CROP,
+        "held_out": held_out,
+        "num_classes": source.num_classes,
+        "class_names": list(source.class_names),
+        **networks.described(),
+        "batch_size": config.batch_size,
+        "versions": versions(networks),
+    }
+    return json.loads(json.dumps(manifest))  # as it is when it is read: no tuples
 
-    What belongs to the run that began is not compared, nor are versions where all is finished.
-    """
-    ignored = {*_FOR_THE_FIRST, *(["versions"] if finished else [])}
-    for name in ours:
-        if name in ignored:
-            continue
-        one, other = theirs.get(name), ours[name]
-        if name == "held_out":
-            told = (one or {}, other or {})  # a finished one tells of its reference too
-            one, other = ([each.get(key) for key in ("count", "amount", "rule")] for each in told)
-        if one != other:
-            if name in ("content", "labels", "count", "sizes", "converted", "skipped"):
-                return "is of other images: the source has changed"
-            return f"has {name.replace('_', ' ')} {_short(one)}, not {_short(other)}"
-    return None
+
+def identity_of(manifest: Mapping[str, Any]) -> str:
+    """Return a hash of all that is in a set, but not of where its autoencoder was found."""
+    told = {**manifest, "autoencoder": without_place(manifest["autoencoder"])}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def without_place(value: Any) -> Any:  # noqa: ANN401
+    """Return what a manifest says of an autoencoder, but not by which name and path."""
+    if not isinstance(value, dict):
+        return value
+    return {k: without_place(v) for k, v in value.items() if k not in _PLACES}
 
 
 def described(layout: Layout) -> str:
@@ -197,10 +202,10 @@ def notes_of(plan: Plan) -> list[str]:
 
 
 def versions(networks: Networks) -> dict[str, str]:
-    """Return the versions of what the bytes may depend on."""
+    """Return the versions of what the bytes may depend on, and whose arithmetic they are of."""
     found = {"pillow": PIL.__version__}
     if networks.autoencoder or networks.encoders:
-        found["torch"] = environment()["torch"]
+        found |= {"torch": environment()["torch"], "kernels": kernels_of(networks.device)}
     return found
 
 
@@ -234,8 +239,3 @@ def _sizes(records: np.ndarray, image_size: int) -> dict[str, Any]:
         "enlarged": int(np.count_nonzero(np.minimum(width, height) < image_size)),
         "cut": int(np.count_nonzero(width != height)),
     }
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else value
-    return text if len(text) <= 60 else f"{text[:60]} ..."

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,6 @@ class SetWriter(contextlib.AbstractContextManager["SetWriter"]):
             for key, file in self._files.items():
                 self._descriptors[key] = os.open(folder / file.name, os.O_RDWR)
             on_failure.pop_all()
-
-    def num_done(self, rows: Iterable[int]) -> int:
-        """Return how many of some rows are marked as being on disk."""
-        return sum(self.is_done(range(row, row + 1)) for row in rows)
 
     def is_done(self, rows: range) -> bool:
         """Whether rows that follow each other are all marked as being on disk."""

@@ -4,11 +4,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from repa.autoencoders.hub import REFERENCE_AUTOENCODER
 from repa_base.errors import SettingError
 from repa_base.settings import check_settings, setting
-
-DEFAULT_AUTOENCODER = "sd-vae-ft-mse"
-"""The reference's, which the word `default` stands for."""
 
 _TOKEN_PIXELS = 16  # of a token of the reference: patches of 2 of latents at an eighth of the side
 
@@ -31,7 +29,7 @@ class PrepareConfig:
     )
     autoencoder: str | None = setting(
         "Autoencoder whose moments (mean and standard deviation) are computed: a name, a folder "
-        f"that diffusers wrote, or default, the reference's {DEFAULT_AUTOENCODER}.",
+        f"that diffusers wrote, or default, the reference's {REFERENCE_AUTOENCODER}.",
         None,
         value="NAME|PATH",
     )

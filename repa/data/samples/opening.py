@@ -59,6 +59,6 @@ def _open_own(path: Path, image_size: int) -> TrainingData:
         raise SettingError(
             "image_size",
             f"image_size is {image_size}, and {path} was prepared with {prepared.image_size}: "
-            "leave it out, or prepare the images anew.",
+            "leave it out, or prepare the set anew with --image-size and --overwrite.",
         )
     return prepared

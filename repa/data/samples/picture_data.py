@@ -1,6 +1,7 @@
 """Pictures as they lie, in a folder or a zip, as training data: cropped on the way, as pixels."""
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 
 from repa.autoencoders.latent_space import PIXELS
+from repa.data.headers import read_headers
 from repa.data.held_out import HeldOutReference
 from repa.data.image_set import ImageSet
 from repa.data.samples.training_data import AsPixels, with_mirrored
 from repa.data.sources import FolderFiles
 
 _NAME_LETTERS = 8
+_SECONDS_TO_TELL = 60
 _SLOW_BYTES = 1 << 28  # to hash, which takes a second or so
 _MOST_BYTES = 1 << 31  # whose content is hashed whole
 _SAMPLED = 1000  # pictures whose content is, of more
@@ -66,7 +69,16 @@ class PictureData(AsPixels):
         return torch.from_numpy(self.labels[indices])
 
     def record(self, on_note: Callable[[str], None]) -> dict[str, Any] | None:
-        """Return what a run remembers of the data; large folders are read for it."""
+        """Return what a run remembers of the data; large folders are read for it.
+
+        The header of every picture is read before. `on_note` is told what becomes of some of them.
+
+        Raises:
+            DataError: Pictures cannot be used; see `repa.data.headers.read_headers`.
+        """
+        headers = read_headers(self.pictures, self._telling(on_note))
+        for note in headers.notes(self.image_size):
+            on_note(note)
         if self._sizes is not None and sum(self._sizes) > _SLOW_BYTES:
             on_note(f"reading {self.pictures.name} once, so that a change is noticed.")
         return {
@@ -75,6 +87,18 @@ class PictureData(AsPixels):
             "num_classes": self.num_classes,
             "class_names": list(self.pictures.class_names),
         }
+
+    def _telling(self, on_note: Callable[[str], None]) -> Callable[[float, int], None]:
+        """Return what tells, once a minute, how many pictures were looked at."""
+        told = time.monotonic()
+
+        def tell(done: float, total: int) -> None:
+            nonlocal told
+            if time.monotonic() - told > _SECONDS_TO_TELL:
+                told = time.monotonic()
+                on_note(f"looked at {done:,} of {total:,} pictures of {self.pictures.name}.")
+
+        return tell
 
     @cached_property
     def _sizes(self) -> list[int] | None:

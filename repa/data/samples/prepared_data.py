@@ -3,7 +3,7 @@
 Row i of everything is of image i.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from repa.autoencoders.autoencoder import latents_from_moments
 from repa.autoencoders.latent_space import PIXELS
 from repa.data.held_out import HeldOutReference, remember_held_out
 from repa.data.prepared_set import PreparedSet
+from repa.data.row_files import ANEW
 from repa.data.samples.training_data import (
     Batch,
     RowGenerator,
@@ -23,8 +24,9 @@ from repa.data.samples.training_data import (
     with_mirrored,
 )
 from repa.errors import DataError, SettingError
+from repa.registry import find_entry, is_registered
 
-_NAME_LETTERS = 8
+_NAME_LETTERS, _HASH_LETTERS = 8, 12
 
 
 @dataclass
@@ -70,7 +72,7 @@ class PreparedData:
         ):
             raise DataError(
                 f"{self.folder}: the labels are not one of {self.num_classes} classes for each of "
-                f"{self.count} images; prepare it again."
+                f"{self.count} images; {ANEW}."
             )
 
     def batch(self, indices: np.ndarray, generator: RowGenerator) -> Batch:
@@ -125,7 +127,16 @@ class PreparedData:
         return replace(self, flip=True)
 
     def record(self, on_note: Callable[[str], None]) -> dict[str, Any] | None:
-        """Return what a run remembers, and remember on this machine where its reference is."""
+        """Return what a run remembers, and remember on this machine where its reference is.
+
+        `on_note` is told of features that an encoder made with other weights than the published.
+        """
+        for name in self._with_other_weights():
+            short = str(self.prepared.encoder_weights[name])[:_HASH_LETTERS]
+            on_note(
+                f"the features of {name} in {self.folder} are of other weights than the published "
+                f"ones: of SHA-256 {short}."
+            )
         if self.reference is not None:
             file = self.prepared.manifest["held_out"]["file"]
             remember_held_out(self.folder / file, self.reference.sha256)
@@ -137,7 +148,17 @@ class PreparedData:
             "image_size": self.image_size,
             "latent_space": None if self.latent_space.is_pixels else asdict(self.latent_space),
             "encoders": list(self.encoders),
+            "encoder_weights": self.prepared.encoder_weights,
         }
+
+    def _with_other_weights(self) -> Iterator[str]:
+        """Yield the encoders whose features are known to be of other weights than registered."""
+        for name, found in self.prepared.encoder_weights.items():
+            known = None
+            if is_registered("encoders", name):
+                known = find_entry("encoders", name).get("sha256")
+            if None not in (found, known) and found != known:
+                yield name
 
     def _not_flipped(self, what: str) -> str:
         return f"{self.folder} has no {what} of mirrored images: prepare it with --flip."

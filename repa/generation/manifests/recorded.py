@@ -15,7 +15,7 @@ from repa.errors import ChecksumError, RepaError, SettingError
 from repa.generation.images import DTYPES
 from repa.generation.manifests.writing import FORMAT
 from repa.generation.sample_files.sample_run import difference, same_settings
-from repa.generation.settings import FOUND_AGAIN, HINTS, SampleConfig
+from repa.generation.settings import FOUND_AGAIN, GUIDE_HINTS, HINTS, SampleConfig
 from repa.registry import is_registered
 
 _CHOSEN = ("out", "overwrite", "device")
@@ -32,7 +32,7 @@ _NEEDED += ("seed", "labels", "num_images", "batch_size", "image_size", "quantiz
 _DERIVED = ("format", "toolkit", "checkpoint_sha256", "guide_sha256", "autoencoder_sha256", "hints")
 _DERIVED += ("guided_channels", "latent_space", "dataset", "reference", "class_names", "path_type")
 _DERIVED += ("image_size", "rank_batch_size", "rng_device", "rtol", "atol", "dtype", "device")
-_DERIVED += ("versions",)
+_DERIVED += ("versions", "guide_hints")
 """What a manifest may have besides settings of `SampleConfig` by their names."""
 
 _SETTINGS = tuple(f.name for f in fields(SampleConfig) if f.name not in _CHOSEN)
@@ -92,6 +92,18 @@ class Recorded:
         """The registered names of model and guide, whose entries tell what their files do not."""
         named = {name: self.manifest.get(name) for name in ("model", "guide")}
         return {k: v for k, v in named.items() if v and is_registered("checkpoints", v)}
+
+    @property
+    def guide_hints(self) -> tuple[str, ...]:
+        """Which hints of the run said of its guide what the guide's file does not tell.
+
+        Raises:
+            RepaError: The manifest's value is none.
+        """
+        said = self.manifest.get("guide_hints", [])
+        if not isinstance(said, list) or not all(name in GUIDE_HINTS for name in said):
+            raise _foreign(self.source, f"its guide_hints are {said!r}")
+        return tuple(said)
 
     def check_file(self, name: str, sha256: str) -> None:
         """Raise ChecksumError unless model, guide or autoencoder is the recorded one, by its hash.

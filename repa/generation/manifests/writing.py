@@ -11,11 +11,12 @@ import torch
 
 from repa.autoencoders.autoencoder import Autoencoder
 from repa.checkpoints import Checkpoint
+from repa.checkpoints.hints import AS_SAID
 from repa.errors import RepaError
 from repa.generation.guiding import recorded
 from repa.generation.images import DTYPES
 from repa.generation.integration import TOLERANCE
-from repa.generation.settings import HINTS, Protocol, SampleConfig
+from repa.generation.settings import GUIDE_HINTS, HINTS, Protocol, SampleConfig
 from repa.generation.solvers import DEFAULT_ORDER
 from repa.registry import class_names_of_dataset, is_registered
 from repa.sheets import sampling_words
@@ -51,7 +52,7 @@ def manifest_of(
         **_class_names(checkpoint),
         "path_type": settings.path_type,
         **_solving(config),
-        **({} if guide is None else {"guide": guide.name, "guide_sha256": guide.sha256}),
+        **({} if guide is None else _guide(guide)),
         **_internal(config),
         "seed": config.seed,
         **_reference_rng(config, device),
@@ -128,6 +129,14 @@ def _hints(config: SampleConfig, checkpoint: Checkpoint) -> dict[str, Any]:
     if latents and not any(is_registered(kind, latents) for kind in ("latents", "autoencoders")):
         said["latents"] = Path(latents).name
     return {"hints": said} if said else {}
+
+
+def _guide(guide: Checkpoint) -> dict[str, Any]:
+    """Return which checkpoint is the guide, and which hints said what its file does not tell."""
+    told = {**guide.told, "latents": guide.told.get("latent_space")}
+    said = [name for name in GUIDE_HINTS if told.get(name) == AS_SAID]
+    hints = {"guide_hints": said} if said else {}
+    return {"guide": guide.name, "guide_sha256": guide.sha256, **hints}
 
 
 def _class_names(checkpoint: Checkpoint) -> dict[str, Any]:

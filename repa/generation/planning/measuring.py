@@ -64,7 +64,7 @@ class Timing:
 
 
 def timing_of(job: Job, images: int) -> Timing:
-    """Measure the networks of a run whose batches have so many images, in a few seconds.
+    """Measure the networks, uncompiled, of a run whose batches have so many images, in seconds.
 
     Rows are added until an evaluation takes about a second; what a larger batch takes follows from
     the time of one row and of those.

@@ -7,7 +7,7 @@ left out are those of the lines before it. Until its later checkpoints are set a
 not count, and whoever opens the run first goes back. config.json and each line hold a checksum of
 themselves, and config.json the number of lines that count, "draws", the format of the random draws,
 and, of data that can change, "data_set": how many images and classes they have, the names of those,
-and "identity", a hash of all.
+the SHA-256 of the weights of encoders whose features they hold, and "identity", a hash of all.
 """
 
 import json
@@ -178,6 +178,12 @@ def check_data(out: Path, data: Mapping[str, Any] | None, name: str) -> None:
         return
     parts = [f"{key} {before.get(key)}, now {now.get(key)}" for key in _TOLD]
     told = [part for part, key in zip(parts, _TOLD, strict=True) if before.get(key) != now.get(key)]
+    weights = [each.get("encoder_weights") or {} for each in (before, now)]
+    told += [
+        f"features of {name} by weights of SHA-256 {str(sha256)[:12]}, now {str(other)[:12]}"
+        for name, sha256 in weights[0].items()
+        if (other := weights[1].get(name, sha256)) != sha256
+    ]
     raise OutputExistsError(
         f"{out} was trained on other data than {name} holds by now "
         f"({'; '.join(told) or 'of other content'}): put them back, or use another --out."

@@ -4,8 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from pictures import class_folders
+from PIL import Image
+from tiny_autoencoder import save_tiny_autoencoder
 
+from repa.autoencoders.autoencoder import find_autoencoder
 from repa.autoencoders.latent_space import SD_LATENTS
 from repa.data.overview import images_to_show, open_set, overview
 from repa.data.preparation import PrepareConfig, prepare
@@ -38,6 +42,18 @@ def test_a_plain_folder_is_counted(source):
     assert (found["images"], found["classes"]) == (15, 3)
     assert found["images_by_class"] == {"cat": 5, "dog": 5, "emu": 5}
     assert found["sizes"] == {"width": [30, 30], "height": [20, 20], "cut": 15}
+    assert found["converted"] == {"transparent": 0, "other_colours": 0, "turned": 0}
+
+
+def test_pictures_that_are_converted_are_told_of_and_one_that_is_broken_is_refused(source):
+    Image.new("RGBA", (9, 7)).save(source / "cat/new.png")
+    Image.new("L", (7, 9)).save(source / "dog/new.png")
+    found = overview(open_set(source))
+    assert found["converted"] == {"transparent": 1, "other_colours": 1, "turned": 0}
+    assert found["sizes"] == {"width": [7, 30], "height": [7, 20], "cut": 17}
+    (source / "emu/1.png").write_bytes((source / "emu/1.png").read_bytes()[:99])
+    with pytest.raises(DataError, match=r"emu/1\.png is not a readable image"):
+        overview(open_set(source))
 
 
 def test_a_prepared_set_tells_of_what_it_was_made(source, tmp_path):
@@ -81,3 +97,21 @@ def test_pixels_have_no_moments_to_decode(source, tmp_path):
         with pytest.raises(DataError, match=r"moments|latents"):
             images_to_show(each, object()).read(0)
     assert np.array_equal(images_to_show(data).read(5), data.images([5])[0])
+
+
+def test_latents_are_shown_as_the_autoencoder_decodes_their_means(source, tmp_path):
+    vae = save_tiny_autoencoder(tmp_path / "vae", scaling_factor=0.3)
+    made = {"source": source, "out": tmp_path / "out", "image_size": 16}
+    data = open_set(prepare(PrepareConfig(**made, autoencoder=str(vae))).folder)
+    shown = images_to_show(data, find_autoencoder(vae))
+    network, moments = find_autoencoder(vae).network, torch.from_numpy(data.moments([4, 11]))
+    decoded = [
+        ((part + 1) * 127.5).clamp(0, 255).permute(0, 2, 3, 1).numpy()
+        for latents in (moments[:, :4], moments[:, 4:], moments[:, :4] * 0.3)
+        for part in [network.decode(latents).sample]
+    ]
+    found = np.stack([shown.read(4), shown.read(11)])
+    assert found.dtype == np.uint8
+    np.testing.assert_allclose(found, decoded[0], atol=0.51)  # rounded
+    for other in decoded[1:]:  # the deviations, and means that were scaled
+        assert np.abs(other - decoded[0]).max() > 2

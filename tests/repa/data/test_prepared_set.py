@@ -154,6 +154,61 @@ def test_poor_folder_of_the_reference_is_refused(reference, damage, message):
     assert "\n" not in str(caught.value)
 
 
+def image_labels(folder, labels):
+    """Write the list of classes that lies beside the images."""
+    pairs = [[f"00000/img{i:08d}.png", label] for i, label in enumerate(labels)]
+    text = json.dumps({"labels": pairs if len(labels) else None})
+    (folder / "images/dataset.json").write_text(text)
+
+
+@pytest.mark.parametrize("labels", [[2, 1, 0], []])
+def test_equal_labels_of_images_and_moments_are_read_as_one(reference, labels):
+    expected = open_prepared(reference).labels.tolist()
+    image_labels(reference, labels)
+    assert open_prepared(reference).labels.tolist() == expected == [2, 1, 0]
+
+
+def test_folders_by_number_are_no_classes_that_moments_could_disagree_with(reference):
+    """As in the reference: 1,000 images a folder, and their classes with the moments alone."""
+    for ending in ("images/{}/img{}.png", "vae-sd/{}/img-mean-std-{}.npy"):
+        last = reference / ending.format("00001", "00001000")
+        last.parent.mkdir()
+        (reference / ending.format("00000", "00000002")).rename(last)
+    path = reference / "vae-sd/dataset.json"
+    path.write_text(
+        path.read_text().replace("00000/img-mean-std-00000002", "00001/img-mean-std-00001000")
+    )
+    assert open_prepared(reference).labels.tolist() == [2, 1, 0]
+
+
+@pytest.mark.parametrize("labels", [[1, 1, 0], [2, 1, 5]])
+def test_labels_of_images_that_are_not_those_of_their_moments_are_refused(reference, labels):
+    image_labels(reference, labels)
+    place = 0 if labels[0] == 1 else 2
+    told = rf"img0000000{place}\.png is of class {labels[place]} and its moments, .*"
+    told += rf"img-mean-std-0000000{place}\.npy, of class {2 - place}, "
+    with pytest.raises(DataError, match=told) as caught:
+        open_prepared(reference)
+    assert "\n" not in str(caught.value)
+
+
+def test_moments_of_another_number_than_their_image_are_refused(reference):
+    """One is missing on each side, so that as many are left and all behind belong to another."""
+    (reference / "images/00000/img00000000.png").unlink()
+    (reference / "vae-sd/00000/img-mean-std-00000001.npy").unlink()
+    told = r"img00000001\.png and .*img-mean-std-00000000\.npy have other numbers"
+    with pytest.raises(DataError, match=told) as caught:
+        open_prepared(reference)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_named_otherwise_belong_together_by_their_order_alone(reference):
+    for number in range(3):
+        image = reference / f"images/00000/img{number:08d}.png"
+        image.rename(image.with_name(f"{'abc'[number]}.png"))
+    assert open_prepared(reference).labels.tolist() == [2, 1, 0]
+
+
 def test_rows_of_the_reference_that_do_not_fit_are_named(reference):
     np.save(reference / "vae-sd/00000/img-mean-std-00000001.npy", np.zeros((8, 4, 4), np.float32))
     Image.new("RGB", (8, 16)).save(reference / "images/00000/img00000002.png")

@@ -70,7 +70,7 @@ def test_setting_out_of_range_is_refused_before_a_file_is_read(tmp_path):
 
 def test_an_interval_of_internal_guidance_that_nobody_asked_for_is_refused():
     for model in ("digits", "sit-xl-2-repa-256"):
-        with pytest.raises(SettingError, match="changes nothing without internal_scale"):
+        with pytest.raises(SettingError, match="changes nothing where internal_scale is 1"):
             SampleConfig.for_model(model, internal_interval=(0.0, 0.5))
     given = {"internal_interval": (0.0, 0.5)}
     SampleConfig.for_model("digits", internal_scale=1.2, **given)

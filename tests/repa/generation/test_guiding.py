@@ -14,7 +14,8 @@ from repa.errors import SettingError
 from repa.generation import Protocol, images_of
 from repa.generation.guiding import check_guide, extrapolation_of, guided_by
 from repa.generation.images import check_protocol, velocity_of
-from samplers import plain
+from repa.generation.integration import solver_of, times_of
+from samplers import PATHS, plain
 
 LABELS = torch.tensor([1, 3])
 X, T = torch.ones(2, 3, 4, 4), torch.full((2,), 0.5)
@@ -88,6 +89,28 @@ def test_momentum_begins_anew_with_every_batch():
     together = [batch.images for batch in images_of(model, range(4), protocol)]
     (alone,) = images_of(model, range(2, 4), protocol)
     assert np.array_equal(together[1], alone.images)
+
+
+@pytest.mark.parametrize("solver", ["ab2", "ab4", "dpm++"])
+@pytest.mark.parametrize("changes", [{}, {"times": "shifted", "shift": 0.5}, {"cfg_scale": 1.5}])
+def test_multistep_solvers_begin_afresh_where_cfg_zero_begins_to_move(solver, changes):
+    protocol = Protocol(
+        solver=solver, num_steps=12, guidance="cfg-zero", guidance_interval=(0.0, 1.0)
+    )
+    protocol = replace(protocol, **changes)
+    velocity = guided_by(protocol, lambda x, t, labels: torch.ones_like(x), LABELS, 7)
+    solve = solver_of(protocol, PATHS["linear"], lambda step: pytest.fail("noise"))
+    end = solve(velocity, torch.zeros(2, 1, dtype=torch.float64))
+    torch.testing.assert_close(end, torch.full_like(end, -0.96))
+
+
+@pytest.mark.parametrize("interval", [(0.0, 0.7), (0.0, 0.96), (0.97, 1.0)])
+def test_times_are_those_of_other_guidance_where_nothing_jumps(interval):
+    protocol = Protocol(solver="ab2", num_steps=12, guidance_interval=interval)
+    star = replace(protocol, guidance="cfg-zero")
+    assert times_of(star, PATHS["linear"], interval) == times_of(
+        protocol, PATHS["linear"], interval
+    )
 
 
 def test_the_published_guidance_is_the_plain_one():

@@ -18,6 +18,7 @@ from repa.checkpoints import load_model
 from repa.data.samples.prepared_data import PreparedData
 from repa.errors import DataError, OutputExistsError, RepaError, SettingError
 from repa.generation import Protocol
+from repa.registry import find_entry
 from repa.sheets import contact_sheet
 from repa.training.batch import Batches, Share
 from repa.training.loop import train
@@ -122,6 +123,30 @@ def test_the_run_remembers_its_data_and_is_not_continued_on_others(prepared, tmp
     train(prepared(now), out, resume=True, reporting=QUIET)
 
 
+def test_features_of_other_weights_under_the_same_name_are_said_and_not_gone_on_with(
+    prepared, tmp_path
+):
+    def of_weights(sha256, identity):
+        encoders = [{"name": NAME, "sha256": sha256}, {"name": "other", "sha256": "9" * 64}]
+        whole = numbered_set(features=(NAME,), deviation=1.0)
+        return other(whole, manifest={"encoders": encoders}, identity=identity * 64)
+
+    published, out = find_entry("encoders", NAME)["sha256"], tmp_path / "run"
+    notes = []
+    told = replace(QUIET, on_note=notes.append)
+    train(prepared(of_weights(published, "0"), num_steps=1), out, reporting=told)
+    assert not [note for note in notes if "weights" in note]
+    record = json.loads((out / "config.json").read_text())["data_set"]
+    assert record["encoder_weights"] == {NAME: published}
+    changed = prepared(of_weights("ab" * 32, "1"))
+    words = rf"features of {NAME} by weights of SHA-256 {published[:12]}, now abababababab\)"
+    with pytest.raises(OutputExistsError, match=words):
+        train(changed, out, resume=True, reporting=QUIET)
+    train(replace(changed, num_steps=1), tmp_path / "new", reporting=told)
+    (note,) = [note for note in notes if "weights" in note]
+    assert NAME in note and "other weights than the published ones: of SHA-256 abab" in note
+
+
 def test_the_same_data_may_lie_elsewhere_by_now(prepared, tmp_path):
     out = tmp_path / "run"
     train(prepared(num_steps=2), out, reporting=QUIET)
@@ -151,7 +176,12 @@ def test_a_set_of_another_size_is_an_error_that_names_both(prepared, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "field", "message"),
     [
-        ({"model": "SiT-Pico/4"}, "model", "4 x 4 features .*the model has 2 x 2 tokens"),
+        (
+            {"model": "SiT-Pico/4"},
+            "model",
+            "4 x 4 features .*the model has 2 x 2 tokens: with this model, images of 32 pixels "
+            "would do; .*--grid-size 2 and --overwrite",
+        ),
         ({"encoder": f"{NAME}=weights.pt"}, "encoder", "holds features of .* already"),
     ],
 )
@@ -309,6 +339,26 @@ def test_a_run_on_a_folder_that_changed_is_not_continued(pictures, tmp_path, cha
         train(replace(config, num_steps=2), tmp_path / "run", resume=True, reporting=QUIET)
     if change in ("gone", "more"):
         assert f"count 12, now {11 if change == 'gone' else 13}" in str(caught.value)
+
+
+def test_what_becomes_of_pictures_is_said_when_a_run_opens(pictures, tmp_path):
+    Image.new("RGBA", (30, 20)).save(pictures / "cat/1.png")
+    Image.new("L", (10, 20)).save(pictures / "dog/1.png")
+    notes = []
+    config = replace(TINY, data=str(pictures), num_steps=1)
+    train(config, tmp_path / "run", reporting=replace(QUIET, on_note=notes.append))
+    assert "1 pictures have transparency, which is dropped as in the reference." in notes
+    assert any(note.startswith("1 pictures are grey") for note in notes)
+    assert any(note.startswith("1 pictures are smaller than the images") for note in notes)
+
+
+def test_a_broken_picture_ends_a_run_before_it_begins(pictures, tmp_path):
+    whole = (pictures / "dog/3.png").read_bytes()
+    (pictures / "dog/3.png").write_bytes(whole[: len(whole) // 2])
+    config = replace(TINY, data=str(pictures), num_steps=1)
+    with pytest.raises(DataError, match=r"pictures: 1 file to mend or remove: .*dog/3\.png"):
+        train(config, tmp_path / "run", reporting=QUIET)
+    assert not (tmp_path / "run/config.json").exists()
 
 
 def test_a_flat_folder_trains_with_one_class(pictures, tmp_path):

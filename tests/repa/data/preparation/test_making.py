@@ -1,5 +1,6 @@
 """Prepared sets: what is in them, whatever happens while they are made."""
 
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,7 @@ from pictures import class_folders, content, draw, noise
 
 from repa.data import center_crop, open_prepared, open_source
 from repa.data.overview import open_set
-from repa.data.preparation import PrepareConfig, making, prepare
+from repa.data.preparation import PrepareConfig, making, prepare, way_on
 from repa.data.row_files import member_name
 from repa.data.samples import open_training_data
 from repa.errors import DataError, InUseError, OutputExistsError, SettingError
@@ -114,6 +115,90 @@ def test_prepared_again_it_is_finished_and_with_other_settings_refused(source, t
     assert open_prepared(tmp_path / "out").image_size == 8
 
 
+def flip_a_byte(path, at=1000):
+    with path.open("r+b") as file:
+        file.seek(at)
+        (byte,) = file.read(1)
+        file.seek(at)
+        file.write(bytes([byte ^ 16]))
+
+
+def test_damaged_set_is_made_anew_by_overwrite(source, tmp_path):
+    out = tmp_path / "out"
+    expected = made(tmp_path) and content(out)
+    flip_a_byte(out / "images.zip")
+    with pytest.raises(DataError, match=r"row 1 is not .*; prepare the set anew with --overwrite"):
+        open_prepared(out).images([1])
+    again = prepare(config(tmp_path, overwrite=True))
+    assert (again.was_finished, again.num_made) == (False, 15) and content(out) == expected
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda out: (out / "images.zip").unlink(),
+            r"images\.zip is missing: prepare .* anew with",
+        ),
+        (
+            lambda out: os.truncate(out / "held-out.zip", 99),
+            r"held-out\.zip is cut short: 99 bytes",
+        ),
+        (lambda out: flip_a_byte(out / "checksums.npz", 150), r"checksums\.npz is damaged"),
+        (lambda out: flip_a_byte(out / "prepared.json", 40), r"prepared\.json is damaged"),
+    ],
+)
+def test_damage_that_is_seen_without_reading_rows_does_not_pass_for_finished(
+    source, tmp_path, damage, message
+):
+    out = tmp_path / "out"
+    expected = made(tmp_path, held_out=3) and content(out)
+    damage(out)
+    left = content(out)
+    with pytest.raises(DataError, match=message) as caught:
+        prepare(config(tmp_path, held_out=3))
+    assert "--overwrite" in str(caught.value) and content(out) == left
+    assert not prepare(config(tmp_path, held_out=3, overwrite=True)).was_finished
+    assert content(out) == expected
+
+
+def test_what_can_be_known_is_refused_before_a_file_is_inspected(source, tmp_path, monkeypatch):
+    def never(*arguments, **options):
+        raise AssertionError("inspected")
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "inspect", never)
+        for amount, words in ((14, "14 comes to 14 of 15 images"), (0.01, "comes to 0 of 15")):
+            with pytest.raises(SettingError, match=words) as caught:
+                prepare(config(tmp_path, held_out=amount))
+            assert caught.value.field == "held_out" and not out.exists()
+    before = made(tmp_path, held_out=3) and content(out)
+    monkeypatch.setattr(making, "inspect", never)
+    for changes, words in (
+        ({"held_out": 3, "image_size": 8}, "has image size 16, not 8"),
+        ({}, "has held out 3, not none"),
+        ({"held_out": 4}, "has held out amount 3, not 4"),
+    ):
+        with pytest.raises(OutputExistsError, match=f"{words}; use --overwrite"):
+            prepare(config(tmp_path, **changes))
+    (source / "fox").mkdir()
+    draw(source / "fox" / "a.png", noise(1))
+    with pytest.raises(OutputExistsError, match="is of other classes: the source has changed"):
+        prepare(config(tmp_path, held_out=3))
+    assert content(out) == before
+
+
+def test_nothing_of_a_set_that_was_being_removed_stays_in_the_next(source, tmp_path):
+    out = tmp_path / "out"
+    expected = made(tmp_path) and content(out)
+    prepare(config(tmp_path, held_out=3, overwrite=True))
+    (out / "prepared.json").unlink()  # as a kill leaves it
+    (out / "prepare.lock").touch()
+    prepare(config(tmp_path))
+    assert content(out) == expected
+
+
 def test_changed_source_is_found(source, tmp_path):
     made(tmp_path)
     draw(source / "cat" / "1.png", noise(99))
@@ -146,6 +231,24 @@ def test_file_that_changes_while_it_is_prepared_is_an_error(source, tmp_path, mo
     assert np.array_equal(
         open_prepared(tmp_path / "out").images([7])[0], center_crop(noise(77), 16)
     )
+
+
+def test_overwrite_looks_again_at_files_whose_change_no_stamp_tells(tmp_path, monkeypatch):
+    path = tmp_path / "src" / "1.ppm"
+    for number in (0, 1):
+        draw(path.with_name(f"{number}.ppm"), noise(number))
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "fill", lambda *arguments, **options: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepare(config(tmp_path))
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    path.write_bytes(path.read_bytes()[:-600] + bytes(600))
+    os.utime(path, ns=times)
+    with pytest.raises(DataError, match=r"1\.ppm has changed since .*; use --overwrite"):
+        prepare(config(tmp_path))
+    prepare(config(tmp_path, overwrite=True))
+    expected = center_crop(open_source(tmp_path / "src").picture(1).pixels, 16)
+    assert np.array_equal(open_prepared(tmp_path / "out").images([1])[0], expected)
 
 
 def test_broken_files_stop_it_by_name_or_are_left_out_and_listed(source, tmp_path):
@@ -255,12 +358,30 @@ def test_no_room_is_found_before_the_work(source, tmp_path, monkeypatch):
     assert content(tmp_path / "out") == {}
 
 
+def test_set_is_replaced_in_its_own_room_and_kept_where_there_is_none(
+    source, tmp_path, monkeypatch
+):
+    import repa_base.files
+
+    out = tmp_path / "out"
+    before = made(tmp_path) and content(out)
+    usage = repa_base.files.shutil.disk_usage(tmp_path)
+    # In blocks of 4,096 bytes: the set takes 16 kB, and 5 of 21 kB are free beside it.
+    taken = lambda: sum(512 * path.lstat().st_blocks for path in out.glob("*.zip"))  # noqa: E731
+    room = taken() + 5000
+    free = lambda path: usage._replace(free=room - taken())  # noqa: E731
+    monkeypatch.setattr(repa_base.files.shutil, "disk_usage", free)
+    with pytest.raises(OSError, match="beyond what it replaces, the prepared set needs") as caught:
+        prepare(config(tmp_path, image_size=64, overwrite=True))
+    assert "5.0 kB are free" in str(caught.value) and content(out) == before
+    assert not prepare(config(tmp_path, overwrite=True)).was_finished
+    assert content(out) == before
+
+
 def test_disk_that_fills_up_in_the_middle_says_how_to_go_on(source, tmp_path, monkeypatch):
     expected = made(tmp_path) and content(tmp_path / "out")
     for path in (tmp_path / "out").iterdir():
         path.unlink()
-    import errno
-
     from repa.data.preparation import set_writer
 
     whole, calls = set_writer.write_at, []
@@ -272,7 +393,7 @@ def test_disk_that_fills_up_in_the_middle_says_how_to_go_on(source, tmp_path, mo
         whole(*arguments)
 
     monkeypatch.setattr(set_writer, "write_at", full)
-    with pytest.raises(OSError, match="make room and repeat the command") as caught:
+    with pytest.raises(OSError, match="make room and repeat the command: what is") as caught:
         prepare(config(tmp_path))
     assert caught.value.filename == str(tmp_path / "out" / "images.zip")
     monkeypatch.undo()
@@ -280,6 +401,28 @@ def test_disk_that_fills_up_in_the_middle_says_how_to_go_on(source, tmp_path, mo
         open_prepared(tmp_path / "out")
     prepare(config(tmp_path))
     assert content(tmp_path / "out") == expected
+
+
+def test_way_on_from_an_end_too_early_is_said(source, tmp_path, monkeypatch):
+    out, again = tmp_path / "out", config(tmp_path, image_size=8, overwrite=True)
+
+    def stopped(*arguments, **options):
+        raise OSError(errno.ENOSPC, "full", "x")
+
+    made(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(making, "inspect", stopped)
+        with pytest.raises(OSError, match="full"):
+            prepare(again)
+    assert way_on(again) == f"{out} is still the set that was there before."
+    monkeypatch.setattr(making, "fill", stopped)
+    with pytest.raises(OSError, match="make room and repeat the command without --overwrite: what"):
+        prepare(again)
+    assert way_on(again).endswith("keeps what is done; repeat the command without --overwrite to go"
+                                  " on.")  # fmt: skip
+    monkeypatch.undo()
+    prepare(config(tmp_path, image_size=8))
+    assert open_prepared(out).image_size == 8
 
 
 def test_set_that_stopped_at_its_inspection_is_unfinished_for_everybody(source, tmp_path):
