@@ -275,7 +275,8 @@ def together(processes: Processes) -> Iterator[None]:
 def check_same(processes: Processes, arguments: Mapping[str, Any]) -> None:
     """Find out whether all processes were started with the same arguments, by their names.
 
-    An argument that is None is as one that was not given.
+    They are the same if they are written alike, as NaN is to NaN; one that is None is as one that
+    was not given.
 
     Raises:
         RepaError: One was not, at all of them; the message names what differs.
@@ -284,7 +285,11 @@ def check_same(processes: Processes, arguments: Mapping[str, Any]) -> None:
     names = dict.fromkeys([*first, *arguments])
     pairs = {name: (arguments.get(name), first.get(name)) for name in names}
     shown = {n: ["unset" if v is None else v for v in pair] for n, pair in pairs.items()}
-    told = [f"{name} {own}, not {other}" for name, (own, other) in shown.items() if own != other]
+    told = [
+        f"{name} {own}, not {other}"
+        for name, (own, other) in shown.items()
+        if repr(own) != repr(other)
+    ]
     with together(processes):
         if told:
             raise RepaError(
