@@ -29,6 +29,7 @@ from torch.nn import functional as F
 
 from repa.autoencoders.latent_space import SD_LATENTS
 from repa.data import Batch
+from repa.models import SIT_SIZES
 from repa.training.batch import Batches
 from repa.training.loop import train
 from repa.training.run.state import TrainState, model_settings
@@ -38,13 +39,16 @@ from repa.training.targets import StoredTargets
 from repa_base.device import computes_bf16
 from repa_base.processes import Processes
 
-BATCH, IMAGES, TOKENS, WIDTH = 8, 64, 256, 768
+BATCH, IMAGES, TOKENS, WIDTH, PROJECTOR = 8, 64, 256, 768, 2048
 RATIOS = (
     ("plain", "ours, float32", 1.0),
     ("plain with encoder", "ours, float32", 1.8),
     ("ours, float32", "ours, bf16", 2.4),
 )
 """What is compared with what, and how many times as fast it should be."""
+
+QUICK = {"warmup_steps": 20, "decay_steps": 0}
+"""The whole learning rate within few steps: the preset's does not come to it in 200."""
 
 
 class RandomLatents:
@@ -118,17 +122,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--digits", type=int, default=0, metavar="STEPS")
     parser.add_argument("--compile", action="store_true", help="Compile our steps.")
+    parser.add_argument("--size", default="SiT-S/2", choices=SIT_SIZES, metavar="NAME")
     options = parser.parse_args()
     print_machine()
     torch.manual_seed(0)
-    speed(options.steps, compiled=options.compile)
+    speed(options.size, options.steps, compiled=options.compile)
     if options.digits:
         quality(options.digits)
 
 
-def speed(steps: int, *, compiled: bool) -> None:
+def speed(size: str, steps: int, *, compiled: bool) -> None:
     """Time steps of all kinds in turn, after one of each that is not counted."""
-    config = settings_of("digits", model="SiT-S/2", encoder_depth=4, projector_dim=2048)
+    depth = SIT_SIZES[size]["depth"] // 3
+    config = settings_of("digits", model=size, encoder_depth=depth, projector_dim=PROJECTOR)
     config = replace(config, batch_size=BATCH, learning_rate=1e-4, warmup_steps=0, decay_steps=0)
     config = replace(config, ema_decay=0.9999, compile=compiled)
     data, features = RandomLatents(), np.random.default_rng(0).normal(size=(IMAGES, TOKENS, WIDTH))
@@ -157,7 +163,7 @@ def quality(steps: int) -> None:
     """Train on the digits in both precisions, and compare the means of the losses."""
     means = {}
     for precision in ("fp32", "bf16"):
-        config = settings_of("digits", num_steps=steps, precision=precision)
+        config = settings_of("digits", num_steps=steps, precision=precision, **QUICK)
         found = []
         reporting = Reporting(
             preview_every=0,

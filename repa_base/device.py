@@ -49,6 +49,20 @@ def computes_bf16(device: torch.device) -> bool:
     return any(name in flags.read_text() for name in ("amx_bf16", "avx512_bf16", " bf16 "))
 
 
+def remarks_on(precision: str, device: torch.device | str) -> list[str]:
+    """Return what a person should know of computing in a precision on a device, in words."""
+    if precision != "bf16" or computes_bf16(torch.device(device)):
+        return []
+    return ["precision bf16: this CPU has no instructions for it, and fp32 is faster here."]
+
+
+def on_device(tensor: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Return a tensor where it is computed with; a GPU is not waited for."""
+    if torch.device(device).type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 def kernels_of(device: torch.device) -> str:
     """Return whose arithmetic a device has: a GPU's name, or a CPU's widest instructions."""
     if device.type == "cuda":

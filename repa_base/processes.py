@@ -7,7 +7,7 @@ a `Processes`.
 
 import os
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -270,6 +270,32 @@ def together(processes: Processes) -> Iterator[None]:
         failure = Failure(error)
     failures = processes.gather(failure)
     at_first(processes, lambda: list(all_values(failures)))
+
+
+def check_same(processes: Processes, arguments: Mapping[str, Any]) -> None:
+    """Find out whether all processes were started with the same arguments, by their names.
+
+    They are the same if they are written alike, as NaN is to NaN; one that is None is as one that
+    was not given.
+
+    Raises:
+        RepaError: One was not, at all of them; the message names what differs.
+    """
+    first = processes.share(arguments)
+    names = dict.fromkeys([*first, *arguments])
+    pairs = {name: (arguments.get(name), first.get(name)) for name in names}
+    shown = {n: ["unset" if v is None else v for v in pair] for n, pair in pairs.items()}
+    told = [
+        f"{name} {own}, not {other}"
+        for name, (own, other) in shown.items()
+        if repr(own) != repr(other)
+    ]
+    with together(processes):
+        if told:
+            raise RepaError(
+                f"process {processes.rank} was started with other arguments than the first one "
+                f"({'; '.join(told)}): give all of them the same."
+            )
 
 
 def all_values(outcomes: Iterable[T | Failure]) -> Iterator[T]:

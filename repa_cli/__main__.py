@@ -4,7 +4,9 @@
 def main() -> None:
     """Load the app and run it."""
     try:
-        from repa_cli.running.start import Loading
+        from repa_cli.running.start import Loading, hush_torch
+
+        hush_torch()
 
         with Loading():
             from repa_cli.app import main as run

@@ -18,6 +18,7 @@ from repa.training.settings import (
     Reporting,
     TrainConfig,
     read_config_file,
+    settings_going_on,
     settings_of,
 )
 from repa_base.settings import rules
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
 
 _BAR = "{desc} |{bar:22}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 _SOON = 0.2  # seconds
+_OWN = {"with --resume": "the run's own"}
 _SHOWN = {"loss": "loss", "alignment": "align", "gradient_norm": "grad"}
 """Of what a step measures; the bar has its length beside them, in 120 columns."""
 
 
-@setting_options(Reporting)
+@setting_options(Reporting, other_defaults=dict.fromkeys(rules(Reporting), _OWN))
 @setting_options(TrainConfig, defaults=False)
 def train(
     preset: Annotated[
@@ -68,7 +70,10 @@ def train(
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on from the latest checkpoint in --out, as set there."),
+        typer.Option(
+            "--resume",
+            help="Go on from the latest checkpoint in --out, as set there; what it writes, too.",
+        ),
     ] = False,
     from_step: Annotated[
         int | None,
@@ -117,32 +122,38 @@ def train(
     """Train a SiT with representation alignment.
 
     On the digits, or with --data on a set that `repa prepare` made, a folder or a zip of images.
-    What is not given is the preset's, or with --resume the run's own. Writes a folder with
-    config.json, log.jsonl, checkpoints/ and previews/. Ctrl-C ends the run after the step in hand,
-    saved; --resume goes on from there and ends with the same weights. Settings that change neither
-    network, data, features nor draws may be given anew with --resume; history.jsonl records from
-    which step on. With several GPUs: --processes N, or on several machines
-    torchrun ... -m -- repa_cli train ...
+    What is not given is the preset's, or with --resume the run's own, also of how often it logs,
+    saves and judges. Writes a folder with config.json, log.jsonl, checkpoints/ and previews/.
+    Ctrl-C ends the run after the step in hand, saved; --resume goes on from there and ends with the
+    same weights. Settings that change neither network, data, features nor draws may be given anew
+    with --resume; history.jsonl records from which step on. With several GPUs: --processes N, or on
+    several machines torchrun ... -m -- repa_cli train ...
     """
     with Loading():
         import repa.training.loop  # noqa: F401 - with torch it takes seconds
-        from repa_base.processes import joined_processes, suitable_backend
+        from repa.training.run.milestones import run_reporting
+        from repa_base.processes import at_first, check_same, joined_processes, suitable_backend
 
     file = read_config_file(config) if config else ConfigFile()
     preset, settings = preset or file.preset, {**file.reporting, **file.settings, **settings}
     folder = out or Path("runs") / _name(preset, settings)
     reported = {name: settings.pop(name) for name in rules(Reporting) if name in settings}
     with joined_processes(suitable_backend(device)) as world:
-        chosen = _chosen(preset, settings, folder, world, resume=resume)
         how: dict[str, Any] = {"resume": resume, "from_step": from_step, "skip": skip or ()}
+        # What decides who waits for whom is compared before anyone waits.
+        asked = {"preset": preset, "out": str(folder), "dry_run": dry, **how}
+        check_same(world, {**asked, **reported, **settings})
+        chosen = _chosen(preset, settings, folder, world, resume=resume)
+        before = at_first(world, lambda: run_reporting(folder) if resume else None)
+        reporting = Reporting.going_on(before, **reported)
         how |= {"device": world.device(device)}
         if dry:
             if world.is_first:
                 how |= {"processes": world.size}
-                _tell_plan(chosen, folder, reported, how, as_json=as_json)
+                _tell_plan(chosen, folder, reporting, how, as_json=as_json)
             return
         how |= {"workers": workers, "processes": world}
-        end = _run(chosen, folder, reported, how)
+        end = _run(chosen, folder, reporting, how)
         if not isinstance(end, Path) and world.is_first:
             print_note(str(end))  # before the processes part, which may fail where they end
     if not isinstance(end, Path):
@@ -178,7 +189,7 @@ def _chosen(
     if stored is not None:
         if preset and world.is_first:
             print_note(f"a preset only starts a run; {folder} goes on with its own settings.")
-        return replace(stored, **settings)
+        return settings_going_on(stored, **settings)
     if resume and preset is None and not _is_own(settings):
         remedy = "see --out, or name a --preset or --data to start one"
         raise OutputExistsError(f"{folder} holds no run to go on with; {remedy}.")
@@ -186,14 +197,14 @@ def _chosen(
 
 
 def _run(
-    config: TrainConfig, folder: Path, reported: Mapping[str, Any], how: Mapping[str, Any]
+    config: TrainConfig, folder: Path, reporting: Reporting, how: Mapping[str, Any]
 ) -> "Path | Interrupted":
     """Train; return the last checkpoint, or what ended the run before."""
     from repa.training.loop import Interrupted, train
 
     with _telling(config, shown=how["processes"].is_first) as told:
         try:
-            return train(config, folder, reporting=Reporting(**told, **reported), **how)
+            return train(config, folder, reporting=replace(reporting, **told), **how)
         except Interrupted as interrupted:
             return interrupted
 
@@ -210,7 +221,7 @@ def _tell_end(config: TrainConfig, folder: Path, checkpoint: Path, *, as_json: b
 def _tell_plan(
     config: TrainConfig,
     folder: Path,
-    reported: Mapping[str, Any],
+    reporting: Reporting,
     how: Mapping[str, Any],
     *,
     as_json: bool,
@@ -219,7 +230,7 @@ def _tell_plan(
     from repa.training.planning.dry_run import dry_run
     from repa_cli.showing.dry_run_table import print_dry_run
 
-    reporting = Reporting(**reported, on_note=print_note)
+    reporting = replace(reporting, on_note=print_note)
     shown = {name: getattr(reporting, name) for name in rules(Reporting)}
     plan = dry_run(config, folder, reporting=reporting, **how)
     if as_json:

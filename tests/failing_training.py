@@ -87,19 +87,25 @@ def wait_for_the_other(rank: int) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """A command, or several at once, what fails in their processes, and whether one goes on."""
+    """A command, or several at once, what fails in their processes, and whether one goes on.
+
+    Without a launcher the first process may have options of its own.
+    """
 
     fail: Callable[[int], None] = nothing
     goes_on: bool = False
     at_once: int = 1
     launched: bool = True
     options: tuple[str, ...] = ()
+    of_first: tuple[str, ...] = ()
 
 
 CASES = {
     "whole": Case(),
     "memory": Case(no_memory_at_the_second, goes_on=True),
     "memory, without a launcher": Case(no_memory_at_the_second, launched=False),
+    "other resume": Case(launched=False, of_first=("--resume", "--preset", "digits")),
+    "other log": Case(launched=False, of_first=("--log-every", "2")),
     "disk": Case(files_stop_growing, goes_on=True),
     "room": Case(no_room),
     "two": Case(wait_for_the_other, at_once=2, options=("--resume", "--preset", "digits")),
@@ -175,8 +181,8 @@ def run_without_launcher(case: Case) -> list[dict[str, object]]:
         port = str(free.getsockname()[1])
     world, begun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}, time.monotonic()
     children = [
-        start(rank, case.fail, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", **world)
-        for rank in ("0", "1")
+        start(rank, case.fail, *own, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", **world)
+        for rank, own in (("0", case.of_first), ("1", ()))
     ]
     return [ended(f"{rank}", child, begun) for rank, child in enumerate(children)]
 

@@ -4,25 +4,29 @@
 """
 
 import json
+import os
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from tiny_run import QUIET, TINY, numbered_data, stand_in_encoder
 
+import repa.training.loop as loop
 import repa.training.run.opening as opening
 import repa.training.targets as targets
 from repa.errors import RepaError
-from repa.training.loop import train
 from repa_base.processes import joined_processes
 
-PLAIN = replace(TINY, num_steps=50, batch_size=12)
+PLAIN = replace(TINY, num_steps=50, batch_size=24)
 ALIGNED = replace(
-    TINY, encoder="efficientnet-lite1", projector_dim=16, weight_decay=0.1, batch_size=12
+    PLAIN, encoder="efficientnet-lite1", projector_dim=16, weight_decay=0.1, align_until=30
 )
-ALIGNED = replace(ALIGNED, align_until=4, num_steps=7)
-EVERY = replace(QUIET, checkpoint_every=4)
+SHORT = replace(ALIGNED, align_until=4, num_steps=7)
+EVERY = replace(QUIET, checkpoint_every=50)
+NOT_FINITE = 3
+"""The step whose data one process cannot compute with, where that is tried."""
 
 
 def with_numbered_images():
@@ -37,14 +41,34 @@ def runs(folder, world):
     """Train what is compared with other numbers of processes, and with itself in two goes."""
 
     def run(name, config, **options):
-        return train(config, folder / name, reporting=EVERY, processes=world, **options)
+        return loop.train(config, folder / name, reporting=EVERY, processes=world, **options)
 
     run("plain", PLAIN)
-    run("accumulated", replace(PLAIN, accumulate=2, recompute=True))
+    run("accumulated", replace(PLAIN, accumulate=4, recompute=True))
     run("aligned", ALIGNED)
-    run("computed", ALIGNED, keep_features="nowhere")
-    run("parts", replace(ALIGNED, num_steps=3))
-    run("parts", ALIGNED, resume=True)
+    run("aligned, accumulated", replace(ALIGNED, accumulate=4))
+    run("short", SHORT)
+    run("computed", SHORT, keep_features="nowhere")
+    run("parts", replace(SHORT, num_steps=3))
+    run("parts", SHORT, resume=True)
+    with not_finite_at(world.size - 1, world):
+        run("damaged", replace(PLAIN, num_steps=5))
+    run("skipped", replace(PLAIN, num_steps=5), skip=[NOT_FINITE])
+
+
+@contextmanager
+def not_finite_at(rank, world):
+    """Let one process alone have a loss that is not finite in the step `NOT_FINITE`."""
+    take = loop.train_step
+
+    def step(config, state, parts, **options):
+        if world.rank == rank and state.step + 1 == NOT_FINITE:
+            parts = [replace(part, data=part.data * float("nan")) for part in parts]
+        return take(config, state, parts, **options)
+
+    loop.train_step = step
+    yield
+    loop.train_step = take
 
 
 def errors(folder, world):
@@ -54,12 +78,18 @@ def errors(folder, world):
         "divided": (replace(PLAIN, batch_size=7), {}),
         "settings": (replace(PLAIN, learning_rate=2e-3) if other else PLAIN, {}),
         "arguments": (PLAIN, {"skip": [3]} if other else {}),
+        "watching": (PLAIN, {"reporting": replace(EVERY, checkpoint_every=5) if other else EVERY}),
+        "keeping": (PLAIN, {"keep_features": "nowhere"} if other else {}),
         "there": (PLAIN, {"out": folder / "plain"}),
+        "apart": (ALIGNED, {"out": Path("apart")}),
     }
+    place = folder / "elsewhere" if other and world.size > 1 else folder
+    place.mkdir(exist_ok=True)
+    os.chdir(place)  # what is called alike is not the same folder, as without a shared disk
     said = {}
     for name, (config, options) in cases.items():
         try:
-            train(config, **{"out": folder / name, "processes": world, **options})
+            loop.train(config, **{"out": folder / name, "processes": world, **options})
         except RepaError as error:
             said[name] = str(error)
     return said

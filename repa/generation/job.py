@@ -31,7 +31,7 @@ from repa.generation.sample_files.sample_file import NpzWriter
 from repa.generation.sample_files.sample_run import SampleRun, differing
 from repa.generation.settings import GUIDE_HINTS, SampleConfig
 from repa.registry import is_registered
-from repa_base.device import computes_bf16
+from repa_base.device import remarks_on
 from repa_base.processes import Processes, at_first, together
 from repa_base.progress import Steps
 
@@ -192,8 +192,7 @@ class Job:
         if config.rng == "reference" and self.device.type != "cuda":
             reason = "those were drawn on GPUs, whose generators give other numbers than a CPU's"
             yield f"rng reference: these images are those of no published run; {reason}."
-        if config.precision == "bf16" and not computes_bf16(self.device):
-            yield "precision bf16: this CPU has no instructions for it, and fp32 is faster here."
+        yield from remarks_on(config.precision, self.device)
         if self.recorded is not None and (how := self.recorded.differences(self.manifest)):
             yield f"not all is as it was ({how}): images may differ, and the bytes of the file do."
 

@@ -20,6 +20,7 @@ from repa.errors import SettingError
 from repa.training.losses import spatially_normalised, times_from_draws
 from repa.training.settings import TrainConfig, Weighting
 from repa.training.targets import Needs, TargetSource
+from repa_base.device import on_device
 from repa_base.processes import Processes
 from samplers import Stream, keyed_generator
 
@@ -230,17 +231,10 @@ class Batches:
         labels = torch.where(
             draws.dropout < config.label_dropout, self.data.num_classes, batch.labels
         )
-        data, labels, noise, times = map(
-            self._on_device, (batch.inputs, labels, draws.noise, times)
-        )
+        parts = batch.inputs, labels, draws.noise, times
+        data, labels, noise, times = (on_device(part, self.device) for part in parts)
         found = self.targets(batch) if config.is_aligned(step) else []
-        targets = [self._on_device(features).float() for features in found]
+        targets = [on_device(features, self.device).float() for features in found]
         if config.normalise_targets == "spatial":
             targets = [spatially_normalised(features) for features in targets]
         return NoisyBatch(data, labels, noise, times, targets)
-
-    def _on_device(self, tensor: Tensor) -> Tensor:
-        """Return the tensor where it is computed with; a GPU is not waited for."""
-        if torch.device(self.device).type != "cuda" or tensor.is_cuda:
-            return tensor.to(self.device)
-        return tensor.pin_memory().to(self.device, non_blocking=True)

@@ -6,6 +6,7 @@ waited for at a log, a held-out loss, an evaluation, a preview or a checkpoint a
 folder:
 
     config.json, history.jsonl   settings and what changed of them, see `repa.training.run.folder`
+    reporting.json               what is written and how often, see `repa.training.run.milestones`
     log.jsonl                    losses and learning rate, one line every `log_every` steps
     checkpoints/step-0001000/    see `repa.training.run.state`
     previews/step-0001000.png    samples, see `repa.training.previews`
@@ -32,11 +33,12 @@ from repa.training.batch import Batches
 from repa.training.outcomes import Outcomes, numbers_text
 from repa.training.previews import Previews, decoder_of
 from repa.training.reading_ahead import reading_ahead, suitable_workers
-from repa.training.run.folder import Log, remove_old_checkpoints
+from repa.training.run.folder import Log
+from repa.training.run.milestones import remove_old_checkpoints, run_reporting
 from repa.training.run.opening import Opening, OpenRun, announce, opened
 from repa.training.run.resuming import command
 from repa.training.settings import Reporting, TrainConfig
-from repa.training.step import less_memory, step_network, train_step
+from repa.training.step import SMALLER, less_memory, step_network, train_step
 from repa.training.stopping import Interrupted, Stop, stop_on_signals
 from repa.training.targets import Keeping
 from repa.training.watching.decoder import SharedAutoencoder
@@ -73,7 +75,8 @@ def train(
         skip: Numbers of steps, from 1, whose update is left out: the step counts, the weights stay.
             The folder remembers them.
         device: Where to compute.
-        reporting: What to write and how often.
+        reporting: What to write and how often; of a run that goes on, what its folder says unless
+            it is given, and else the defaults. The folder remembers it.
         keep_features: Where the encoders' features are kept, if neither the data nor the folder
             hold them; None for what suits their size.
         workers: Processes that read the data ahead, 0 to read in this one, None for as many as suit
@@ -101,7 +104,9 @@ def train(
         NonFiniteError: `config.patience` steps had a loss or gradient that was not finite; the
             message says how to go on from the last checkpoint.
     """
-    processes, reporting = processes or Processes(), reporting or Reporting()
+    processes = processes or Processes()
+    before = at_first(processes, lambda: run_reporting(out) if resume else None)
+    reporting = reporting or before or Reporting()
     shared = SharedAutoencoder(device)
     if not processes.is_first:
         reporting = reporting.quiet()
@@ -113,7 +118,7 @@ def train(
         skip=tuple(skip),
         device=device,
         keep_features=keep_features,
-        on_note=reporting.on_note,
+        reporting=reporting,
         processes=processes,
         watch=partial(
             regular_work,
@@ -123,7 +128,8 @@ def train(
             is_first=processes.is_first,
         ),
     )
-    told = "in this run: repa train --dry-run with the same settings tells what needs how much."
+    told = "in this run: repa train --dry-run with the same settings, and with --resume once "
+    told += f"{out} holds the run, tells what needs how much."
     with out_of_memory_in_words(told), opened(how) as run:
         latest = _to_the_end(run, how, reporting, workers, shared)
     if latest is None:
@@ -214,7 +220,10 @@ class _Loop:
             return
         parts = (batches(state.step, part) for part in range(self.config.accumulate))
         less = less_memory(self.config, self.run.share)
-        with out_of_memory_in_words(f"in a step: try {less}; then --resume."):
+        way = (
+            f"try {less}; then --resume." if less else f"start another run (--out) with {SMALLER}."
+        )
+        with out_of_memory_in_words(f"in a step: {way}"):
             measured = train_step(
                 self.config, state, parts, network=self.network, processes=self.processes
             )
@@ -245,8 +254,15 @@ class _Loop:
         self.untold, self.logged = [], step
 
     def save(self) -> None:
-        """Write a checkpoint, and remove those that are not to be kept."""
+        """Write a checkpoint, and remove those that are not to be kept.
+
+        A step that was left out and is in no line of the log yet has one first: who resumes from
+        the checkpoint does not take it again.
+        """
         self.read()
+        if self.untold:
+            told, self.untold = {"not_finite": self.untold}, []
+            self.at_first(lambda: self.log.write(self.state.step, told))
         self.latest, self.saved = self.at_first(self._saved), self.state.step
 
     def look(self, stop: Stop, *, if_missing: bool = False) -> bool:
@@ -315,7 +331,12 @@ class _Loop:
     def _saved(self) -> Path:
         folder, kept = self.out / "checkpoints", self.reporting
         saved = self.state.save(folder, self.config, describe(self.run.what))
-        remove_old_checkpoints(folder, keep_last=kept.keep_last, keep_every=kept.keep_every)
+        remove_old_checkpoints(
+            folder,
+            keep_last=kept.keep_last,
+            keep_every=kept.keep_every,
+            milestones=self.run.milestones,
+        )
         return saved
 
     @property

@@ -129,8 +129,15 @@ def _sharing(network: nn.Module, *, last: bool) -> AbstractContextManager[None]:
     return network.no_sync()
 
 
+SMALLER = "a smaller --model"
+"""What lets a step need less memory where no setting does that a run may change."""
+
+
 def less_memory(config: TrainConfig, share: Share) -> str:
-    """Return what of a run's settings would let a step need less memory, all that can be taken."""
+    """Return what of a run's settings would let a step need less memory, all that can be taken.
+
+    It is empty if none would.
+    """
     ways = []
     if share.more_parts is not None:
         ways.append(f"--accumulate {share.more_parts} (same batch, in more parts)")
@@ -139,8 +146,8 @@ def less_memory(config: TrainConfig, share: Share) -> str:
     if config.precision == "fp32":
         ways.append("--precision bf16")
     if share.more_parts is not None:
-        ways.append("more processes")
-    return ", or ".join(ways) or "a run of a smaller --model"
+        ways.append("more processes, each on a GPU or machine of its own")
+    return ", or ".join(ways)
 
 
 @contextmanager

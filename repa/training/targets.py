@@ -24,6 +24,7 @@ from repa.encoders import Encoder, EncoderName, load_encoder, parse_encoders
 from repa.errors import CheckpointFormatError, SettingError
 from repa.training.settings import Precision
 from repa_base.checksums import parse_json, sealed, unsealed
+from repa_base.device import on_device
 from repa_base.files import check_room, replacing, write_text
 from repa_base.memory_map import release_pages
 
@@ -117,7 +118,7 @@ class EncoderTargets:
             yield self.of(indices).cpu().numpy()
 
     def _features(self, images: Tensor) -> Tensor:
-        return self.encoder(images.to(self.device), grid_size=self.grid_size)
+        return self.encoder(on_device(images, self.device), grid_size=self.grid_size)
 
 
 @dataclass

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 
+_ENDING = 6 * 3600  # seconds
+
+
 def launch(count: int, arguments: Sequence[str]) -> int:
     """Run a command in so many processes, and return the exit code.
 
@@ -32,8 +35,8 @@ def launch(count: int, arguments: Sequence[str]) -> int:
 
     logging.disable(logging.ERROR)  # of this process, which only launches
     os.environ[OURS] = "1"
-    # Each process would warn that gradients are shared by the way that resuming needs.
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    # By then those that were told to end are killed: a large checkpoint takes minutes to save.
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_ENDING))
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // count, 1)))
     config = LaunchConfig(
         min_nodes=1,

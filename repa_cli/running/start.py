@@ -63,6 +63,15 @@ class Loading(Unbegun):
         super().end()
 
 
+def hush_torch() -> None:
+    """Let a process that has others beside it not warn, once torch is imported, of what is meant.
+
+    It is that gradients are shared by the slower way, which resuming and --align-until need.
+    """
+    if "RANK" in os.environ:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def _interrupted() -> None:
     if tells_errors():
         over_the_sign = b"\r" if os.isatty(2) else b""

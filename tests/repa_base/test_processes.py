@@ -1,4 +1,5 @@
 import json
+import math
 import pickle
 import socket
 from datetime import timedelta
@@ -13,6 +14,7 @@ from repa_base.processes import (
     all_values,
     at_first,
     attempt,
+    check_same,
     joined_processes,
     own_rows,
     together,
@@ -76,6 +78,29 @@ def test_waiting_for_a_process_that_has_ended_is_one_line(call, dead):
     code, out, err = outcomes[1 - dead]
     assert (code, out.count("\n")) == (0, 1), err
     assert out.startswith("another process ended early")
+
+
+class OtherFirst(Processes):
+    """The second of two processes, the first of which has other arguments."""
+
+    def share(self, value):
+        return {"rate": 2.0, "steps": 3, "resume": False, "none": None}
+
+    def gather(self, value):
+        self.said.append(value)
+        return ()
+
+
+def test_arguments_that_differ_are_named_and_those_that_are_written_alike_are_the_same(monkeypatch):
+    check_same(Processes(), {"rate": math.nan, "steps": 3})
+    said = []
+    monkeypatch.setattr(OtherFirst, "said", said, raising=False)
+    monkeypatch.setattr("repa_base.processes.at_first", lambda processes, work: None)
+    check_same(OtherFirst(rank=1, size=2), {"rate": 2.0, "steps": 3, "resume": True, "seed": 4})
+    assert str(said[0].error) == (
+        "process 1 was started with other arguments than the first one (resume True, not False; "
+        "seed 4, not unset): give all of them the same."
+    )
 
 
 def test_processes_that_cannot_meet_say_so(monkeypatch):

@@ -25,10 +25,18 @@ def test_command_trains_resumes_and_refuses_to_overwrite(training, repa, tmp_pat
     assert code == 2 and error.count("\n") == 1
 
 
-def test_command_keeps_the_checkpoints_asked_for(training, tmp_path):
+def test_command_keeps_the_checkpoints_asked_for(training, repa, tmp_path, monkeypatch):
+    monkeypatch.setattr("repa_base.device.ENOUGH", 0.05)
     every = ("--checkpoint-every", 1)
     assert training("--steps", 5, *every, "--keep-last", 1, "--keep-every", 2)[0] == 0
     assert names(tmp_path / "run") == ["step-0000002", "step-0000004", "step-0000005"]
+    # The command that the program names when it is stopped keeps them, and goes on as it was.
+    code, out, _ = repa("train", "--out", "run", "--resume", "--steps", 7, "--dry-run", "--json")
+    assert code == 0 and json.loads(out)["reporting"]["keep_every"] == 2
+    assert repa("train", "--out", "run", "--resume", "--steps", 7)[0] == 0
+    assert names(tmp_path / "run") == [f"step-000000{step}" for step in (2, 4, 6, 7)]
+    assert repa("train", "--out", "run", "--resume", "--steps", 8, "--keep-every", 0)[0] == 0
+    assert names(tmp_path / "run") == [f"step-000000{step}" for step in (2, 4, 6, 8)]
 
 
 def test_command_leaves_out_several_steps(training, tmp_path):

@@ -83,7 +83,9 @@ def test_a_run_that_meets_two_damaged_images_leaves_their_steps_out_and_says_so(
     assert "the loss or its gradient was not finite at step 4: left out." in error
     assert "the loss or its gradient was not finite at step 6: left out." in error
     entries = [(e["step"], e.get("not_finite"), "loss" in e) for e in log_of(tmp_path / "run")]
-    assert entries == [(3, None, True), (6, [4, 6], False), (8, None, True)]
+    # Step 4 is in the log before the checkpoint of step 5, from which it is not taken again.
+    told = [(5, [4], False), (6, [6], False)]
+    assert entries == [(3, None, True), *told, (8, None, True)]
     # The weights are those of a run whose steps 4 and 6 are left out because that is asked for.
     skipped = train(replace(TINY, num_steps=8), tmp_path / "other", skip=[4, 6], reporting=QUIET)
     for name in ("model", "ema", "optimizer"):

@@ -69,6 +69,22 @@ def test_processes_end_by_themselves_when_the_memory_of_another_does_not_suffice
     assert second["checkpoints"] == ["step-0000002"]
 
 
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("other resume", "(preset unset, not digits; resume False, not True)"),
+        ("other log", "(log_every 1, not 2)"),
+    ],
+)
+def test_processes_that_were_typed_otherwise_end_at_once_and_each_says_what_differs(
+    found, case, said
+):
+    for ended in found(case):
+        error = "process 1 was started with other arguments than the first one"
+        assert error_of(ended) == f"{error} {said}: give all of them the same."
+        assert not ended["checkpoints"]
+
+
 def test_a_full_disk_leaves_the_last_good_checkpoint_from_which_the_run_goes_on(found, checkpoint):
     failed, resumed = found("disk")
     full = "run/checkpoints/step-0000004: File too large; make room and go on with: "

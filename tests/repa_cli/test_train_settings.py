@@ -133,6 +133,8 @@ def test_whatever_is_mistyped_in_sampling_has_exit_code_2_and_names_its_option(
         (["--init", ""], 2, "--init"),
         (["--align-until", 3], 2, "--align-until"),
         (["--projector", "conv"], 2, "--projector"),
+        (["--projector-dim", 9], 2, "--projector-dim"),
+        (["--alignment-weight", 0.1], 2, "--alignment-weight"),
         (["--normalise-targets", "spatial"], 2, "--normalise-targets"),
     ],
 )

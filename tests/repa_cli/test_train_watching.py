@@ -1,6 +1,7 @@
 """What a person sees of `repa train`: bar, previews, losses and metrics on the way, plots."""
 
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -27,6 +28,30 @@ def test_the_bar_keeps_its_length_beside_all_that_is_said_in_120_columns():
     )
     assert shown.count("█") + shown.count("▉") >= 18 and shown.endswith("img/s=12345]")
     assert len(shown) <= 120
+
+
+def test_the_bar_shows_loss_alignment_gradient_norm_and_images_a_second(
+    training, tmp_path, monkeypatch
+):
+    shown, bar = [], train_command.progress_bar
+
+    @contextmanager
+    def watched(*arguments, **options):
+        with bar(*arguments, **options) as real:
+            real.set_postfix = lambda values: shown.append(dict(values))
+            yield real
+
+    monkeypatch.setattr(train_command, "progress_bar", watched)
+    monkeypatch.setattr(train_command, "_SOON", 0.0)
+    code, _, error = training("--steps", 3, "--log-every", 1, "--preview-every", 0)
+    assert code == 0, error
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert len(shown) == len(log) == 3
+    for values, entry in zip(shown, log, strict=True):
+        assert list(values) == ["loss", "align", "grad", "img/s"]
+        names = ("loss", "alignment", "gradient_norm")
+        assert [values[k] for k in list(values)[:3]] == [f"{entry[name]:.3f}" for name in names]
+    assert float(shown[-1]["img/s"]) > 0
 
 
 def test_a_preview_says_that_it_is_being_drawn(training, monkeypatch):

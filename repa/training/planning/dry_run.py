@@ -14,10 +14,11 @@ from repa.training.batch import Share
 from repa.training.planning.memory import Sizes, sizes_of
 from repa.training.planning.timing import Timing, measured_timing
 from repa.training.run.initial import check_start
+from repa.training.run.milestones import run_reporting
 from repa.training.run.opening import Opening, plan_run
 from repa.training.run.state import TrainState
 from repa.training.settings import Reporting, TrainConfig
-from repa.training.step import less_memory
+from repa.training.step import SMALLER, less_memory
 from repa.training.watching.regular import check_regular
 from repa_base.device import free_memory, out_of_memory_in_words
 from repa_base.processes import Processes
@@ -90,7 +91,7 @@ def dry_run(
         RepaError: As `repa.training.train` does before its first step.
     """
     share = Share(config.batch_size, config.accumulate, Processes(size=processes))
-    reporting = reporting or Reporting()
+    reporting = reporting or (run_reporting(out) if resume else None) or Reporting()
     plan = plan_run(
         Opening(
             config,
@@ -99,7 +100,7 @@ def dry_run(
             from_step=from_step,
             skip=tuple(skip),
             device=device,
-            on_note=reporting.on_note,
+            reporting=reporting,
             watch=partial(check_regular, reporting=reporting),
         )
     )
@@ -110,11 +111,11 @@ def dry_run(
     timing, unmeasured = None, None if measured else "not asked for"
     if measured and (unmeasured := _too_large(found, device)) is None:
         try:
-            with out_of_memory_in_words(f"in a step: try {less_memory(config, share)}"):
+            with out_of_memory_in_words(f"in a step: try {less_memory(config, share) or SMALLER}"):
                 state = TrainState.create(config, plan.what.model, device)
                 room = _room(found, device)
                 timing = measured_timing(
-                    config, state, data, targets, device, share.part_size, room
+                    config, state, data, targets, device, share.part_size, room, plan.start.step
                 )
         except RepaError as error:
             unmeasured = str(error)

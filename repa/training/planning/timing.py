@@ -9,9 +9,10 @@ from repa.data import TrainingData
 from repa.training.batch import Batches
 from repa.training.run.state import TrainState
 from repa.training.settings import TrainConfig
-from repa.training.step import train_step
+from repa.training.step import step_network, train_step
 from repa.training.targets import EncoderTargets, JoinedTargets, TargetSource
 from repa_base.device import ENOUGH, FEWEST, MOST, SLOW, fastest
+from repa_base.processes import Processes
 
 _IMAGES = 8  # at once, if a share has them: one alone says nothing of what each costs
 _CHUNK = 64  # images that an encoder sees at once
@@ -47,13 +48,19 @@ def measured_timing(
     device: torch.device | str,
     share: int,
     room: int,
+    taken: int = 0,
 ) -> Timing:
-    """Measure a step on one image, then on as many as fit into seconds and into `room`."""
+    """Measure a step on one image, then on as many as fit into seconds and into `room`.
+
+    It is the step after `taken` steps, compiled and recomputed as in the run; without the alignment
+    loss it takes no features, and none are made.
+    """
+    network = step_network(state.model, config, Processes())
 
     def step(count: int) -> tuple[float, int]:
         own = replace(config, batch_size=count, accumulate=1)
-        batch = Batches(own, data, targets, device)(0)
-        return fastest(lambda: train_step(own, state, [batch]), device)
+        batch = Batches(own, data, targets, device)(taken)
+        return fastest(lambda: train_step(own, state, [batch], network=network), device)
 
     one, steps = step(1)
     wanted = 2 if one > SLOW else max(_IMAGES, round(ENOUGH / max(one, 1e-6)))
@@ -64,9 +71,10 @@ def measured_timing(
         each = (many - one) / (count - 1) if count > 1 else one
         many += max(0.0, each) * (share - count)
     sources = targets.sources if isinstance(targets, JoinedTargets) else [targets]
+    sources = sources if config.is_aligned(taken) else []
     encoders = [source for source in sources if isinstance(source, EncoderTargets)]
     others = JoinedTargets([s for s in sources if not isinstance(s, EncoderTargets)])
-    reading = _reading(replace(config, batch_size=count), data, others, device)
+    reading = _reading(replace(config, batch_size=count), data, others, device, taken)
     once, always, encoded = 0.0, 0.0, 0
     for source in encoders:
         seconds, encoded = _encoding(source, device)
@@ -78,10 +86,15 @@ def measured_timing(
 
 
 def _reading(
-    config: TrainConfig, data: TrainingData, targets: TargetSource, device: torch.device | str
+    config: TrainConfig,
+    data: TrainingData,
+    targets: TargetSource,
+    device: torch.device | str,
+    taken: int,
 ) -> float:
     """Return how long a batch takes, each time another one, without the work of encoders."""
-    batches, numbers = Batches(config, data, targets, device), iter(range(1, 2 + MOST))
+    batches = Batches(config, data, targets, device)
+    numbers = iter(range(taken + 1, taken + 2 + MOST))
     return fastest(lambda: batches.reader(next(numbers)), device)[0]
 
 

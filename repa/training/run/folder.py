@@ -33,10 +33,14 @@ from repa.training.settings import CHANGEABLE, TrainConfig
 from repa_base.checksums import parse_json, sealed, unsealed
 from repa_base.files import append_text, write_text
 from repa_base.locks import lock_if_free
-from repa_base.workplace import is_workplace, remove_leftovers, workplace
+from repa_base.workplace import is_workplace, remove_leftovers
+
+REPORTING = "reporting.json"
+"""See `repa.training.run.milestones`; written before what makes the folder a run's."""
 
 _CONFIG, _HISTORY, _LOCK = "config.json", "history.jsonl", "run.lock"
 _LINES, _DATA, _DRAWS = "history_lines", "data_set", "draws"  # in config.json, beside the settings
+_BEFORE = (_LOCK, REPORTING)  # what may stand in a folder that is no run's yet
 _CHECKPOINT = re.compile(r"step-\d{7,}")
 _SET_ASIDE = "set-aside"
 _TOLD = ("count", "num_classes", "image_size", "latent_space", "encoders")
@@ -66,7 +70,7 @@ def check_run_folder(config: TrainConfig, out: Path, *, resume: bool) -> TrainCo
     stored = found.config
     if stored is None:
         found = out.iterdir() if out.is_dir() else ()
-        if out.is_file() or any(p.name != _LOCK and not is_workplace(p) for p in found):
+        if out.is_file() or any(p.name not in _BEFORE and not is_workplace(p) for p in found):
             raise OutputExistsError(f"{out} is not empty and holds no run: use another --out.")
         return None
     if not resume:
@@ -207,7 +211,13 @@ def locked(out: Path) -> Iterator[None]:
 
 def checkpoints_of(out: Path) -> list[Path]:
     """Return a run's checkpoints, the latest first."""
-    return [path for _, path in sorted(_checkpoints(out / "checkpoints"), reverse=True)]
+    return checkpoints_in(out / "checkpoints")
+
+
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder of them, the latest first."""
+    found = [(step_of(p), p) for p in folder.glob("step-*") if _CHECKPOINT.fullmatch(p.name)]
+    return [path for _, path in sorted(found, reverse=True)]
 
 
 def set_aside(out: Path, checkpoints: Iterable[Path]) -> None:
@@ -218,19 +228,6 @@ def set_aside(out: Path, checkpoints: Iterable[Path]) -> None:
             shutil.rmtree(target)
         target.parent.mkdir(exist_ok=True)
         path.rename(target)
-
-
-def remove_old_checkpoints(folder: Path, *, keep_last: int, keep_every: int) -> None:
-    """Remove all checkpoints but those to keep, and what a killed process left of others.
-
-    Nothing that is not called `step-0001000` is touched. What goes is moved away first, so that
-    whatever is called so is complete. See `Reporting` for what stays.
-    """
-    for step, path in sorted(_checkpoints(folder))[:-keep_last]:
-        if keep_every == 0 or step % keep_every:
-            with workplace(path) as place:
-                path.rename(place / path.name)
-    remove_leftovers(folder)
 
 
 class Log:
@@ -325,10 +322,6 @@ def _read_history(out: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
         raise CheckpointFormatError(f"{path}: is damaged ({error}).") from error
     count = len(entries) if count is None else count
     return entries[:count], entries[count:]
-
-
-def _checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    return [(step_of(p), p) for p in folder.glob("step-*") if _CHECKPOINT.fullmatch(p.name)]
 
 
 def _is_entry_until(line: str, step: int) -> bool:

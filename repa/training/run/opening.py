@@ -1,7 +1,8 @@
 """Opening a run: its folder, data, targets and state, before the first step or where it goes on.
 
 All that can be refused is refused here, by `plan_run`, which a dry run has too. Of several
-processes the first one reads and writes the folder, and what it finds, or meets, is known to all.
+processes the first one alone writes the folder, and what it finds, or meets, is known to all; the
+others read an encoder's features there, so that it must be on a disk that they share.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,12 +25,14 @@ from repa.training.run.folder import (
     record_settings,
 )
 from repa.training.run.initial import start_from_checkpoint, with_recorded_start
+from repa.training.run.milestones import record_reporting
 from repa.training.run.resuming import Start, check_longer, load_checkpoint, start_of
 from repa.training.run.state import TrainState, check_model, model_settings
-from repa.training.settings import TrainConfig
+from repa.training.settings import Reporting, TrainConfig
 from repa.training.targets import Keeping, TargetSource, keep_targets, open_targets
 from repa.training.watching.regular import Regular
-from repa_base.processes import Processes, at_first, together
+from repa_base.device import remarks_on
+from repa_base.processes import Processes, at_first, check_same, together
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,15 @@ class Opening:
     skip: tuple[int, ...] = ()
     device: torch.device | str = "cpu"
     keep_features: Keeping | None = None
-    on_note: Callable[[str], None] = lambda note: None
+    reporting: Reporting = field(default_factory=Reporting)
     processes: Processes = field(default_factory=Processes)
     watch: Callable[[TrainConfig, TrainingData, CheckpointSettings], Sequence[Regular]] = (
         lambda config, data, what: ()
     )
+
+    def on_note(self, note: str) -> None:
+        """Tell what happens."""
+        self.reporting.on_note(note)
 
 
 @dataclass(frozen=True)
@@ -55,7 +62,7 @@ class OpenRun:
     """A run that can go on: its state, what it is trained on, and what its weights are.
 
     `skipped` are the numbers of steps, from 1, whose update is left out, `latest` is the checkpoint
-    that it goes on from, if it does.
+    that it goes on from, if it does, `milestones` the steps whose checkpoints stay in any case.
     """
 
     config: TrainConfig
@@ -67,6 +74,7 @@ class OpenRun:
     share: Share
     skipped: frozenset[int]
     latest: Path | None
+    milestones: frozenset[int] = frozenset()
     regular: Sequence[Regular] = ()
 
 
@@ -96,6 +104,8 @@ def plan_run(how: Opening) -> RunPlan:
     """
     world, out = how.processes, how.out
     config, before = _checked(how)
+    for remark in remarks_on(config.precision, how.device):
+        how.on_note(remark)
     data, record = _opened_data(config, how)
     with together(world):
         targets = _opened_targets(config, data, how)
@@ -129,12 +139,13 @@ def opened(how: Opening) -> Iterator[OpenRun]:
         data, what, latest = plan.data, plan.what, plan.start.checkpoint
         with together(world):
             state = TrainState.create(plan.config, what.model, how.device)
-        config, skipped = at_first(world, lambda: _begun(how, plan, state))
+        config, skipped, milestones = at_first(world, lambda: _begun(how, plan, state))
         state.copy_from_first(world)
         targets = plan.targets
         if config.is_aligned(state.step):
             targets = _kept_targets(targets, config, data, how)
-        yield OpenRun(config, out, state, data, targets, what, share, skipped, latest, plan.regular)
+        parts = state, data, targets, what, share, skipped, latest, milestones, plan.regular
+        yield OpenRun(config, out, *parts)
 
 
 def _checked(how: Opening) -> tuple[TrainConfig, TrainConfig | None]:
@@ -148,17 +159,20 @@ def _checked(how: Opening) -> tuple[TrainConfig, TrainConfig | None]:
     return config, before
 
 
-def _begun(how: Opening, plan: RunPlan, state: TrainState) -> tuple[TrainConfig, frozenset[int]]:
+def _begun(
+    how: Opening, plan: RunPlan, state: TrainState
+) -> tuple[TrainConfig, frozenset[int], frozenset[int]]:
     """Fill the state, and write what is known of the run to its folder.
 
     Returns:
-        Its settings now, and the steps that are left out.
+        Its settings now, the steps that are left out, and those whose checkpoints stay.
     """
     config, out, note, start = plan.config, how.out, how.on_note, plan.start
     if start.checkpoint is None:
         config = start_from_checkpoint(state, config, plan.what, note)
     else:
         load_checkpoint(state, config, out, start.checkpoint, note)
+    milestones = record_reporting(out, how.reporting, state.step, note)
     skipped, notes = record_settings(
         out,
         config,
@@ -175,22 +189,14 @@ def _begun(how: Opening, plan: RunPlan, state: TrainState) -> tuple[TrainConfig,
         note(f"resuming from step {state.step} of {config.num_steps}.")
     if notes:
         note(f"from step {state.step + 1} on: {', '.join(notes)}.")
-    return config, skipped
+    return config, skipped, milestones
 
 
 def _check_same(how: Opening) -> None:
     """Raise RepaError at all processes if one of them was started with other arguments."""
-    world = how.processes
-    own = {**asdict(how.config), "out": str(how.out), "resume": how.resume}
-    own |= {"from_step": how.from_step, "skip": how.skip}
-    first = world.share(own)
-    with together(world):
-        if other := [name for name in own if own[name] != first[name]]:
-            told = "; ".join(f"{name} {own[name]}, not {first[name]}" for name in other)
-            raise RepaError(
-                f"process {world.rank} was started with other arguments than the first one "
-                f"({told}): give all of them the same."
-            )
+    own = {**asdict(how.config), **how.reporting.plain(), "out": str(how.out)}
+    own |= {"resume": how.resume, "from_step": how.from_step, "skip": how.skip}
+    check_same(how.processes, {**own, "keep_features": how.keep_features})
 
 
 @contextmanager
@@ -254,6 +260,14 @@ def _kept_targets(
     at_first(world, keep)
     with together(world):
         found = kept[0] if kept else _opened_targets(config, data, how)
+    kinds = [type(s).__name__ for s in getattr(found, "sources", [found])]
+    first = world.share(kinds)
+    with together(world):
+        if kinds != first:
+            raise RepaError(
+                f"process {world.rank} does not find the features that the first one keeps in "
+                f"{how.out}: it must be the same folder for all, on a disk that they share."
+            )
     return found
 
 

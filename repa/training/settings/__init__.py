@@ -7,6 +7,7 @@ from repa.training.settings.config_file import ConfigFile as ConfigFile
 from repa.training.settings.config_file import read_config_file as read_config_file
 from repa.training.settings.presets import PRESETS as PRESETS
 from repa.training.settings.presets import settings_for as settings_for
+from repa.training.settings.presets import settings_going_on as settings_going_on
 from repa.training.settings.presets import settings_of as settings_of
 from repa.training.settings.reporting import Reporting as Reporting
 from repa.training.settings.sections import DATASETS as DATASETS

@@ -1,12 +1,13 @@
 """Named settings to start from. Does not import torch."""
 
 from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from repa.errors import SettingError, UnknownNameError
 from repa.training.settings.sections import DATASETS, IMAGE_SIZE, PUBLISHED_DEPTH
-from repa.training.settings.train_config import TrainConfig, whole_path
+from repa.training.settings.train_config import TrainConfig, check_plain, whole_path
 
 _PUBLISHED_STEPS = 400_000
 _TOKENS_A_SIDE = 16  # as latents of 256 pixels have with a patch of 2
@@ -85,7 +86,8 @@ def settings_of(preset: str | None = None, **given: Any) -> TrainConfig:  # noqa
     Raises:
         UnknownNameError: There is no such preset.
         SettingError: A setting is out of its range, contradicts the preset, or is of a projector
-            that the run has not; or the preset is for data of one's own, and none are given.
+            or an alignment that the run has not; or the preset is for a prepared set, and none is
+            given.
         DataError: The data are not there, or are damaged.
     """
     if preset is not None and preset not in PRESETS:
@@ -98,14 +100,36 @@ def settings_of(preset: str | None = None, **given: Any) -> TrainConfig:  # noqa
         if (model := given.get("model", base["model"])) != base["model"]:
             rule = f"is {base['model']} in the preset {preset}"
             raise SettingError("model", f"model {rule}: choose another preset for {model}.")
-        if not own:
+        if not own or not _is_prepared(given["data"]):
             reason = f"must be a prepared set of your own for the preset {preset}"
             raise SettingError("data", f"data {reason}: see repa prepare.")
     usual = base.get("projector_dim", TrainConfig.projector_dim)
     if given.get("projector") == "conv" and given.get("projector_dim", usual) != usual:
         rule = "is the width of the mlp, and conv has none: leave it out"
         raise SettingError("projector_dim", f"projector_dim {given['projector_dim']} {rule}.")
-    return settings_for(base=base or None, **given) if own else TrainConfig(**{**base, **given})
+    config = settings_for(base=base or None, **given) if own else TrainConfig(**{**base, **given})
+    weight = base.get("alignment_weight", TrainConfig.alignment_weight)
+    check_plain(config, given, {"projector_dim": usual, "alignment_weight": weight})
+    return config
+
+
+def settings_going_on(before: TrainConfig, **given: Any) -> TrainConfig:  # noqa: ANN401
+    """Return the settings of a run that goes on: what is given, else those that it has.
+
+    Raises:
+        SettingError: A setting is out of its range, or says how to align where nothing is.
+    """
+    config = replace(before, **given)
+    check_plain(config, given, asdict(before))
+    return config
+
+
+def _is_prepared(data: str) -> bool:
+    """Whether data are a prepared set, finished or not; those that are not there say so later."""
+    from repa.data import open_if_prepared  # it needs torch
+
+    path = Path(whole_path(data))
+    return not path.exists() or open_if_prepared(path) is not None
 
 
 def settings_for(

@@ -1,11 +1,20 @@
 """What a run writes and tells beside its weights. Does not import torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from repa.errors import SettingError
 from repa_base.progress import Progress
 from repa_base.settings import check_settings, setting
+
+
+def nobody(*told: object) -> None:
+    """Hear what is told, and do nothing; by its name it travels between processes."""
+
+
+_OF_EVALUATIONS = ("eval_num", "eval_reference")
+_TOLD = ("on_step", "on_taken", "on_preview", "on_progress", "on_note")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,19 +66,33 @@ class Reporting:
         "Checkpoints at multiples of this step are kept as well; 0 for none.", 0, low=0
     )
     preview_cfg_scale: float = 2.0
-    on_step: Callable[[int, dict[str, float]], None] = field(default=lambda step, losses: None)
-    on_taken: Callable[[int], None] = field(default=lambda step: None)
-    on_preview: Callable[[int, float], None] = field(default=lambda step, share: None)
-    on_progress: Progress = field(default=lambda name, done, total: None)
-    on_note: Callable[[str], None] = field(default=lambda note: None)
+    on_step: Callable[[int, dict[str, float]], None] = nobody
+    on_taken: Callable[[int], None] = nobody
+    on_preview: Callable[[int, float], None] = nobody
+    on_progress: Progress = nobody
+    on_note: Callable[[str], None] = nobody
 
     def __post_init__(self) -> None:
         check_settings(self)
-        for name in () if self.eval_every else ("eval_num", "eval_reference"):
+        for name in () if self.eval_every else _OF_EVALUATIONS:
             if (value := getattr(self, name)) != getattr(Reporting, name):
                 raise SettingError(name, f"{name} {value} is of evaluations: give --eval-every.")
 
+    def plain(self) -> dict[str, Any]:
+        """Return what is written and how often, without who is told, by the settings' names."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _TOLD}
+
+    @classmethod
+    def going_on(cls, before: "Reporting | None", **given: Any) -> "Reporting":  # noqa: ANN401
+        """Return what is given, else what a run wrote before, if it did, else the defaults.
+
+        Without evaluations, how they were made before is left out.
+        """
+        values = before.plain() if before else {}
+        if not given.get("eval_every", values.get("eval_every")):
+            values = {name: v for name, v in values.items() if name not in _OF_EVALUATIONS}
+        return cls(**{**values, **given})
+
     def quiet(self) -> "Reporting":
         """Return the same, and nobody is told."""
-        told = ("on_step", "on_taken", "on_preview", "on_progress", "on_note")
-        return replace(self, **{name: getattr(Reporting(), name) for name in told})
+        return replace(self, **{name: getattr(Reporting(), name) for name in _TOLD})

@@ -147,4 +147,22 @@ def _check_plain(config: TrainConfig) -> None:
     declared = {f.name: f.default for f in fields(config)}
     for name in ("encoder_precision", "projector", "normalise_targets", "align_until"):
         if (value := getattr(config, name)) != declared[name]:
-            raise SettingError(name, f"{name} {value} needs an encoder to align with: see encoder.")
+            raise _no_encoder(name, value)
+
+
+def check_plain(config: TrainConfig, given: Mapping[str, Any], usual: Mapping[str, Any]) -> None:
+    """Refuse what is given of how to align, other than usual, in settings that align with nothing.
+
+    `TrainConfig` itself refuses what no preset has. `encoder_depth` is not among it: it is within
+    the network's in any case.
+
+    Raises:
+        SettingError: The first such setting.
+    """
+    for name in () if parse_encoders(config.encoder) else ("alignment_weight", "projector_dim"):
+        if given.get(name, usual[name]) != usual[name]:
+            raise _no_encoder(name, given[name])
+
+
+def _no_encoder(name: str, value: object) -> SettingError:
+    return SettingError(name, f"{name} {value} needs an encoder to align with: see encoder.")

@@ -100,7 +100,7 @@ def test_fp16_needs_a_gpu():
 def test_the_command_writes_the_precision_down_and_says_where_it_is_slow(
     repa, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("repa.generation.job.computes_bf16", lambda device: False)
+    monkeypatch.setattr("repa_base.device.computes_bf16", lambda device: False)
     out = tmp_path / "a.npz"
     options = ("--model", "digits", "--num", 1, "--steps", 2, "--out", out)
     code, _, error = repa("sample", *options, "--precision", "bf16")

@@ -202,6 +202,20 @@ def test_a_changed_setting_holds_from_the_step_resumed_from(tmp_path):
     assert notes[1].startswith("from step 4 on: num_steps 3 -> 6, label_dropout 0.1 -> 0.9, ")
 
 
+@pytest.mark.parametrize(("able", "told"), [(False, 1), (True, 0)])
+def test_a_cpu_that_is_slower_in_bf16_is_told_once(tmp_path, monkeypatch, able, told):
+    notes, slow = (
+        [],
+        "precision bf16: this CPU has no instructions for it, and fp32 is faster here.",
+    )
+    monkeypatch.setattr("repa_base.device.computes_bf16", lambda device: able)
+    reporting = replace(QUIET, on_note=notes.append)
+    half = replace(TINY, num_steps=1, precision="bf16")
+    train(half, tmp_path / "half", reporting=reporting)
+    train(replace(TINY, num_steps=1), tmp_path / "whole", reporting=reporting)
+    assert notes.count(slow) == told
+
+
 def test_a_run_of_an_older_version_goes_on(tmp_path):
     # Such a folder has no history, and all its settings in config.json.
     out = tmp_path / "run"

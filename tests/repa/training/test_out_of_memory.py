@@ -39,7 +39,8 @@ def test_a_step_that_does_not_fit_ends_the_run_with_what_would_help(tmp_path, mo
         train(replace(TINY, accumulate=2), tmp_path, reporting=QUIET)
     assert str(caught.value) == (
         "out of memory in a step: try --accumulate 4 (same batch, in more parts), or --recompute, "
-        "or --precision bf16, or more processes; then --resume."
+        "or --precision bf16, or more processes, each on a GPU or machine of its own; then "
+        "--resume."
     )
 
 
@@ -51,20 +52,28 @@ def test_only_parts_that_divide_the_batch_are_advised(batch_size, parts, process
     share = Share(batch_size, parts, Processes(size=processes))
     said = less_memory(replace(TINY, batch_size=batch_size, accumulate=parts), share)
     assert said.startswith(f"--accumulate {accumulate} (" if accumulate else "--recompute")
-    assert said.endswith("or more processes") == (accumulate is not None)
+    assert said.endswith("machine of its own") == (accumulate is not None)
     if accumulate:
         Share(batch_size, accumulate, Processes(size=processes))
 
 
-def test_where_no_setting_helps_a_smaller_network_is_advised():
+def test_where_no_setting_helps_another_run_of_a_smaller_network_is_advised(tmp_path, monkeypatch):
     config = replace(TINY, batch_size=1, recompute=True, precision="bf16")
-    assert less_memory(config, Share(1)) == "a run of a smaller --model"
+    monkeypatch.setattr(step_module, "losses_of", failing(MemoryError()))
+    with pytest.raises(NoMemoryError) as caught:
+        train(config, tmp_path / "run", reporting=QUIET)
+    said = "out of memory in a step: start another run (--out) with a smaller --model."
+    assert str(caught.value) == said
+    monkeypatch.setattr(planning, "measured_timing", failing(MemoryError()))
+    plan = dry_run(config, tmp_path / "other")
+    assert plan.unmeasured == "out of memory in a step: try a smaller --model"
 
 
 @pytest.mark.parametrize("error", ERRORS)
 def test_a_state_that_does_not_fit_is_one_line(tmp_path, monkeypatch, error):
     monkeypatch.setattr(TrainState, "create", failing(error))
-    with pytest.raises(NoMemoryError, match=r"^out of memory in this run: repa train --dry-run"):
+    said = "^out of memory in this run: repa train --dry-run with the same settings, and with --res"
+    with pytest.raises(NoMemoryError, match=said):
         train(TINY, tmp_path, reporting=QUIET)
 
 
@@ -118,5 +127,5 @@ def test_a_dry_run_says_what_of_the_settings_asked_for_would_help(tmp_path, monk
     plan = dry_run(replace(TINY, accumulate=2, recompute=True), tmp_path)
     assert plan.timing is None and plan.unmeasured == (
         "out of memory in a step: try --accumulate 4 (same batch, in more parts), or --precision "
-        "bf16, or more processes"
+        "bf16, or more processes, each on a GPU or machine of its own"
     )

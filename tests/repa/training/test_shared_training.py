@@ -35,28 +35,49 @@ def log_of(run):
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("name", ["plain", "accumulated", "aligned", "computed"])
+RUNS = ["plain", "accumulated", "aligned", "aligned, accumulated", "computed"]
+
+
+@pytest.mark.parametrize("name", RUNS)
 def test_losses_are_those_of_one_process_step_by_step(shared, alone, name):
     size, folder, _ = shared
-    single = log_of(alone / ("aligned" if name == "computed" else name))
+    single = log_of(alone / name)
     found = log_of(folder / name)
-    assert len(found) == len(single) == (7 if name in ("aligned", "computed") else 50)
+    assert len(found) == len(single) == (7 if name == "computed" else 50)
     for ours, theirs in zip(found, single, strict=True):
         assert (ours["processes"], theirs["processes"]) == (size, 1)
         for key in MEASURED:
             assert ours[key] == pytest.approx(theirs[key], abs=1e-6), (ours["step"], key)
+        until = {"plain": 0, "accumulated": 0, "computed": 4}.get(name, 30)
+        assert (ours["alignment"] != 0) == (ours["step"] <= until)
 
 
-def test_losses_do_not_depend_on_the_parts_of_a_batch(alone):
-    for ours, theirs in zip(log_of(alone / "accumulated"), log_of(alone / "plain"), strict=True):
+@pytest.mark.parametrize(
+    ("name", "whole"),
+    [("accumulated", "plain"), ("aligned, accumulated", "aligned"), ("computed", "short")],
+)
+def test_losses_do_not_depend_on_the_parts_of_a_batch_or_where_features_are(alone, name, whole):
+    for ours, theirs in zip(log_of(alone / name), log_of(alone / whole), strict=True):
         for key in MEASURED:
             assert ours[key] == pytest.approx(theirs[key], abs=1e-6), (ours["step"], key)
 
 
 def test_a_run_resumed_by_as_many_processes_ends_with_the_same_bytes(shared):
     _, folder, _ = shared
-    resumed, whole = (folder / name / "checkpoints/step-0000007" for name in ("parts", "aligned"))
+    resumed, whole = (folder / name / "checkpoints/step-0000007" for name in ("parts", "short"))
     assert file_bytes(resumed) == file_bytes(whole)
+
+
+def test_a_step_that_is_not_finite_at_one_process_is_left_out_at_all(shared):
+    _, folder, _ = shared
+    left_out, skipped = (
+        folder / name / "checkpoints/step-0000005" for name in ("damaged", "skipped")
+    )
+    for name in ("model", "ema", "optimizer"):
+        file = f"{name}.safetensors"
+        assert (left_out / file).read_bytes() == (skipped / file).read_bytes()
+    told = [entry["step"] for entry in log_of(folder / "damaged") if "not_finite" in entry]
+    assert told == [3] and log_of(folder / "damaged")[2]["not_finite"] == [3]
 
 
 def test_what_is_refused_is_known_to_every_process_and_nothing_is_left(shared):
@@ -68,8 +89,15 @@ def test_what_is_refused_is_known_to_every_process_and_nothing_is_left(shared):
         f"{other} (learning_rate 0.002, not 0.001): give all of them the same."
     )
     assert said[0]["arguments"].startswith(f"{other} (skip (3,), not ())")
+    assert said[0]["watching"].startswith(f"{other} (checkpoint_every 5, not 50)")
+    assert said[0]["keeping"].startswith(f"{other} (keep_features nowhere, not unset)")
     assert "holds a run already" in said[0]["there"]
-    assert not any((folder / name).exists() for name in ("divided", "settings", "arguments"))
+    assert said[0]["apart"] == (
+        f"process {size - 1} does not find the features that the first one keeps in apart: it must "
+        "be the same folder for all, on a disk that they share."
+    )
+    refused = ("divided", "settings", "arguments", "watching", "keeping")
+    assert not any((folder / name).exists() for name in refused)
 
 
 def killed(tmp_path, size, kills):

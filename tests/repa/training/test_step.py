@@ -1,4 +1,5 @@
 import copy
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -45,6 +46,27 @@ def test_blocks_are_computed_again_or_compiled_where_that_is_asked(asked, monkey
     assert step_network(model, replace(TINY, **{asked: True}), Processes()) is model
     assert model.recomputed == (asked == "recompute")
     assert compiled == ([model] if asked == "compile" else [])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="there is no compiler")
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_compiled_step_is_the_plain_one_but_for_rounding(recompute):
+    torch._dynamo.reset()
+    config = replace(TINY, projector_dim=16, learning_rate=1e-3)
+    found = []
+    for changes in ({}, {"compile": True, "recompute": recompute}):
+        own = replace(config, **changes)
+        state = tiny_state(own, target_dims=[3])
+        network = step_network(state.model, own, Processes())
+        steps = [aligned_batch(step, own) for step in range(3)]
+        taken = [train_step(own, state, [batch], network=network) for batch in steps]
+        found.append((read_measured(taken), state))
+    assert found[1][1].model.blocks[0]._compiled_call_impl is not None
+    for ours, plain in zip(found[1][0], found[0][0], strict=True):
+        assert ours == pytest.approx(plain, abs=1e-4) and is_finite(ours)
+    for ours, plain in zip(*(state.model.parameters() for _, state in found[::-1]), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])

@@ -50,6 +50,13 @@ def batch_of(data, *indices):
     return data.batch(np.array(indices), np.random.default_rng)
 
 
+def test_images_go_to_the_encoder_as_a_batch_goes_to_the_device(monkeypatch):
+    gone, data = [], numbered_data(5)
+    monkeypatch.setattr(module, "on_device", lambda tensor, device: gone.append(device) or tensor)
+    source = EncoderTargets(stand_in_encoder(), data, 2, "cuda:1")
+    assert numbers(source(batch_of(data, 3, 1))[0]) == [3, 1] and gone == ["cuda:1"]
+
+
 @pytest.mark.parametrize("keeping", KEEPINGS)
 def test_features_are_of_the_batches_images_in_their_order(keeping, with_stand_in, tmp_path):
     data = numbered_data(150)

@@ -9,10 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_command import CLI_TINY
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from repa_base.launcher import leave_error
-from repa_cli.running.launch import _tell
+from repa_cli.running.launch import _tell, launch
 
 
 def failure(folder, rank, exitcode, message=None, seconds=0.0, **options):
@@ -72,6 +73,45 @@ def test_worker_leaves_its_error_for_its_launcher(repa, tmp_path, monkeypatch, r
     assert (code, out, err.count("\n")) == (2, "", printed)
     left = json.loads((tmp_path / "error.json").read_text())
     assert "did you mean 'digits'" in left["message"]["message"]
+
+
+@pytest.mark.parametrize(("asked", "seconds"), [(None, 6 * 3600), ("90", 90)])
+def test_what_ends_by_a_signal_has_hours_to_save_a_checkpoint(monkeypatch, asked, seconds):
+    found = []
+
+    def launcher(config, executable):
+        found.append(config)
+        return lambda *arguments: None
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", launcher)
+    monkeypatch.setattr("logging.disable", lambda level: None)
+    for name in ("REPA_LAUNCHED", "OMP_NUM_THREADS", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT"):
+        monkeypatch.setenv(name, asked or "1")  # so that they are put back
+    if asked is None:
+        monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT")
+    assert launch(2, ["train"]) == 0
+    assert found[0].shutdown_timeout == seconds
+
+
+@pytest.mark.slow
+def test_torchrun_trains_and_its_processes_warn_of_nothing(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    quiet = {k: v for k, v in os.environ.items() if k != "TORCH_CPP_LOG_LEVEL"}
+    options = [*CLI_TINY, "--preview-every", "0", "--steps", "3", "--log-every", "1"]
+    done = subprocess.run(
+        [*torchrun, "-m", "--", "repa_cli", "train", *options, "--out", "run"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        cwd=tmp_path,
+        env={**quiet, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "step-0000003" in done.stdout and "find_unused_parameters" not in done.stderr
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [(entry["step"], entry["processes"]) for entry in log] == [(1, 2), (2, 2), (3, 2)]
 
 
 def command(*arguments):

@@ -6,6 +6,7 @@ import pytest
 from tiny_run import TINY, numbered_data, stand_in_encoder, tiny_state
 
 import repa.training.planning.timing as timing
+from repa.models import SiT
 from repa.training.planning.timing import measured_timing
 from repa.training.targets import EncoderTargets, JoinedTargets, StoredTargets
 from repa_base import device
@@ -52,6 +53,44 @@ def encoders(count=1, *, flip=False):
     return [EncoderTargets(stand_in_encoder(), data, 2, "cpu") for _ in range(count)]
 
 
+@pytest.mark.parametrize("recompute", [True, False])
+def test_the_step_that_is_measured_is_the_run_s_own(monkeypatch, recompute):
+    networks, compiled = set(), []
+    monkeypatch.setattr(timing, "fastest", lambda work, device: (work(), 1) and (0.5, 1))
+    monkeypatch.setattr(SiT, "compile_blocks", lambda model: compiled.append(model))
+    take = timing.train_step
+
+    def step(config, state, parts, network):
+        networks.add(network)
+        return take(config, state, parts, network=network)
+
+    monkeypatch.setattr(timing, "train_step", step)
+    config = replace(TINY, recompute=recompute, compile=True)
+    state = tiny_state(config)
+    measured_timing(config, state, numbered_data(), StoredTargets([]), "cpu", 4, 9)
+    assert networks == {state.model} and state.model.recomputed is recompute
+    assert compiled == [state.model]
+
+
+def test_a_run_past_its_alignment_takes_and_makes_no_features(monkeypatch):
+    seen, read = [], []
+    monkeypatch.setattr(timing, "fastest", lambda work, device: (work(), 1) and (0.5, 1))
+    monkeypatch.setattr(timing, "_reading", lambda *given: read.append(given[-1]) or 0.25)
+
+    def step(config, state, parts, network):
+        seen.extend(len(part.target_features) for part in parts)
+
+    monkeypatch.setattr(timing, "train_step", step)
+    (source,) = encoders()
+    config = replace(TINY, encoder="efficientnet-lite1", align_until=2)
+    for taken, features in ((1, 1), (2, 0)):
+        state = tiny_state(config, [3])
+        found = measured_timing(config, state, numbered_data(), source, "cpu", 2, 9, taken)
+        assert set(seen) == {features} and read[-1] == taken
+        assert (found.features > 0) == (found.encoded_images > 0) == bool(features)
+        seen.clear()
+
+
 def test_features_are_made_once_of_all_images_or_in_each_step_of_mirrored_ones(measuring):
     two = JoinedTargets([*encoders(2)])
     found = measuring([0.5, 0.5], 8, encoding=[(0.25, 64), (0.5, 32)], targets=two)
@@ -81,5 +120,5 @@ def test_reading_takes_other_images_each_time_and_no_encoder(monkeypatch):
     monkeypatch.setattr(timing.Batches, "reader", property(lambda self: read.append))
     for module in (timing, device):
         monkeypatch.setattr(module, "MOST", 4)
-    timing._reading(replace(TINY, batch_size=2), numbered_data(), StoredTargets([]), "cpu")
-    assert read == [1, 2, 3, 4, 5]
+    timing._reading(replace(TINY, batch_size=2), numbered_data(), StoredTargets([]), "cpu", 7)
+    assert read == [8, 9, 10, 11, 12]

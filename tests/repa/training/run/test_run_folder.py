@@ -17,9 +17,9 @@ from repa.training.run.folder import (
     locked,
     read_run_config,
     record_settings,
-    remove_old_checkpoints,
     set_aside,
 )
+from repa.training.run.milestones import remove_old_checkpoints
 from repa_base.checksums import sealed, unsealed
 
 TINY = replace(PLAIN, encoder="efficientnet-lite1")

@@ -1,6 +1,6 @@
 """Presets: the published recipes, and that nothing contradicts them unsaid."""
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 import pytest
 from prepared_sets import SIDE, numbered_set
@@ -8,8 +8,25 @@ from prepared_sets import SIDE, numbered_set
 import repa.data.samples.opening as opening
 from repa.errors import SettingError, UnknownNameError
 from repa.models.sit import SIT_SIZES
-from repa.training.settings import PRESETS, SECTIONS, Reporting, TrainConfig, settings_of
+from repa.training.settings import (
+    PRESETS,
+    SECTIONS,
+    Reporting,
+    TrainConfig,
+    settings_going_on,
+    settings_of,
+)
 from repa_base.settings import rules
+
+
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    """The path of a prepared set."""
+    (tmp_path / "prepared.json").touch()
+    one = numbered_set(features=("clip-vit-l",))
+    monkeypatch.setattr(opening, "open_prepared", lambda folder: one)
+    return str(tmp_path)
+
 
 PUBLISHED = {"repa-xl2": "SiT-XL/2", "repa-l2": "SiT-L/2", "repa-b2": "SiT-B/2"}
 
@@ -22,8 +39,8 @@ def test_published_presets_leave_nothing_to_defaults_but_what_a_run_says_itself(
 
 
 @pytest.mark.parametrize(("name", "model"), PUBLISHED.items())
-def test_sizes_and_depths_are_the_papers(name, model, tmp_path):
-    config = settings_of(name, data=str(tmp_path))
+def test_sizes_and_depths_are_the_papers(name, model, prepared):
+    config = settings_of(name, data=prepared)
     assert config.model == model and model in SIT_SIZES
     assert config.encoder_depth == {"SiT-B/2": 4}.get(model, 8)
     assert (config.learning_rate, config.batch_size, config.num_steps) == (1e-4, 256, 400_000)
@@ -37,12 +54,16 @@ def test_sizes_and_depths_are_the_papers(name, model, tmp_path):
         ({"model": "SiT-XL/2"}, "model", "is SiT-B/2 in the preset repa-b2"),
         ({"data": "digits"}, "data", "prepared set of your own"),
         ({"data": None}, "data", "prepared set of your own"),
+        ({"data": "."}, "data", "prepared set of your own"),  # pictures as they lie
         ({"encoder": "none", "projector": "conv"}, "projector", "needs an encoder"),
+        ({"encoder": "none", "alignment_weight": 0.25}, "alignment_weight", "needs an encoder"),
+        ({"encoder": "none", "projector_dim": 64}, "projector_dim", "needs an encoder"),
         ({"encoder_depth": 0}, "encoder_depth", "at least 1"),
     ],
 )
-def test_what_contradicts_a_preset_is_refused(given, field, said, tmp_path):
-    given = {"data": str(tmp_path), **given}
+def test_what_contradicts_a_preset_is_refused(given, field, said, prepared, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    given = {"data": prepared, **given}
     given = {name: value for name, value in given.items() if value is not None}
     with pytest.raises(SettingError, match=said) as caught:
         settings_of("repa-b2", **given)
@@ -73,14 +94,27 @@ def test_a_preset_keeps_its_encoder_where_a_prepared_set_has_another(tmp_path, m
 
 
 @pytest.mark.parametrize(("preset", "usual"), [("digits", 256), ("repa-b2", 2048), (None, 2048)])
-def test_a_width_is_not_given_to_a_projector_that_has_none(tmp_path, preset, usual):
-    given = {"data": str(tmp_path), "projector": "conv"}
+def test_a_width_is_not_given_to_a_projector_that_has_none(prepared, preset, usual):
+    given = {"data": prepared, "projector": "conv"}
     assert settings_of(preset, **given).projector == "conv"
     assert settings_of(preset, **given, projector_dim=usual)  # as a dry run lists it
     assert settings_of(preset, **{**given, "projector": "mlp"}, projector_dim=512)
     with pytest.raises(SettingError, match="512 is the width of the mlp") as caught:
         settings_of(preset, **given, projector_dim=512)
     assert caught.value.field == "projector_dim"
+
+
+@pytest.mark.parametrize(("name", "value"), [("alignment_weight", 0.25), ("projector_dim", 64)])
+def test_how_to_align_is_refused_where_nothing_is_and_a_stored_run_opens(name, value):
+    usual = getattr(settings_of(), name)
+    plain = settings_of(encoder="none", **{name: usual})  # as a dry run lists it
+    with pytest.raises(SettingError, match=f"{name} {value} needs an encoder") as caught:
+        settings_of(encoder="none", **{name: value})
+    assert caught.value.field == name
+    stored = TrainConfig.from_mapping({**asdict(plain), name: value})
+    assert settings_going_on(stored, num_steps=9, **{name: value}).num_steps == 9
+    with pytest.raises(SettingError, match=f"{name} {usual} needs an encoder"):
+        settings_going_on(stored, **{name: usual})
 
 
 @pytest.mark.parametrize(("name", "value"), [("eval_num", 5000), ("eval_reference", "mine")])

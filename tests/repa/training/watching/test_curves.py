@@ -128,6 +128,32 @@ def test_the_second_half_is_over_images_seen(tmp_path, monkeypatch):
     assert images == [[8, 16, 24], [16, 32], [16, 32], [16, 32]]
 
 
+def test_the_legend_names_runs_by_their_colours_and_lines_by_what_they_are_of(
+    tmp_path, monkeypatch
+):
+    from matplotlib.colors import to_hex
+    from matplotlib.figure import Figure
+
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: figures.append(self) or save(self, *a, **k)
+    )
+    watched, plain = made_run(tmp_path / "a", ENTRIES), made_run(tmp_path / "b", [step(1), step(2)])
+    same = made_run(tmp_path / "other/b", [step(1), step(2)])
+    plot_runs([watched, plain, same], tmp_path / "c.png")
+    plot_runs([plain], tmp_path / "d.png")
+    (many,), (one,) = (figure.legends for figure in figures)
+    texts = [text.get_text() for text in many.get_texts()]
+    lines = ["batches, mean of neighbours", "held-out images", "images trained on"]
+    assert texts == ["a", str(plain), str(same), *lines]
+    drawn = [to_hex(line.get_color()) for line in figures[0].axes[0].lines]
+    named = [to_hex(line.get_color()) for line in many.get_lines()]
+    assert list(dict.fromkeys(drawn)) == named[:3] and len(set(named[:3])) == 3
+    styles = [line.get_linestyle() for line in many.get_lines()]
+    assert styles == ["-", "-", "-", "-", "--", ":"]
+    assert [text.get_text() for text in one.get_texts()] == ["b"]
+
+
 def test_what_is_no_run_is_named(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(RepaError, match=r"folder holds no run \(no config"):
