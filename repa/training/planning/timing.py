@@ -60,6 +60,8 @@ def measured_timing(
     def step(count: int) -> tuple[float, int]:
         own = replace(config, batch_size=count, accumulate=1)
         batch = Batches(own, data, targets, device)(taken)
+        if config.compile:  # which takes a minute at the first step of each size
+            train_step(own, state, [batch], network=network)
         return fastest(lambda: train_step(own, state, [batch], network=network), device)
 
     one, steps = step(1)
