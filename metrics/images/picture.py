@@ -218,8 +218,10 @@ def _opened(file: Path | io.BufferedIOBase, name: object) -> Iterator[Image.Imag
 
 
 def _check(name: object, picture: Image.Image) -> None:
-    if max(picture.size) > MAX_SIDE:
-        raise InputError(f"{name} is {picture.size}; a side may have {MAX_SIDE} pixels at most.")
+    width, height = picture.size
+    if max(width, height) > 2 * MAX_SIDE or width * height > MAX_SIDE**2:
+        most = f"a side may have {2 * MAX_SIDE} pixels at most, and all {MAX_SIDE**2:,}"
+        raise InputError(f"{name} is {picture.size}; {most}.")
     # Pillow opens some pictures of 16 bits as of 8; what it gives the decoder tells: "RGB;16B" of
     # a PNG or TIFF, the greatest value of a PPM. A BMP's "BGR;16" has 16 bits a pixel.
     given = [tile[3] for tile in getattr(picture, "tile", ())]

@@ -17,7 +17,7 @@ ImageBatch = UInt8[np.ndarray, "batch height width 3"]
 Batches = Iterator[ImageBatch]
 
 _MAX_BATCH_BYTES = 1 << 28
-MAX_SIDE = 8192  # pixels; beyond it a file is a mistake or an attack
+MAX_SIDE = 8192  # pixels; beyond it a file is a mistake or an attack, but for long photographs
 
 
 @runtime_checkable

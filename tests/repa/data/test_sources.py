@@ -178,7 +178,8 @@ def test_what_is_no_source_is_refused(tmp_path):
         (png(5, mode="I;16"), "more than 8 bits"),
         (png(5, save_all=True, append_images=[Image.new("RGB", (6, 4))]), "several pictures"),
         (png(5, format="gif", save_all=True, append_images=[Image.new("RGB", (6, 4), 9)]), "sever"),
-        (png(5, size=(9000, 1)), "8192"),
+        (png(5, size=(17000, 1)), "16384"),
+        (png(1, mode="1", size=(8192, 8193)), "67,108,864"),
         (b"", "is not a readable image"),
     ],
 )
@@ -187,6 +188,10 @@ def test_pictures_that_are_none_are_refused_by_name(source, content, message):
     with pytest.raises(DataError, match=message) as caught:
         images.picture(1)
     assert "poor.png" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_long_photograph_is_no_mistake(source):
+    assert source({"long.png": png(1, size=(9400, 2))}).picture(0).pixels.shape == (2, 9400, 3)
 
 
 def test_transparency_and_other_colours_are_converted_and_said(source):
