@@ -21,6 +21,10 @@ class CheckpointFormatError(RepaError):
     """A file is not a checkpoint, or is damaged."""
 
 
+class UntoldError(CheckpointFormatError, ValueError):
+    """A checkpoint does not tell enough of itself; the message names the option that says it."""
+
+
 class MissingPackageError(RepaError):
     """An optional package is needed; the message says how to install it."""
 

@@ -8,7 +8,6 @@ this process, which has loaded everything, instead of started anew: a command ta
 import json
 import os
 import resource
-import socket
 import sys
 import time
 from collections import namedtuple
@@ -21,6 +20,7 @@ import torch
 import torch._dynamo
 import torch.distributed.launcher.api as launcher
 from tiny_command import CLI_TINY
+from worlds import new_world
 
 import repa.training.loop as loop
 import repa.training.step as step_module
@@ -176,12 +176,9 @@ def run(case: Case) -> list[dict[str, object]]:
 
 def run_without_launcher(case: Case) -> list[dict[str, object]]:
     """Run two processes that nobody ends when one fails; return what each gave, by rank."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    world, begun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}, time.monotonic()
+    world, begun = new_world(2), time.monotonic()
     children = [
-        start(rank, case.fail, *own, RANK=rank, LOCAL_RANK=rank, WORLD_SIZE="2", **world)
+        start(rank, case.fail, *own, RANK=rank, LOCAL_RANK=rank, **world)
         for rank, own in (("0", case.of_first), ("1", ()))
     ]
     return [ended(f"{rank}", child, begun) for rank, child in enumerate(children)]

@@ -11,12 +11,12 @@ import importlib
 import os
 import shutil
 import sys
-import traceback
 from itertools import count
 from pathlib import Path
 
 from pictures import class_folders, content
 from tiny_autoencoder import save_tiny_autoencoder
+from worlds import exit_codes, fork_world
 
 from repa.data import open_prepared
 from repa.data.preparation import PrepareConfig, pipeline, prepare
@@ -47,21 +47,9 @@ def die_before(number):
 
 
 def apart(work, *arguments):
-    """Do the work in a process of its own and return its exit code.
-
-    This process computes nothing: after a fork, torch waits for threads that are not there.
-    """
-    if (child := os.fork()) == 0:
-        code = 1
-        try:
-            work(*arguments)
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
+    """Do the work in a process of its own, alone, and return its exit code."""
+    (code,) = exit_codes(fork_world(1, work, *arguments))
+    return code
 
 
 def prepared(config):

@@ -10,7 +10,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import sys
 import time
 from dataclasses import replace
@@ -20,6 +19,7 @@ import sklearn.datasets  # noqa: F401 - else each process loads it, for longer t
 import torch
 import torch._dynamo
 from tiny_run import QUIET, TINY, file_bytes
+from worlds import exit_codes, fork_world
 
 from repa.errors import OtherProcessError
 from repa.training.loop import train
@@ -30,32 +30,13 @@ REPORTING = replace(QUIET, checkpoint_every=4, log_every=3)
 KEPT = ["step-0000020", "step-0000024"]
 
 
-def start(out, size):
-    """Fork the processes of a run that begins or goes on in a folder; return their ids."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    children = []
-    for rank in range(size):
-        if (child := os.fork()) == 0:
-            os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, WORLD_SIZE=str(size))
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
-            try:
-                with joined_processes() as world:
-                    train(CONFIG, out, resume=True, reporting=REPORTING, processes=world)
-            except OtherProcessError:
-                os._exit(3)
-            except BaseException as error:
-                sys.stderr.write(f"{type(error).__name__}: {error}\n")
-                os._exit(4)
-            os._exit(0)
-        children.append(child)
-    return children
-
-
-def codes(children):
-    """Wait for all; return their exit codes, negative ones for signals."""
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+def training(out):
+    """Begin a run in a folder, or go on with it; the code is 3 if another process has ended."""
+    try:
+        with joined_processes() as world:
+            train(CONFIG, out, resume=True, reporting=REPORTING, processes=world)
+    except OtherProcessError:
+        os._exit(3)
 
 
 def last_checkpoint(out):
@@ -67,17 +48,17 @@ def kill(children, random_numbers):
     alone = random_numbers.random() < 0.5
     for child in [random_numbers.choice(children)] if alone else children:
         os.kill(child, signal.SIGKILL)
-    return codes(children)
+    return exit_codes(children)
 
 
 def main(folder, size, kills, seed):
     random_numbers, met = random.Random(seed), 0
     begun = time.monotonic()
-    assert codes(start(folder / "whole", size)) == [0] * size
+    assert exit_codes(fork_world(size, training, folder / "whole")) == [0] * size
     duration, expected = time.monotonic() - begun, last_checkpoint(folder / "whole")
     out = folder / "killed"
     while met < kills:
-        children = start(out, size)
+        children = fork_world(size, training, out)
         time.sleep(duration * random_numbers.uniform(0.2, 1))
         found = kill(children, random_numbers)
         assert set(found) <= {0, 3, -signal.SIGKILL}, found
@@ -85,7 +66,7 @@ def main(folder, size, kills, seed):
         if found == [0] * size and met < kills:
             assert last_checkpoint(out) == expected
             shutil.rmtree(out)
-    assert codes(start(out, size)) == [0] * size
+    assert exit_codes(fork_world(size, training, out)) == [0] * size
     assert last_checkpoint(out) == expected, "another end"
     left = sorted(path.name for path in (out / "checkpoints").iterdir())
     # A kill that falls after the last save and before the removal leaves one more.

@@ -9,13 +9,12 @@ what the kill left. Imports are done once, and every process is a fork.
 import importlib
 import os
 import signal
-import socket
 import sys
-import traceback
 from pathlib import Path
 
 from pictures import class_folders, content
 from tiny_autoencoder import save_tiny_autoencoder
+from worlds import exit_codes, fork_world
 
 from repa.data.preparation import PrepareConfig, pipeline, prepare
 from repa.data.preparation.set_writer import SetWriter
@@ -27,24 +26,7 @@ EACH = 4  # rows that a killed process has marked
 
 def forked(size, work, *arguments):
     """Do the work in so many processes that find each other; return their exit codes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    children = []
-    for rank in range(size):
-        if (child := os.fork()) == 0:
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            os.environ |= {"WORLD_SIZE": str(size), "RANK": str(rank), "LOCAL_RANK": str(rank)}
-            code = 1
-            try:
-                work(*arguments)
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-        children.append(child)
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return exit_codes(fork_world(size, work, *arguments))
 
 
 def preparing(config, num_made):

@@ -18,6 +18,7 @@ from repa.checkpoints.settings import (
     settings_from_description,
     width_of,
 )
+from repa.errors import UntoldError
 from repa.models.sit import SIT_SIZES
 from repa.registry import entry_names
 from repa.tensor_file import Extra, Tensors
@@ -143,7 +144,7 @@ def _inferred(
         latent_space = assumed_latent_space(autoencoder, in_channels)
         told["latent_space"] = _SPACES[latent]
     if latent_space.num_channels is None and hints.latents is None and in_channels not in (3, 4):
-        raise ValueError(
+        raise UntoldError(
             f"has {in_channels} channels, of a latent space that nothing in it tells: say --latents"
             " FILE (in Python latents), the statistics that it was trained with"
         )
@@ -214,7 +215,7 @@ def _num_heads(tensors: Tensors, hidden_size: int, depth: int, hints: Hints) -> 
         raise ValueError(f"its width {hidden_size} is no multiple of {said} heads")
     if named:
         return named
-    raise ValueError(
+    raise UntoldError(
         f"no named SiT has width {hidden_size} and depth {depth}, so its number of heads is "
         "unknown: say --num-heads (in Python num_heads)"
     )

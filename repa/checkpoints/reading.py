@@ -23,6 +23,7 @@ from repa.errors import (
     CheckpointMismatchError,
     ChecksumError,
     UnknownNameError,
+    UntoldError,
     first_line,
 )
 from repa.models.sit import SiT
@@ -219,7 +220,8 @@ def read_checkpoint(
         if not settings.sampling and dialect != "ours":  # whose data set tells it
             settings = replace(settings, sampling=sampling_of(entry))
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
-        raise CheckpointFormatError(f"{path}: {error}.") from error
+        kind = UntoldError if isinstance(error, UntoldError) else CheckpointFormatError
+        raise kind(f"{path}: {error}.") from error
     space = settings.latent_space
     if space.autoencoder is None and not space.is_pixels:
         own = str(path) if found.autoencoder else entry.get("autoencoder")

@@ -23,7 +23,7 @@ from repa.checkpoints.dialects import (
 )
 from repa.checkpoints.dialects.refused import refusal
 from repa.checkpoints.hints import AS_SAID, ASSUMED, Hints
-from repa.errors import suggestion
+from repa.errors import UntoldError, suggestion
 from repa.tensor_file import Extra, Tensors
 
 __all__ = ["DIALECTS", "Dialect", "convert"]
@@ -128,5 +128,5 @@ def _found(contents: Contents, hints: Hints) -> str:
         return "irepa"
     if name == "repa" and sit.fits(contents) and sit.has_both_halves(contents.tensors):
         what = "which the same tensors may be: SiT predicts a velocity and DiT noise"
-        raise ValueError(f"may speak the dialect sit or dit, {what}. Say --dialect sit or dit")
+        raise UntoldError(f"may speak the dialect sit or dit, {what}. Say --dialect sit or dit")
     return name

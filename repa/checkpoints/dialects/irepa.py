@@ -15,6 +15,7 @@ from repa.checkpoints.architecture import Converted, converted
 from repa.checkpoints.contents import Contents
 from repa.checkpoints.dialects.repa import fits as fits
 from repa.checkpoints.hints import ASSUMED, ELSEWHERE, Hints
+from repa.errors import UntoldError
 from repa.tensor_file import Tensors
 
 _LAYER = "projection_layer."
@@ -51,7 +52,7 @@ def is_told_by(latents: LatentSpace | None, contents: Contents) -> bool:
 def convert(contents: Contents, hints: Hints) -> Converted:
     """Return the network with its projectors in the names and shapes of ours."""
     if hints.latents is None and hints.stated is None:
-        raise ValueError(
+        raise UntoldError(
             "is iREPA's, whose latents are normalised by statistics in another file: say --latents "
             f"{_STATISTICS} (in Python latents), or a file of those that it was trained with"
         )

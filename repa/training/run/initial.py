@@ -15,7 +15,7 @@ from repa.checkpoints import read_checkpoint
 from repa.checkpoints.fitting import fit_weights
 from repa.checkpoints.reading import Checkpoint
 from repa.checkpoints.settings import CheckpointSettings
-from repa.errors import CheckpointFormatError, ChecksumError
+from repa.errors import ChecksumError, UntoldError
 from repa.models.sit import SiT
 from repa.training.run.folder import read_run_config
 from repa.training.run.state import TrainState
@@ -75,11 +75,9 @@ def _fitted(
     """Return the checkpoint, what the model takes from it, and what is to be said of that."""
     try:
         checkpoint = read_checkpoint(init)
-    except CheckpointFormatError as error:
-        if "say --" not in str(error).lower():
-            raise
+    except UntoldError as error:
         way = "write it anew with repa export, which takes that, and start from what it writes"
-        raise CheckpointFormatError(f"{str(error).rstrip('.')}: {way}.") from error
+        raise UntoldError(f"{str(error).rstrip('.')}: {way}.") from error
     tensors, notes = fit_weights(checkpoint, model.state_dict(), what)
     if sha256 is not None and sha256 != checkpoint.sha256:
         was = f"the run started from another file, of SHA-256 {sha256[:12]}"

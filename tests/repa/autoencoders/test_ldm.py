@@ -75,6 +75,17 @@ def test_file_of_another_autoencoder_is_refused_in_one_line(tmp_path, what):
     assert "\n" not in str(caught.value)
 
 
+def test_memory_that_does_not_suffice_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    torch.save(random_state(), tmp_path / "vae.pt")
+
+    def full(network, *given, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(AutoencoderKL, "to", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        _ = find_autoencoder(tmp_path / "vae.pt").network
+
+
 def test_file_without_an_autoencoder_is_refused_before_anything_is_built(tmp_path):
     torch.save({"ema": {"pos_embed": torch.ones(1)}, "steps": 3}, tmp_path / "x.pt")
     with pytest.raises(CheckpointFormatError, match=r"x\.pt: holds no autoencoder in the names"):

@@ -72,6 +72,19 @@ def test_the_step_that_is_measured_is_the_run_s_own(monkeypatch, recompute):
     assert compiled == [state.model]
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_step_is_compiled_at_each_size_before_it_is_measured(monkeypatch, compiled):
+    told = []
+    monkeypatch.setattr(timing, "fastest", lambda *given: (told.append("measured") or 0.5, 1))
+    monkeypatch.setattr(timing, "_reading", lambda *given: 0.0)
+    monkeypatch.setattr(SiT, "compile_blocks", lambda model: None)
+    monkeypatch.setattr(timing, "train_step", lambda *given, network: told.append("taken"))
+    config = replace(TINY, compile=compiled)
+    none = StoredTargets([])
+    measured_timing(config, tiny_state(config), numbered_data(), none, "cpu", 4, 9)
+    assert told == (["taken", "measured"] if compiled else ["measured"]) * 2
+
+
 def test_a_run_past_its_alignment_takes_and_makes_no_features(monkeypatch):
     seen, read = [], []
     monkeypatch.setattr(timing, "fastest", lambda work, device: (work(), 1) and (0.5, 1))
