@@ -16,7 +16,7 @@ from pathlib import Path
 from timing import print_machine
 
 MEASURED = ("loss", "velocity", "alignment", "gradient_norm")
-TINY = "--model SiT-Pico/8 --image-size 16 --encoder-depth 1 --batch-size 24 --warmup-steps 0"
+TINY = "--model SiT-Pico/8 --image-size 32 --encoder-depth 1 --batch-size 24 --warmup-steps 0"
 QUIET = "--decay-steps 0 --preview-every 0 --log-every 1 --device cpu"
 WAYS = {
     "2 processes": ("--processes", "2"),

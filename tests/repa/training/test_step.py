@@ -50,16 +50,17 @@ def test_blocks_are_computed_again_or_compiled_where_that_is_asked(asked, monkey
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="there is no compiler")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # PyTorch's own
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_compiled_step_is_the_plain_one_but_for_rounding(recompute):
     torch._dynamo.reset()
     config = replace(TINY, projector_dim=16, learning_rate=1e-3)
+    steps = [aligned_batch(step, config) for step in range(3)]
     found = []
     for changes in ({}, {"compile": True, "recompute": recompute}):
         own = replace(config, **changes)
         state = tiny_state(own, target_dims=[3])
         network = step_network(state.model, own, Processes())
-        steps = [aligned_batch(step, own) for step in range(3)]
         taken = [train_step(own, state, [batch], network=network) for batch in steps]
         found.append((read_measured(taken), state))
     assert found[1][1].model.blocks[0]._compiled_call_impl is not None
