@@ -154,7 +154,11 @@ def _batch(
 
     watch, rows = Watch(), _rows(draws)
     batch = Batch(watch, draws.indices, draws.rows, protocol, networks)
-    with torch.no_grad(), float32_precision(tf32=protocol.tf32), memory_for(len(draws.labels)):
+    with (
+        torch.no_grad(),
+        float32_precision(tf32=protocol.tf32),
+        memory_for(len(draws.labels), protocol),
+    ):
         try:
             with compiler_errors_as(RepaError):
                 x = _sample(model, guide, draws, device, protocol, on_time, watch).float()
@@ -171,10 +175,14 @@ def _batch(
     return images
 
 
-def memory_for(size: int) -> AbstractContextManager[None]:
-    """Say of a batch of this size that does not fit into the memory which one is to be tried."""
-    less = f"--batch-size {size // 2}" if size > 1 else "--precision bf16"
-    return out_of_memory_in_words(f"for {size} images at once: try repa sample {less}.")
+def memory_for(size: int, protocol: Protocol) -> AbstractContextManager[None]:
+    """Say of a batch of this size that does not fit into the memory what is to be tried."""
+    less = "try a device with more of it."
+    if size > 1:
+        less = f"try repa sample --batch-size {size // 2}."
+    elif protocol.precision == "fp32":
+        less = "try repa sample --precision bf16."
+    return out_of_memory_in_words(f"for {size} images at once: {less}")
 
 
 def _rows(draws: Draws) -> list[int] | slice:

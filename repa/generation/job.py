@@ -6,6 +6,7 @@ repeating it, with any number of processes; B belongs to the run, so that it end
 bytes.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,7 +17,7 @@ import torch
 
 from repa.autoencoders.autoencoder import Autoencoder, find_autoencoder
 from repa.checkpoints import Checkpoint, read_checkpoint
-from repa.errors import ChecksumError, NonFiniteError, RepaError, SettingError
+from repa.errors import ChecksumError, NoMemoryError, NonFiniteError, RepaError, SettingError
 from repa.generation.draws import image_blocks
 from repa.generation.images import check_decoder, check_precision, check_protocol, images_of
 from repa.generation.manifests.recorded import Recorded, read_recorded
@@ -210,6 +211,7 @@ class Job:
         """
         files = self.checkpoint, self.autoencoder, self.guide
         made = manifest_of(self.config, *files, self.device, image_size=self.image_size)
+        made = json.loads(json.dumps(made))  # as it is when it is read: no tuples
         return made if self.recorded is None else self.recorded.reconciled(made)
 
     def check_same(self, processes: Processes) -> None:
@@ -258,6 +260,21 @@ class Job:
             note(f"extending {self.config.out}: {output.num_taken_over} of its images stay.")
         if size != typed:
             note(f"going on with the run's blocks of {size} images, not {typed}.")
+
+    def without_room(self, error: NoMemoryError, size: int, *, begun: bool) -> NoMemoryError:
+        """Return an error that tells what helps a run in blocks of a size that do not fit.
+
+        Neither a manifest nor a run that has begun leaves another size or precision to choose.
+        """
+        if self.recorded is None and not begun:
+            return error
+        whose, way = "its manifest", "repeat it on a device with more of it"
+        if self.recorded is None:
+            whose, way = "the run", "go on on a device with more of it"
+            if size > 1:
+                way += f", or begin anew with --batch-size {size // 2} and another --out"
+        said = f"out of memory for {size} images at once, the block size of {whose}: {way}."
+        return NoMemoryError(said)
 
     def blocks(self, size: int, processes: Processes) -> list[range]:
         """Return this process's share of the images, in blocks of a size."""
@@ -311,6 +328,11 @@ def _fill(output: NpzWriter, job: Job, processes: Processes, progress: Steps) ->
     try:
         for batch in sampled:
             output.write(batch.indices[0], batch.images, batch.labels, blocks[0].step)
+    except NoMemoryError as error:
+        size = min(output.run.block_size, job.config.num_images)
+        raise job.without_room(error, size, begun=output.num_done() > 0) from error
     except NonFiniteError as error:
         kept = f"The batches finished before are kept in {unfinished_part(job.config.out)}."
+        if job.recorded is not None:
+            kept += " Settings are the manifest's: a run with others is one without it."
         raise NonFiniteError(f"{error} {kept}") from error

@@ -3,7 +3,6 @@
 What a file says may be a stranger's: every value is checked before it is used.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -119,12 +118,13 @@ class Recorded:
     def reconciled(self, ours: Mapping[str, Any]) -> dict[str, Any]:
         """Return the manifest of the repetition: as recorded, but for what is of this place.
 
+        `ours` is as JSON is read, without tuples.
+
         Raises:
             RepaError: The run would be another one.
         """
         there = dict(self.manifest)
-        here: dict[str, Any] = json.loads(json.dumps(ours))
-        here |= {name: there[name] for name in _NAMES if name in there}
+        here = {**ours, **{name: there[name] for name in _NAMES if name in there}}
         alike = here | {n: there[n] for n in _OF_THE_PLACE if n in there and n in here}
         if not same_settings(there, alike):
             how = difference(there, alike)

@@ -142,7 +142,8 @@ def dry_run(
         unmeasured = "it is finished"
     elif measured:
         processes.barrier()
-        timing, unmeasured = _measured(job, min(output.block_size, config.num_images))
+        size = min(output.block_size, config.num_images)
+        timing, unmeasured = _measured(job, size, begun=output.num_done > 0)
         found = list(processes.gather((timing, unmeasured)))
         timing, unmeasured = processes.share(_slowest(found) if processes.is_first else None)
     counted = evaluations(config, job.checkpoint.settings.path_type)
@@ -152,13 +153,13 @@ def dry_run(
     return DryRun(*what, timing, unmeasured, row, remarks)
 
 
-def _measured(job: Job, size: int) -> tuple[Timing | None, str | None]:
+def _measured(job: Job, size: int, *, begun: bool) -> tuple[Timing | None, str | None]:
     """Return the timing, or why there is none that a run would not end of as well."""
     try:
-        with memory_for(size):
+        with memory_for(size, job.config):
             return timing_of(job, size), None
     except NoMemoryError as error:
-        return None, str(error)
+        return None, str(job.without_room(error, size, begun=begun))
 
 
 def _slowest(found: list[tuple[Timing | None, str | None]]) -> tuple[Timing | None, str | None]:

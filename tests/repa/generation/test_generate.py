@@ -14,6 +14,7 @@ from tiny_generation import NUM_IMAGES, read, run
 from repa.checkpoints import load_model
 from repa.errors import (
     CheckpointMismatchError,
+    NoMemoryError,
     NonFiniteError,
     OutputExistsError,
     SettingError,
@@ -144,6 +145,24 @@ def test_image_that_is_nan_is_named_and_the_batches_before_it_are_kept(settings,
     marks = (tmp_path / "samples.npz.progress").read_bytes().partition(b"\n")[2]
     assert len(marks) == 8 * NUM_IMAGES and marks[16:] == bytes(8 * (NUM_IMAGES - 2))
     assert marks[:8] != bytes(8) != marks[8:16]
+
+
+def test_no_other_size_is_advised_to_a_run_that_has_images_and_then_no_memory(
+    settings, monkeypatch
+):
+    made, batches = images_of, []
+
+    def full_at_the_second(*arguments, **options):
+        for batch in made(*arguments, **options):
+            if batches:
+                raise NoMemoryError("out of memory for 2 images at once: try --batch-size 1.")
+            batches.append(batch)
+            yield batch
+
+    monkeypatch.setattr(job, "images_of", full_at_the_second)
+    said = "for 2 images at once, the block size of the run: .* --batch-size 1 and another --out"
+    with pytest.raises(NoMemoryError, match=said):
+        run(settings, batch_size=2)
 
 
 def test_manifest_holds_every_setting_and_no_path_or_time(settings, checkpoint, tmp_path):

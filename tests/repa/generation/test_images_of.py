@@ -275,6 +275,13 @@ def test_a_batch_that_does_not_fit_is_said_with_one_that_may(size, less):
         list(images_of(Known(full), range(size), replace(HEUN, batch_size=9)))
 
 
+def test_one_image_in_half_precision_has_nothing_smaller_to_try():
+    said = "for 1 images at once: try a device with more of it"
+    half = images_module.memory_for(1, replace(HEUN, precision="bf16"))
+    with pytest.raises(NoMemoryError, match=said), half:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
 def test_a_batch_that_does_not_fit_when_it_is_decoded_is_said_so(monkeypatch):
     def full(*arguments):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ import repa.generation.planning.dry_run as planning
 from repa import SiT
 from repa.errors import InUseError, RepaError, SettingError
 from repa.generation import SampleConfig, dry_run, generate
+from repa.generation.job import Job
 from repa.generation.planning import measuring
 from repa.generation.planning.measuring import Line, Timing
 from repa.generation.sample_files.opening import Outlook, check_sample_file
@@ -80,7 +82,7 @@ def test_a_dry_run_tells_what_the_run_will_be_and_writes_nothing(config, tmp_pat
     made = generate(config).path
     assert plan.output.file_bytes == made.stat().st_size == plan.output.needed_bytes
     with np.load(made) as file:
-        assert json.loads(json.dumps(plan.manifest)) == json.loads(str(file["manifest"]))
+        assert plan.manifest == json.loads(str(file["manifest"]))
     before = traces(tmp_path)
     again = dry_run(config)
     assert again.output.was_finished and again.unmeasured == "it is finished"
@@ -274,25 +276,20 @@ def test_more_processes_than_the_reference_had_are_refused(config):
         plan_of(reference, processes=Processes(size=3))
 
 
-def test_the_published_row_is_named_with_what_differs():
-    from repa.generation.planning.dry_run import _row
-
-    config = SampleConfig(num_images=50_000)
-    manifest = {"model": "sit-xl-2-repa-256", "image_size": 256, "path_type": "linear"}
-    manifest |= {"solver": "sde", "num_steps": 250, "cfg_scale": 1.8, "labels": "random"}
-    manifest |= {"guidance_interval": [0.0, 0.7], "quantizer": "truncate", "dtype": "float32"}
-    manifest |= {"autoencoder": "sd-vae-ft-ema", "tf32": True}
+def test_the_published_row_is_named_with_what_differs(model):
+    asked = {"cfg_scale": 1.8, "guidance_interval": (0.0, 0.7), "labels": "random"}
+    config = SampleConfig(model=model, num_images=50_000, device="cpu", **asked)
+    released = {"model": "sit-xl-2-repa-256", "image_size": 256, "autoencoder": "sd-vae-ft-ema"}
 
     class Planned:
         checkpoint = type("", (), {"settings": type("", (), {"dataset": "imagenet-256"})})
+        manifest = Job.plan(config, Processes()).manifest | released | {"tf32": True}
 
-    Planned.manifest = manifest
-    row = _row(Planned, config)
+    row = planning._row(Planned, config)
     assert row.name == "repa-xl-2-cfg-1.8-interval-0.7"
-    differing = {each.setting for each in row.differences}
-    assert not differing & {"solver", "cfg_scale", "reference", "network", "guidance_interval"}
-    Planned.manifest = {**manifest, "num_steps": 12}
-    assert "num_steps" in {each.setting for each in _row(Planned, config).differences}
+    assert row.comparable and not row.differences
+    Planned.manifest = {**Planned.manifest, "num_steps": 12}
+    assert [each.setting for each in planning._row(Planned, config).differences] == ["num_steps"]
 
 
 def test_a_batch_that_does_not_fit_is_not_measured_and_the_reason_is_told(config, monkeypatch):
@@ -303,3 +300,26 @@ def test_a_batch_that_does_not_fit_is_not_measured_and_the_reason_is_told(config
     plan = dry_run(config)
     assert plan.timing is None is plan.seconds
     assert plan.unmeasured == "out of memory for 7 images at once: try repa sample --batch-size 3."
+
+
+@pytest.mark.parametrize(
+    ("begun", "recorded", "said"),
+    [
+        (
+            True,
+            None,
+            "of the run: go on on .*, or begin anew with --batch-size 3 and another --out",
+        ),
+        (False, "a manifest", "of its manifest: repeat it on a device with more of it"),
+    ],
+)
+def test_no_batch_size_is_advised_to_a_run_that_cannot_have_another(
+    config, monkeypatch, begun, recorded, said
+):
+    def full(*arguments):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(planning, "timing_of", full)
+    job = replace(Job.plan(config, Processes()), recorded=recorded)
+    _, unmeasured = planning._measured(job, 7, begun=begun)
+    assert re.fullmatch(f"out of memory for 7 images at once, the block size {said}\\.", unmeasured)
