@@ -2,6 +2,7 @@
 
 import argparse
 from collections import defaultdict
+from itertools import cycle
 from statistics import mean
 
 import matplotlib
@@ -133,10 +134,11 @@ def draw_guidance(rows):
         for axes, interval in zip(line, map(list, intervals), strict=True):
             for place, (kind, colour) in enumerate(KINDS.items()):
                 of_kind = [r for r in rows if r["kind"] == kind and r["interval"] == interval]
-                for guide in sorted({row.get("guide", "") for row in of_kind}):
+                guides = sorted({row.get("guide", "") for row in of_kind})
+                for guide, dashes in zip(guides, cycle(("-", "--", ":")), strict=False):
                     points = [r for r in of_kind if r.get("guide", "") == guide]
                     points += [r for r in rows if r["kind"] == "none"]
-                    style = {"color": colour, "label": f"{kind} {guide}"}
+                    style = {"color": colour, "label": f"{kind} {guide}", "linestyle": dashes}
                     draw_with_errors(axes, points, "weight", value, 1 + 0.006 * place, **style)
             axes.set_xticks(sorted({row["weight"] for row in rows}))
             axes.grid(alpha=0.3)
@@ -195,7 +197,7 @@ SETTING = {
     "rows an image": lambda row: row["rows"],
 }
 GUIDED = {
-    "guidance": lambda row: f"`{row['kind']}`",
+    "guidance": lambda row: f"`{row['kind']}` {row.get('guide', '')}".strip(),
     "interval": lambda row: "[{:g}, {:g}]".format(*row["interval"]) if row["interval"] else "",
     "weight": lambda row: f"{row['weight']:g}",
     "rows an image": lambda row: row["rows"],
@@ -298,8 +300,7 @@ def print_tables(known, model, guided):
     print("\ndigits, 500 images, means over seeds, ± half their range\n")
     print(table_of_seeds([row for row in model if row["count"] == 500]))
     print("\nguidance on digits, 200 images and one seed, ± the standard error of 20 resamples\n")
-    order = ["none", *KINDS]
-    guided = sorted(guided, key=lambda r: (order.index(r["kind"]), r["interval"], r["weight"]))
+    guided = sorted(guided, key=lambda r: (GUIDED["guidance"](r), r["interval"] or [], r["weight"]))
     print(table_of(guided, GUIDED))
 
 
