@@ -22,8 +22,9 @@ COMMANDS = ("sample", "train", "train aligned", "fid", "stats")
 
 _METRIC = ("--features", "efficientnet-lite0", "--batch-size", "4", "--device", "cpu")
 _TRAINING = ("--model", "SiT-Pico/8", "--image-size", "32", "--encoder-depth", "1")
-_TRAINING += ("--projector-dim", "32", "--batch-size", "8", "--checkpoint-every", "4")
-_TRAINING += ("--log-every", "1", "--preview-every", "0")
+_TRAINING += ("--batch-size", "8", "--checkpoint-every", "4", "--log-every", "1")
+_TRAINING += ("--preview-every", "0", "--encoder")
+_ENCODERS = {"train": ("none",), "train aligned": ("efficientnet-lite1", "--projector-dim", "32")}
 
 
 def make_inputs(folder: Path, images: int) -> None:
@@ -55,8 +56,7 @@ def arguments(command: str, *, images: int = 48, steps: int = 24) -> tuple[str, 
         protocol = ("--num", str(images), "--steps", "10", "--batch-size", "8")
         return ("sample", "--model", "tiny.safetensors", *protocol, *_place("out.npz"))
     if command.startswith("train"):
-        encoder = "none" if command == "train" else "efficientnet-lite1"
-        settings = (*_TRAINING, "--steps", str(steps), "--encoder", encoder)
+        settings = ("--steps", str(steps), *_TRAINING, *_ENCODERS[command])
         return ("train", "--preset", "digits", *settings, "--resume", *_place("run"))
     if command == "fid":
         return ("fid", "some.npz", "--ref", "real.npz", "--bootstrap", "3", *_METRIC, "--json")
