@@ -129,16 +129,19 @@ def train(
     with --resume; history.jsonl records from which step on. With several GPUs: --processes N, or on
     several machines torchrun ... -m -- repa_cli train ...
     """
+    if dry and workers is not None:
+        raise typer.BadParameter("has no effect with --dry-run", param_hint="--workers")
     with Loading():
         import repa.training.loop  # noqa: F401 - with torch it takes seconds
         from repa.training.run.milestones import run_reporting
         from repa_base.processes import at_first, check_same, joined_processes, suitable_backend
 
     file = read_config_file(config) if config else ConfigFile()
-    preset, settings = preset or file.preset, {**file.reporting, **file.settings, **settings}
+    typed = settings
+    preset, settings = preset or file.preset, file.under(typed)
     folder = out or Path("runs") / _name(preset, settings)
     reported = {name: settings.pop(name) for name in rules(Reporting) if name in settings}
-    with joined_processes(suitable_backend(device)) as world:
+    with file.named_in_errors(typed), joined_processes(suitable_backend(device)) as world:
         how: dict[str, Any] = {"resume": resume, "from_step": from_step, "skip": skip or ()}
         # What decides who waits for whom is compared before anyone waits.
         asked = {"preset": preset, "out": str(folder), "dry_run": dry, **how}

@@ -28,6 +28,10 @@ class EncoderName:
         """Return it as it is typed."""
         return self.name if self.weights is None else f"{self.name}={self.weights}"
 
+    def absolute(self) -> "EncoderName":
+        """Return the same with the whole path of its weights, wherever it is read next."""
+        return self if self.weights is None else EncoderName(self.name, self.weights.absolute())
+
     @property
     def timm_name(self) -> str | None:
         """The timm network that was named with `timm:`; None for a registered encoder."""

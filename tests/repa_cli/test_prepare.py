@@ -74,6 +74,12 @@ def test_what_was_found_is_one_line_and_code_1(repa, source, tmp_path):
     assert code == 1 and "holds no images" in err and not Path(tmp_path / "out2").exists()
 
 
+def test_a_batch_of_nothing_to_encode_is_refused(repa, source, tmp_path):
+    code, _, error = repa("prepare", source, "--out", tmp_path / "out", "--batch-size", 4)
+    assert code == 2 and error.count("\n") == 1 and "no effect without --autoencoder" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_features_of_an_encoder_are_those_that_it_gives(repa, tmp_path):
     from repa.encoders import load_encoder
 

@@ -171,6 +171,11 @@ def test_a_file_of_settings_beats_the_preset_and_what_is_typed_beats_the_file(
         ('preset = "repa-xl"', "did you mean 'repa-xl2'"),
         ('preset = "repa-b2"', "prepared set of your own"),
         ("[optimizer]\nlearning_rate = 0", "my.toml: [optimizer] learning_rate must be above 0"),
+        ('[model]\nmodel = "SiT-XXL/2"', "my.toml: [model] model"),
+        ('[alignment]\nencoder = "dinov2-vit-x"', "my.toml: [alignment] encoder"),
+        ("[alignment]\nencoder_depth = 99", "my.toml: [alignment] encoder_depth"),
+        ('[data]\ndata = "digit"', "my.toml: [data] data"),
+        ("[optimizer]\nbatch_size = 7\naccumulate = 2", "my.toml: [optimizer] batch_size"),
     ],
 )
 def test_a_file_of_settings_that_cannot_be_meant_is_mistyped(
@@ -182,6 +187,22 @@ def test_a_file_of_settings_that_cannot_be_meant_is_mistyped(
     assert code == 2 and not out and error.count("\n") == 1 and said in error
     assert [path.name for path in tmp_path.iterdir()] == ["my.toml"]
     assert repa("train", "--config", "none.toml")[0] == 2
+
+
+def test_what_is_typed_ends_what_the_file_says_of_aligning_and_evaluating(training, tmp_path):
+    text = '[alignment]\nprojector = "conv"\n[reporting]\neval_every = 1\neval_num = 200\n'
+    (tmp_path / "my.toml").write_text(text)
+    given = ("--config", "my.toml", "--steps", 1, "--encoder", "none")
+    code, _, error = training(*given, "--eval-every", 0)
+    assert code == 0, error
+    stored = json.loads((tmp_path / "run/reporting.json").read_text())
+    assert stored["eval_every"] == 0 and stored["eval_num"] == Reporting.eval_num
+
+
+def test_what_reads_ahead_has_no_effect_on_a_dry_run(training):
+    code, out, error = training("--steps", 1, "--dry-run", "--workers", 2)
+    assert code == 2 and not out and error.count("\n") == 1
+    assert "--workers: has no effect with --dry-run" in error
 
 
 def test_a_dry_run_tells_settings_sizes_and_time_and_writes_nothing(

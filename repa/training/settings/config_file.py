@@ -15,15 +15,18 @@ Every key may be left out. Does not import torch.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from repa.encoders.names import NO_ENCODER
 from repa.errors import SettingError, first_line, suggestion
 from repa.training.settings.presets import PRESETS
-from repa.training.settings.reporting import Reporting
+from repa.training.settings.reporting import OF_EVALUATIONS, Reporting
 from repa.training.settings.sections import SECTIONS
+from repa.training.settings.train_config import OF_ALIGNMENT
 from repa_base.settings import check_value, rules
 
 _ALL_SECTIONS: dict[str, type] = {**SECTIONS, "reporting": Reporting}
@@ -34,9 +37,37 @@ _PRESET = "preset"
 class ConfigFile:
     """What a file says: a preset, settings of the run and of what it reports, by their names."""
 
+    path: Path | None = None
     preset: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     reporting: Mapping[str, Any] = field(default_factory=dict)
+
+    def under(self, typed: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all settings together: what is typed, else what the file says.
+
+        `encoder` none takes with it how the file aligns, and `eval_every` 0 how it evaluates.
+        """
+        gone: tuple[str, ...] = ()
+        if typed.get("encoder") == NO_ENCODER:
+            gone += OF_ALIGNMENT
+        if typed.get("eval_every") == 0:
+            gone += OF_EVALUATIONS
+        said = {**self.settings, **self.reporting}
+        return {name: value for name, value in said.items() if name not in gone} | {**typed}
+
+    @contextmanager
+    def named_in_errors(self, typed: Container[str]) -> Iterator[None]:
+        """Name file and section where a setting is refused that is the file's, and not typed."""
+        try:
+            yield
+        except SettingError as error:
+            name = error.field
+            homes = [home for home, section in _ALL_SECTIONS.items() if name in rules(section)]
+            said = name in self.settings or name in self.reporting
+            if self.path is None or name in typed or not (said and homes):
+                raise
+            told = str(error).removeprefix(f"{name} ")
+            raise _error(self.path, f"[{homes[0]}] {name} {told}") from error
 
 
 def read_config_file(path: Path) -> ConfigFile:
@@ -67,7 +98,7 @@ def read_config_file(path: Path) -> ConfigFile:
         found[name] = section
     reporting = found.pop("reporting", {})
     settings = {key: value for section in found.values() for key, value in section.items()}
-    return ConfigFile(preset, settings, reporting)
+    return ConfigFile(path, preset, settings, reporting)
 
 
 def _check(path: Path, section: str, key: str, value: object) -> None:

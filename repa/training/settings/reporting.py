@@ -13,7 +13,7 @@ def nobody(*told: object) -> None:
     """Hear what is told, and do nothing; by its name it travels between processes."""
 
 
-_OF_EVALUATIONS = ("eval_num", "eval_reference")
+OF_EVALUATIONS = ("eval_num", "eval_reference")
 _TOLD = ("on_step", "on_taken", "on_preview", "on_progress", "on_note")
 
 
@@ -74,7 +74,7 @@ class Reporting:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        for name in () if self.eval_every else _OF_EVALUATIONS:
+        for name in () if self.eval_every else OF_EVALUATIONS:
             if (value := getattr(self, name)) != getattr(Reporting, name):
                 raise SettingError(name, f"{name} {value} is of evaluations: give --eval-every.")
 
@@ -90,7 +90,7 @@ class Reporting:
         """
         values = before.plain() if before else {}
         if not given.get("eval_every", values.get("eval_every")):
-            values = {name: v for name, v in values.items() if name not in _OF_EVALUATIONS}
+            values = {name: v for name, v in values.items() if name not in OF_EVALUATIONS}
         return cls(**{**values, **given})
 
     def quiet(self) -> "Reporting":

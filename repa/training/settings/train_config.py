@@ -31,6 +31,11 @@ CHANGEABLE += ("align_until", "data", "accumulate", "patience", "compile", "reco
 where its data are by now, whose content is checked by itself. All others decide the network, the
 data, the features to align with, or the draws of a step."""
 
+_OF_NO_PRESET = ("encoder_precision", "projector", "normalise_targets", "align_until")
+_OF_PRESETS = ("alignment_weight", "projector_dim")
+OF_ALIGNMENT = _OF_NO_PRESET + _OF_PRESETS
+"""Settings that say how to align, and nothing without an encoder."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(
@@ -56,7 +61,10 @@ class TrainConfig(
         check_settings(self)
         if self.data not in DATASETS:
             object.__setattr__(self, "data", whole_path(self.data))
-        if not parse_encoders(self.encoder):
+        encoders = parse_encoders(self.encoder)
+        if any(encoder.weights for encoder in encoders):
+            object.__setattr__(self, "encoder", ",".join(str(e.absolute()) for e in encoders))
+        if not encoders:
             _check_plain(self)
         for name in ("model", "init", "init_sha256"):
             value = getattr(self, name)
@@ -145,7 +153,7 @@ def whole_path(data: object) -> str:
 def _check_plain(config: TrainConfig) -> None:
     """Raise SettingError for what says how to align, in settings that align with nothing."""
     declared = {f.name: f.default for f in fields(config)}
-    for name in ("encoder_precision", "projector", "normalise_targets", "align_until"):
+    for name in _OF_NO_PRESET:
         if (value := getattr(config, name)) != declared[name]:
             raise _no_encoder(name, value)
 
@@ -159,7 +167,7 @@ def check_plain(config: TrainConfig, given: Mapping[str, Any], usual: Mapping[st
     Raises:
         SettingError: The first such setting.
     """
-    for name in () if parse_encoders(config.encoder) else ("alignment_weight", "projector_dim"):
+    for name in () if parse_encoders(config.encoder) else _OF_PRESETS:
         if given.get(name, usual[name]) != usual[name]:
             raise _no_encoder(name, given[name])
 

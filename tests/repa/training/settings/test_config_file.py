@@ -78,3 +78,29 @@ def test_what_cannot_be_meant_is_one_line_that_names_file_and_key(read, text, sa
         read(text)
     assert said in str(caught.value) and "my.toml: " in str(caught.value)
     assert "\n" not in str(caught.value) and caught.value.field == "config"
+
+
+def test_what_is_typed_takes_with_it_what_the_file_says_of_it(read):
+    text = '[alignment]\nencoder = "clip-vit-l"\nprojector = "conv"\nalign_until = 5\n'
+    text += "encoder_depth = 2\n[optimizer]\nbatch_size = 8\n"
+    file = read(text + "[reporting]\neval_every = 500\neval_num = 200\n")
+    kept = {"encoder_depth": 2, "batch_size": 8}
+    evaluated = {"eval_every": 500, "eval_num": 200}
+    aligned = {"encoder": "clip-vit-l", "projector": "conv", "align_until": 5}
+    assert file.under({}) == kept | evaluated | aligned
+    assert file.under({"encoder": "none"}) == kept | evaluated | {"encoder": "none"}
+    assert file.under({"eval_every": 0}) == kept | aligned | {"eval_every": 0}
+    assert file.under({"eval_every": 0, "eval_num": 3})["eval_num"] == 3  # refused by Reporting
+
+
+def test_a_setting_that_is_refused_later_is_named_in_the_file_unless_it_was_typed(read):
+    file = read("[optimizer]\nbatch_size = 7\n")
+    wrong = SettingError("batch_size", "batch_size 7 cannot be shared.")
+    said = r"my\.toml: \[optimizer\] batch_size 7 cannot be shared\.$"
+    with pytest.raises(SettingError, match=said) as caught, file.named_in_errors(()):
+        raise wrong
+    assert caught.value.field == "config"
+    for typed, error in ((("batch_size",), wrong), ((), SettingError("model", "model is none."))):
+        with pytest.raises(SettingError) as caught, file.named_in_errors(typed):
+            raise error
+        assert caught.value is error

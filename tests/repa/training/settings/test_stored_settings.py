@@ -11,7 +11,7 @@ from tiny_run import QUIET, TINY
 from repa.errors import OutputExistsError, RepaError, UnknownNameError
 from repa.training.loop import train
 from repa.training.run.folder import read_run_config
-from repa.training.settings import SECTIONS, TrainConfig, settings_by_name
+from repa.training.settings import SECTIONS, TrainConfig, settings_by_name, settings_of
 from repa_base.checksums import seal_folder
 
 FLAT_RUN = Path(__file__).parents[3] / "goldens/flat_run"
@@ -75,3 +75,15 @@ def test_a_run_of_a_version_without_sections_opens_and_its_draws_are_not_mixed_w
     # What the message advises: its weights are what another run begins with.
     begun = replace(config, init=str(out), num_steps=1)
     assert train(begun, tmp_path / "new", reporting=QUIET).name == "step-0000001"
+
+
+def test_weights_of_an_encoder_are_found_again_from_wherever_a_run_is_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = settings_of(encoder="dinov2-vit-s=weights.pth,efficientnet-lite1")
+    assert config.encoder == f"dinov2-vit-s={tmp_path}/weights.pth,efficientnet-lite1"
+    stored = TrainConfig.from_mapping(json.loads(json.dumps(config.sections())))
+    monkeypatch.chdir(tmp_path.parent)
+    assert TrainConfig.from_mapping(stored.sections()) == config
+    assert settings_of(encoder="timm:a , efficientnet-lite1").encoder == (
+        "timm:a , efficientnet-lite1"
+    )
