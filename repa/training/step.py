@@ -129,7 +129,7 @@ def _sharing(network: nn.Module, *, last: bool) -> AbstractContextManager[None]:
     return network.no_sync()
 
 
-SMALLER = "a smaller --model"
+SMALLER = "a smaller --model or --preset"
 """What lets a step need less memory where no setting does that a run may change."""
 
 

@@ -62,11 +62,11 @@ def test_where_no_setting_helps_another_run_of_a_smaller_network_is_advised(tmp_
     monkeypatch.setattr(step_module, "losses_of", failing(MemoryError()))
     with pytest.raises(NoMemoryError) as caught:
         train(config, tmp_path / "run", reporting=QUIET)
-    said = "out of memory in a step: start another run (--out) with a smaller --model."
+    said = "out of memory in a step: start another run (--out) with a smaller --model or --preset."
     assert str(caught.value) == said
     monkeypatch.setattr(planning, "measured_timing", failing(MemoryError()))
     plan = dry_run(config, tmp_path / "other")
-    assert plan.unmeasured == "out of memory in a step: try a smaller --model"
+    assert plan.unmeasured == "out of memory in a step: try a smaller --model or --preset"
 
 
 @pytest.mark.parametrize("error", ERRORS)
