@@ -1,6 +1,6 @@
 """The curves of runs, read from the logs in their folders."""
 
-import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from repa.errors import RepaError
 from repa.sheets.curves import Points, RunCurves, check_curves, save_curves
 from repa.training.run.folder import read_run_config
 from repa_base.checksums import parse_json
+from repa_base.settings import LARGEST
 
 _LOSSES = ("velocity", "alignment")
 HELD_OUT, TRAINED_ON = "held_out", "trained_on"
@@ -24,8 +25,8 @@ METRICS = "metrics"
 def plot_runs(runs: Sequence[Path], out: Path, *, overwrite: bool = False) -> list[str]:
     """Draw losses, alignment and metrics of runs over steps and images seen on a PNG.
 
-    Runs are called like their folders, or by their paths where two folders have one name. A loss
-    that is the same at every entry, such as the alignment loss of plain SiT, is left out.
+    Runs are called like their folders, or by their paths where two folders have one name. Losses
+    that are 0 are left out: of plain SiT, and after `align_until`, there is no alignment.
 
     Returns:
         The titles of the panels.
@@ -51,8 +52,8 @@ def read_curves(run: Path, name: str) -> RunCurves:
         what = "no such folder" if not run.is_dir() else "no config.json in it"
         raise RepaError(f"{run} holds no run ({what}): name folders that repa train has made.")
     entries = list(_entries(run / "log.jsonl"))
-    losses = {name: _points(entries, name) for name in _LOSSES}
-    losses = {name: points for name, points in losses.items() if _varies(points)}
+    losses = {name: _points([e for e in entries if e.get(name) != 0], name) for name in _LOSSES}
+    losses = {name: points for name, points in losses.items() if len(points[0])}
     if not losses:
         raise RepaError(
             f"{run}: its log.jsonl has no losses yet: let it train, or see --log-every."
@@ -79,22 +80,20 @@ def _entries(path: Path) -> Iterable[dict[str, Any]]:
     for line in lines:
         try:
             entry = parse_json(line)
-        except json.JSONDecodeError:
+        except ValueError:
             continue
-        if isinstance(entry, dict) and type(entry.get("step")) is int:
+        step = entry.get("step") if isinstance(entry, dict) else None
+        if type(step) is int and abs(step) <= LARGEST:
             yield entry
 
 
 def _points(entries: Iterable[Mapping[str, Any]], name: str) -> Points:
     """Return steps and values of what the entries hold of one name; finite numbers alone."""
     found = [(entry["step"], entry[name]) for entry in entries if name in entry]
-    numbers = [(s, v) for s, v in found if isinstance(v, int | float) and np.isfinite(v)]
+    largest = sys.float_info.max
+    numbers = [(s, v) for s, v in found if isinstance(v, int | float) and abs(v) <= largest]
     steps, values = zip(*numbers, strict=True) if numbers else ((), ())
     return np.array(steps, np.int64), np.array(values, np.float64)
-
-
-def _varies(points: Points) -> bool:
-    return len(np.unique(points[1])) > 1 or (len(points[1]) == 1 and points[1][0] != 0)
 
 
 def _is_mapping(value: object) -> bool:

@@ -52,6 +52,32 @@ def test_losses_fixed_losses_and_metrics_are_read_each_at_its_steps(tmp_path):
     }
 
 
+def test_steps_without_alignment_have_no_alignment_loss(tmp_path):
+    # As those after `align_until`, where the log says 0.
+    aligned = [step(1, alignment=-0.2), step(2, alignment=-0.2), step(3), step(4)]
+    run = read_curves(made_run(tmp_path / "a", aligned), "a")
+    assert [list(points) for points in run.losses["alignment"]] == [[1, 2], [-0.2, -0.2]]
+    assert run.losses["velocity"][0].tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        '{"step": 5, "velocity": ' + "9" * 5000 + "}",
+        '{"step": 5, "velocity": ' + "9" * 400 + "}",
+        '{"step": 9223372036854775808, "velocity": 1.0}',
+        '{"step": 9223372036854775807, "velocity": NaN}',
+    ],
+    ids=["deep", "digits", "value", "step", "nan"],
+)
+def test_numbers_and_texts_that_no_run_writes_are_passed_over(tmp_path, line):
+    out = made_run(tmp_path / "a", ENTRIES)
+    with (out / "log.jsonl").open("a") as log:
+        log.write(f"{line}\n")
+    assert read_curves(out, "a").losses["velocity"][0].tolist() == [1, 2, 3]
+
+
 def test_what_a_kill_left_of_a_line_is_passed_over(tmp_path):
     out = made_run(tmp_path / "a", ENTRIES)
     with (out / "log.jsonl").open("a") as log:
