@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Told apart by most colour-blind people (Okabe and Ito, Color Universal Design, 2008), without
-their yellow, which white paper swallows."""
+their yellow, which white paper swallows. More runs than these have colours of a rainbow."""
 
 _COLUMNS, _PANEL, _DPI = 4, (3.6, 2.8), 110
 _MEAN_SHARE = 20  # a mean is over a twentieth of a curve's points
@@ -121,8 +121,7 @@ def _panels(runs: Sequence[RunCurves]) -> list[_Panel]:
 
 
 def _draw(axis: "Axes", panel: _Panel, runs: Sequence[RunCurves], over: str) -> None:
-    for number, run in enumerate(runs):
-        colour = _colour(number)
+    for run, colour in zip(runs, _colours(len(runs)), strict=True):
         for kind, (steps, values) in panel.series(run):
             x = steps * run.batch_size if over == "images seen" else steps
             style = {"color": colour, "linewidth": 1.4, **_STYLES[kind][1]}
@@ -163,7 +162,8 @@ def _add_legend(figure: "Figure", runs: Sequence[RunCurves]) -> None:
     """Name the runs by their colours, and what lines of each kind are of."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=_colour(i), label=run.name) for i, run in enumerate(runs)]
+    coloured = zip(runs, _colours(len(runs)), strict=True)
+    handles = [Line2D([], [], color=colour, label=run.name) for run, colour in coloured]
     kinds = {kind for run in runs for p in _panels([run]) for kind, _ in p.series(run)}
     if len(kinds - {"metric"}) > 1:
         styles = [_STYLES[kind] for kind in _STYLES if kind in kinds - {"metric"}]
@@ -172,5 +172,9 @@ def _add_legend(figure: "Figure", runs: Sequence[RunCurves]) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=9)
 
 
-def _colour(number: int) -> str:
-    return _COLOURS[number % len(_COLOURS)]
+def _colours(count: int) -> Sequence[Any]:
+    """Return so many colours, all different."""
+    from matplotlib import colormaps
+
+    known = _COLOURS[:count]
+    return known if count == len(known) else list(colormaps["turbo"](np.linspace(0, 1, count)))

@@ -117,13 +117,19 @@ def test_the_picture_has_a_panel_for_each_loss_and_metric_twice(tmp_path):
     assert plot_runs(runs[1:], tmp_path / "c.png", overwrite=True) == panels[:2]
 
 
-def test_panels_fill_rows_evenly_and_no_empty_one_is_drawn(tmp_path, monkeypatch):
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved."""
     from matplotlib.figure import Figure
 
-    figures, save = [], Figure.savefig
+    saved, save = [], Figure.savefig
     monkeypatch.setattr(
-        Figure, "savefig", lambda self, *a, **k: figures.append(self) or save(self, *a, **k)
+        Figure, "savefig", lambda self, *a, **k: saved.append(self) or save(self, *a, **k)
     )
+    return saved
+
+
+def test_panels_fill_rows_evenly_and_no_empty_one_is_drawn(tmp_path, figures):
     labels = dict.fromkeys(("FD", "precision", "recall"), 1.0)
     entries = [step(1, alignment=-0.2), {"step": 1, "metrics": labels}]
     assert len(plot_runs([made_run(tmp_path / "a", entries)], tmp_path / "c.png")) == 5
@@ -133,13 +139,7 @@ def test_panels_fill_rows_evenly_and_no_empty_one_is_drawn(tmp_path, monkeypatch
     assert shown[:5] == shown[5:]
 
 
-def test_the_second_half_is_over_images_seen(tmp_path, monkeypatch):
-    from matplotlib.figure import Figure
-
-    figures, save = [], Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *a, **k: figures.append(self) or save(self, *a, **k)
-    )
+def test_the_second_half_is_over_images_seen(tmp_path, figures):
     runs = [
         made_run(tmp_path / "a", ENTRIES),
         made_run(tmp_path / "b", [step(1), step(2)], batch_size=16),
@@ -154,16 +154,9 @@ def test_the_second_half_is_over_images_seen(tmp_path, monkeypatch):
     assert images == [[8, 16, 24], [16, 32], [16, 32], [16, 32]]
 
 
-def test_the_legend_names_runs_by_their_colours_and_lines_by_what_they_are_of(
-    tmp_path, monkeypatch
-):
+def test_the_legend_names_runs_by_their_colours_and_lines_by_what_they_are_of(tmp_path, figures):
     from matplotlib.colors import to_hex
-    from matplotlib.figure import Figure
 
-    figures, save = [], Figure.savefig
-    monkeypatch.setattr(
-        Figure, "savefig", lambda self, *a, **k: figures.append(self) or save(self, *a, **k)
-    )
     watched, plain = made_run(tmp_path / "a", ENTRIES), made_run(tmp_path / "b", [step(1), step(2)])
     same = made_run(tmp_path / "other/b", [step(1), step(2)])
     plot_runs([watched, plain, same], tmp_path / "c.png")
@@ -178,6 +171,18 @@ def test_the_legend_names_runs_by_their_colours_and_lines_by_what_they_are_of(
     styles = [line.get_linestyle() for line in many.get_lines()]
     assert styles == ["-", "-", "-", "-", "--", ":"]
     assert [text.get_text() for text in one.get_texts()] == ["b"]
+
+
+def test_each_of_many_runs_has_a_colour_of_its_own(tmp_path, figures):
+    from matplotlib.colors import to_hex
+
+    runs = [made_run(tmp_path / f"{n}", [step(1), step(2)]) for n in range(15)]
+    plot_runs(runs, tmp_path / "c.png")
+    named, drawn = (
+        [to_hex(line.get_color()) for line in lines]
+        for lines in (figures[0].legends[0].get_lines(), figures[0].axes[0].lines)
+    )
+    assert named == drawn and len(set(named)) == 15
 
 
 def test_what_is_no_run_is_named(tmp_path):
