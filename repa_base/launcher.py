@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 OURS = "REPA_LAUNCHED"
@@ -53,16 +53,23 @@ def tells_errors() -> bool:
 def leave_error(message: str, *, consequence: bool = False) -> bool:
     """Write an error of this process where its launcher looks for it; return whether it does.
 
-    A `consequence` is that of another process's end.
+    It does not without a launcher, nor where the file cannot be written. A `consequence` is that of
+    another process's end.
     """
-    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if not path:
+    name = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not name:
         return False
     now = time.time()
     # In torch's form: the launcher shows what stands in the place of a traceback.
     details = {"py_callstack": message, "timestamp": str(int(now))}
     details |= {"time": now, "consequence": consequence}
-    Path(path).write_text(json.dumps({"message": {"message": message, "extraInfo": details}}))
+    path = Path(name)
+    try:
+        path.write_text(json.dumps({"message": {"message": message, "extraInfo": details}}))
+    except OSError:  # a full disk may have been the error
+        with suppress(OSError):
+            path.unlink()  # half of it would be an error of the launcher
+        return False
     return True
 
 

@@ -131,6 +131,18 @@ def test_error_that_is_left_stands_in_the_launcher_s_report(tmp_path, monkeypatc
     assert abs(failure.timestamp - time.time()) < 60
 
 
+def test_error_that_cannot_be_left_is_known_and_leaves_no_half_file(tmp_path, monkeypatch):
+    def write_half(path, text):
+        path.write_bytes(text[:20].encode())
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "none/error.json"))
+    assert not leave_error("x.pt: is damaged.")
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    monkeypatch.setattr("pathlib.Path.write_text", write_half)
+    assert not leave_error("x.pt: is damaged.") and not list(tmp_path.iterdir())
+
+
 def test_who_tells_an_error(monkeypatch):
     told = {}
     for rank in ("0", "1"):

@@ -75,6 +75,14 @@ def test_worker_leaves_its_error_for_its_launcher(repa, tmp_path, monkeypatch, r
     assert "did you mean 'digits'" in left["message"]["message"]
 
 
+def test_worker_that_cannot_leave_its_error_prints_it(repa, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "none/error.json"))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("REPA_LAUNCHED", "1")
+    code, _, error = repa("sample", "--model", "digit")
+    assert code == 2 and "did you mean 'digits'" in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(("asked", "seconds"), [(None, 6 * 3600), ("90", 90)])
 def test_what_ends_by_a_signal_has_hours_to_save_a_checkpoint(monkeypatch, asked, seconds):
     found = []
