@@ -16,6 +16,7 @@ from typer.core import TyperCommand
 from metrics.settings import Resize
 from repa.errors import suggestion
 from repa.registry import entry_names
+from repa_base.launcher import OURS
 from repa_base.settings import LARGEST, Rule, flag_of, rules
 from repa_cli.output import setting_errors_as_options
 
@@ -172,8 +173,11 @@ def _device(value: str) -> str:
 
 def _launched(context: typer.Context, count: int | None) -> None:
     """Run the whole command in several processes instead, unless this is one of them."""
-    if count is None or "TORCHELASTIC_RUN_ID" in os.environ:
+    started = "TORCHELASTIC_RUN_ID" in os.environ
+    if count is None or (started and OURS in os.environ):
         return
+    if started:
+        raise typer.BadParameter("torchrun has started the processes already: leave it out.")
     from repa_cli.running.launch import launch
 
     typed = context.obj  # what `main` was given

@@ -101,6 +101,19 @@ def test_what_ends_by_a_signal_has_hours_to_save_a_checkpoint(monkeypatch, asked
     assert found[0].shutdown_timeout == seconds
 
 
+def test_processes_of_torchrun_start_no_others(repa, monkeypatch):
+    monkeypatch.setattr("repa_cli.app._end", sys.exit)
+    monkeypatch.setattr("repa_cli.running.launch.launch", lambda *arguments: 0)
+    assert repa("train", "--from-step", 1, "--processes", 4)[0] == 0
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "theirs")
+    code, out, error = repa("train", "--from-step", 1, "--processes", 4)
+    assert (code, out) == (2, "")
+    assert error == (
+        "repa: error: Invalid value for '--processes': torchrun has started the processes already: "
+        "leave it out.\n"
+    )
+
+
 @pytest.mark.slow
 def test_torchrun_trains_and_its_processes_warn_of_nothing(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
