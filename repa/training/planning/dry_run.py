@@ -105,7 +105,7 @@ def dry_run(
         )
     )
     config, data, targets = plan.config, plan.data, plan.targets
-    found = sizes_of(config, plan.what.model)
+    found = sizes_of(config, plan.what.model, processes)
     if plan.start.checkpoint is None:
         check_start(config, plan.what)
     timing, unmeasured = None, None if measured else "not asked for"

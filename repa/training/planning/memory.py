@@ -27,7 +27,8 @@ class Sizes:
         num_parameters: Of the network without projectors.
         num_projector_parameters: Of the projectors, which sampling does without.
         num_tokens: Tokens of an image.
-        state_bytes: Weights, gradients, optimizer and moving average.
+        state_bytes: Weights, gradients, optimizer and moving average. Several processes hold
+            gradients twice: PyTorch sums them over the processes in a copy.
         image_bytes: What is kept of an image between the passes.
         fixed_bytes: What is kept whatever the number of images: weights in bfloat16.
         checkpoint_bytes: Files of a checkpoint.
@@ -49,8 +50,8 @@ class Sizes:
         return self.state_bytes + self.fixed_bytes + num_images * self.image_bytes
 
 
-def sizes_of(config: TrainConfig, settings: Mapping[str, Any]) -> Sizes:
-    """Count for a run of these settings, `settings` being the keyword arguments of its `SiT`."""
+def sizes_of(config: TrainConfig, settings: Mapping[str, Any], processes: int = 1) -> Sizes:
+    """Count for each process of a run, `settings` being the keyword arguments of its `SiT`."""
     with FakeTensorMode():
         model = SiT(**settings, label_dropout=0.0)
         model.recomputed = config.recompute
@@ -62,11 +63,12 @@ def sizes_of(config: TrainConfig, settings: Mapping[str, Any]) -> Sizes:
         parameters = sum(p.numel() for p in model.parameters())
         num_tokens = (model.input_size // model.patch_size) ** 2
     held = every - trained  # constants, of which there are no gradients
+    copies = _COPIES + (processes > 1)
     return Sizes(
         num_parameters=parameters - projectors,
         num_projector_parameters=projectors,
         num_tokens=num_tokens,
-        state_bytes=_FLOAT * (_COPIES * trained + 2 * held),
+        state_bytes=_FLOAT * (copies * trained + 2 * held),
         image_bytes=two - one,
         fixed_bytes=max(0, 2 * one - two),
         # Model, average, the two moments, and a number of AdamW's for each tensor.

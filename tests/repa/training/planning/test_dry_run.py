@@ -54,6 +54,9 @@ def test_counts_are_those_of_the_state_that_training_makes(target_dims):
     gradients = sum(p.nbytes for p in state.model.parameters() if p.requires_grad)
     weights = sum(t.nbytes for m in (state.model, state.ema) for t in m.state_dict().values())
     assert sizes.state_bytes == moments + gradients + weights
+    shared = sizes_of(TINY, model_settings(TINY, data, list(target_dims)), processes=2)
+    assert shared.state_bytes == sizes.state_bytes + gradients
+    assert replace(shared, state_bytes=sizes.state_bytes) == sizes
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -99,6 +102,9 @@ def test_a_dry_run_tells_and_writes_nothing(tmp_path, monkeypatch):
     assert plan.data == {"name": "digits", "count": 901, "num_classes": 10, "input": [3, 16, 16]}
     assert plan.timing is not None and plan.timing.step > 0 and plan.unmeasured is None
     assert plan.seconds == pytest.approx(6 * 2 * plan.timing.step)
+    alone = dry_run(replace(TINY, accumulate=4), out, measured=False)
+    gradients = sum(p.nbytes for p in tiny_state().model.parameters() if p.requires_grad)
+    assert alone.share == 2 and plan.memory_bytes == alone.memory_bytes + gradients
     assert plan.timing.features == 0
     assert plan.to_dict()["settings"] == replace(TINY, accumulate=2).sections()
     assert not out.exists()
