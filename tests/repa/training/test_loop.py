@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.torch import load_file
-from tiny_run import QUIET, TINY, as_begun, file_bytes, tiny_state
+from tiny_run import QUIET, TINY, Unread, as_begun, file_bytes, tiny_state
 
+import repa.training.loop as loop
 import repa.training.outcomes as outcomes
 import repa.training.run.opening as opening
 from repa.data import open_training_data
@@ -316,6 +317,12 @@ def test_the_device_is_waited_for_at_logs_and_checkpoints_alone(tmp_path, monkey
         reads.append(len(taken))
         return read_measured(measured)
 
+    def unread(self, batches):
+        with Unread():
+            step(self, batches)
+
+    step = loop._Loop.step
+    monkeypatch.setattr(loop._Loop, "step", unread)
     monkeypatch.setattr(outcomes, "read_measured", reading)
     reporting = replace(
         QUIET,

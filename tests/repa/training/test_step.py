@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tiny_run import TINY, measured, numbered_data, stand_in_encoder, tiny_state
+from tiny_run import TINY, Unread, measured, numbered_data, stand_in_encoder, tiny_state
 from torch._inductor.exc import InductorError
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import repa.training.step as module
 from repa.errors import OtherProcessError, RepaError
@@ -205,14 +204,6 @@ def test_target_features_are_the_encoders_unless_they_are_to_be_normalised():
     indices = Batches(TINY, data, targets, "cpu").order(np.arange(TINY.batch_size))
     assert torch.equal(plain, stand_in_encoder()(data.images(indices), grid_size=2))
     assert torch.equal(spatial, spatially_normalised(plain)) and not torch.equal(plain, spatial)
-
-
-class Unread(TorchDispatchMode):
-    """Refuse to wait for the device, as a number of Python does."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        assert function is not torch.ops.aten._local_scalar_dense.default
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("changes", [{}, {"precision": "bf16"}, {"accumulate": 2}])
