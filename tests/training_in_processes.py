@@ -8,12 +8,14 @@ import os
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from tiny_run import QUIET, TINY, numbered_data, stand_in_encoder
 
 import repa.training.loop as loop
+import repa.training.previews as previews
 import repa.training.run.opening as opening
 import repa.training.targets as targets
 from repa.errors import RepaError
@@ -25,29 +27,38 @@ ALIGNED = replace(
 )
 SHORT = replace(ALIGNED, align_until=4, num_steps=7)
 EVERY = replace(QUIET, checkpoint_every=50)
+WATCHED = replace(EVERY, validate_every=3, preview_every=5)
+PATIENCE = timedelta(minutes=2)
+"""How long processes that do not call the same functions wait for each other."""
+
 NOT_FINITE = 3
 """The step whose data one process cannot compute with, where that is tried."""
 
 
 def with_numbered_images():
-    """Let runs be on numbered images, the same at every process, with a stand-in encoder."""
+    """Let runs be on numbered images, the same at every process, with a stand-in encoder.
+
+    Their previews are small.
+    """
     torch.manual_seed(0)
     data = numbered_data(40)
     opening.open_training_data = lambda name, size: data
     targets.load_encoder = lambda name, device: stand_in_encoder(name)
+    previews._ROWS = previews._STEPS = 1
 
 
 def runs(folder, world):
     """Train what is compared with other numbers of processes, and with itself in two goes."""
 
-    def run(name, config, **options):
-        return loop.train(config, folder / name, reporting=EVERY, processes=world, **options)
+    def run(name, config, reporting=EVERY, **options):
+        return loop.train(config, folder / name, reporting=reporting, processes=world, **options)
 
     run("plain", PLAIN)
     run("accumulated", replace(PLAIN, accumulate=4, recompute=True))
     run("aligned", ALIGNED)
     run("aligned, accumulated", replace(ALIGNED, accumulate=4))
     run("short", SHORT)
+    run("watched", SHORT, WATCHED)
     run("computed", SHORT, keep_features="nowhere")
     run("parts", replace(SHORT, num_steps=3))
     run("parts", SHORT, resume=True)
@@ -98,6 +109,6 @@ def errors(folder, world):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with_numbered_images()
-    with joined_processes() as world:
+    with joined_processes(patience=PATIENCE) as world:
         runs(Path(sys.argv[1]), world)
         sys.stdout.write(json.dumps(errors(Path(sys.argv[1]), world)))

@@ -68,6 +68,17 @@ def test_a_run_resumed_by_as_many_processes_ends_with_the_same_bytes(shared):
     assert file_bytes(resumed) == file_bytes(whole)
 
 
+def test_a_run_that_is_watched_ends_with_the_same_bytes(shared):
+    _, folder, _ = shared
+    run = folder / "watched"
+    last = "checkpoints/step-0000007"
+    assert file_bytes(run / last) == file_bytes(folder / "short" / last)
+    judged = [entry["step"] for entry in log_of(run) if "held_out" in entry]
+    assert judged == [3, 6, 7]
+    drawn = sorted(path.name for path in (run / "previews").iterdir())
+    assert drawn == ["step-0000005.png", "step-0000007.png"]
+
+
 def test_a_step_that_is_not_finite_at_one_process_is_left_out_at_all(shared):
     _, folder, _ = shared
     left_out, skipped = (
