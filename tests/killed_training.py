@@ -1,9 +1,10 @@
 """Kill training runs of several processes at random moments, and let them go on to their end.
 
-`python killed_training.py FOLDER SIZE KILLS SEED` runs one undisturbed, and another that is killed
-so many times; it writes how many kills met a living run. Whatever is different at the end is an
-AssertionError. Processes are forked from this one, which has loaded everything and computed
-nothing, so that a kill costs no second.
+`python killed_training.py FOLDER SIZE SEED KILL ...` runs one undisturbed, and another of which
+`all` processes are killed, or `one`, in this order. A kill counts if it leaves a checkpoint to go
+on from, and not the last. Whatever is different at the end is an AssertionError. Processes are
+forked from this one, which has loaded everything and computed nothing, so that a kill costs no
+second.
 """
 
 import os
@@ -43,29 +44,35 @@ def last_checkpoint(out):
     return file_bytes(out / f"checkpoints/step-{CONFIG.num_steps:07d}")
 
 
-def kill(children, random_numbers):
+def kill(children, random_numbers, *, alone):
     """Kill all processes, as when a machine dies, or one of them; return their exit codes."""
-    alone = random_numbers.random() < 0.5
-    for child in [random_numbers.choice(children)] if alone else children:
+    killed = [random_numbers.choice(children)] if alone else children
+    for child in killed:
         os.kill(child, signal.SIGKILL)
-    return exit_codes(children)
+    found = exit_codes(children)
+    spared = [code for child, code in zip(children, found, strict=True) if child not in killed]
+    assert -signal.SIGKILL not in spared, found
+    assert set(found) <= {0, 3, -signal.SIGKILL}, found
+    return found
 
 
-def main(folder, size, kills, seed):
-    random_numbers, met = random.Random(seed), 0
+def main(folder, size, seed, *kills):
+    random_numbers, kills = random.Random(seed), list(kills)
     begun = time.monotonic()
     assert exit_codes(fork_world(size, training, folder / "whole")) == [0] * size
     duration, expected = time.monotonic() - begun, last_checkpoint(folder / "whole")
     out = folder / "killed"
-    while met < kills:
+    while kills:
         children = fork_world(size, training, out)
         time.sleep(duration * random_numbers.uniform(0.2, 1))
-        found = kill(children, random_numbers)
-        assert set(found) <= {0, 3, -signal.SIGKILL}, found
-        met += any(code != 0 for code in found)
-        if found == [0] * size and met < kills:
+        found = kill(children, random_numbers, alone=kills[0] == "one")
+        saved = [path.name for path in out.glob("checkpoints/step-*")]
+        if KEPT[-1] in saved:
             assert last_checkpoint(out) == expected
             shutil.rmtree(out)
+        elif saved:
+            assert set(found) != {0}, found
+            kills.pop(0)
     assert exit_codes(fork_world(size, training, out)) == [0] * size
     assert last_checkpoint(out) == expected, "another end"
     left = sorted(path.name for path in (out / "checkpoints").iterdir())
@@ -73,10 +80,9 @@ def main(folder, size, kills, seed):
     assert left in (KEPT, ["step-0000016", *KEPT]), left
     steps = [line.split(",")[0] for line in (out / "log.jsonl").read_text().splitlines()]
     assert steps == [f'{{"step": {step}' for step in range(3, 25, 3)], steps
-    sys.stdout.write(f"{met}\n")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     os.fsync = lambda descriptor: None  # nobody pulls the plug here
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])
