@@ -174,6 +174,7 @@ def _connect(backend: str, patience: timedelta, rank: int, size: int) -> None:
         waiting = CALLING if at_launcher else MEETING
         store, *_ = next(rendezvous("env://", rank, size, timeout=waiting))
         store.set_timeout(patience)
+        _check_backends(store, backend, rank, size)
         if backend == "nccl":
             patience = min(patience, STEPPING)
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -185,6 +186,17 @@ def _connect(backend: str, patience: timedelta, rank: int, size: int) -> None:
             f"cannot connect to the other processes ({first_line(error)}); torchrun "
             "starts them so that they find each other."
         ) from error
+
+
+def _check_backends(store: Any, backend: str, rank: int, size: int) -> None:  # noqa: ANN401
+    """Find out before anyone waits for a tensor whether all carry them alike."""
+    names = [f"backend/{number}" for number in range(size)]
+    store.set(names[rank], backend)
+    first, *others = (name.decode() for name in store.multi_get(names))
+    for number, other in enumerate(others, start=1):
+        if other != first:
+            told = f"process {number} shares tensors by {other}, the first one by {first}"
+            raise RepaError(f"{told}: give all of them the same device.")
 
 
 @contextmanager

@@ -103,6 +103,26 @@ def test_arguments_that_differ_are_named_and_those_that_are_written_alike_are_th
     )
 
 
+OTHER_BACKENDS = """
+import os
+from repa_base.errors import RepaError
+from repa_base.processes import joined_processes
+try:
+    with joined_processes("gloo" if os.environ["RANK"] == "1" else "nccl"):
+        pass
+except RepaError as error:
+    print(error)
+"""
+
+
+def test_processes_that_would_wait_for_each_other_in_two_ways_say_so():
+    said = (
+        "process 1 shares tensors by gloo, the first one by nccl: give all of them the same device."
+    )
+    outcomes = run_world(2, "-c", OTHER_BACKENDS)
+    assert [(code, out) for code, out, _ in outcomes] == [(0, f"{said}\n")] * 2, outcomes
+
+
 def test_processes_that_cannot_meet_say_so(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
