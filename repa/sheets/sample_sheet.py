@@ -151,7 +151,7 @@ def _captions(
         if images.labels is not None:
             named = index is not None and not (heading and place % heading)
             label = int(images.labels[index]) if named else 0
-            known = class_names[label] if label < len(class_names) else name(label)
+            known = class_names[label] if 0 <= label < len(class_names) else name(label)
             lines.append(known if named else "")
         if numbers:
             lines.append("" if index is None else f"#{index}")

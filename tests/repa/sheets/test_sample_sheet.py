@@ -90,6 +90,13 @@ def test_classes_of_imagenet_are_named(tmp_path, drawn):
     assert drawn[0].captions == ["0 tench", "207 golden retriever"]
 
 
+def test_a_label_below_0_is_written_as_it_is_and_is_not_the_last_class(tmp_path, drawn):
+    images = open_images(write(tmp_path / "a.npz", 2, [-1, 1]))
+    source_sheet(images)
+    source_sheet(images, class_names=("cat", "dog"))
+    assert [sheet.captions for sheet in drawn] == [["-1", "1"], ["-1", "dog"]]
+
+
 def test_source_without_manifest_and_labels_is_titled_by_its_name(tmp_path, drawn):
     np.savez(tmp_path / "reference.npz", arr_0=numbered(3))
     (tmp_path / "photos").mkdir()
