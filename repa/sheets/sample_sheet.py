@@ -104,7 +104,8 @@ def source_sheet(
         raise RepaError(f"{images.name} does not tell the classes of its images.")
     count = count or (10 * columns if by_class else 100)
     if by_class and labels is not None:
-        cells, columns = _rows_of_classes(labels, max(1, count // columns), columns)
+        columns = min(columns, count)
+        cells, columns = _rows_of_classes(labels, count // columns, columns)
     elif labels is not None:
         cells = np.argsort(labels[:count], kind="stable").tolist()
     else:

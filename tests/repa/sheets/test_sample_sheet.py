@@ -84,6 +84,11 @@ def test_rows_are_ten_unless_a_count_is_given_and_spread_over_many_classes(tmp_p
     assert [caption for caption in four.captions if caption] == ["0", "25", "50", "75"]
 
 
+def test_a_row_of_a_class_is_no_longer_than_the_count(tmp_path, drawn):
+    _, count = source_sheet(open_images(write(tmp_path / "a.npz")), by_class=True, count=4)
+    assert (count, drawn[0].cells) == (4, [0, 5, 10, 15])
+
+
 def test_classes_of_imagenet_are_named(tmp_path, drawn):
     path = write(tmp_path / "a.npz", 2, [207, 0], dataset="imagenet-256")
     source_sheet(open_images(path))
