@@ -20,7 +20,7 @@ from repa_cli import cache, fid, grid, plot, sample, stats, train
 from repa_cli.checkpoints import export, inspect, models
 from repa_cli.data_sets import data, prepare
 from repa_cli.options import Command
-from repa_cli.output import error_text, shown_warnings, tell_error
+from repa_cli.output import error_text, setting_errors_as_options, shown_warnings, tell_error
 from repa_cli.running.start import INTERRUPTED, Unbegun
 from repa_cli.showing.downloads import shown_downloads
 
@@ -30,13 +30,17 @@ _NO_MEMORY = "out of memory: end what else is in it, or compute on a device that
 
 
 def _begun(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a command that ends the time before it began, and whose Ctrl-C reaches `main`."""
+    """Return a command that ends the time before it began, and whose Ctrl-C reaches `main`.
+
+    A setting that is refused is an error of its option.
+    """
 
     @functools.wraps(command)
     def run(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
         _unbegun.end()
         try:
-            return command(*arguments, **options)
+            with setting_errors_as_options():
+                return command(*arguments, **options)
         except KeyboardInterrupt:
             raise typer.Abort from None  # Typer would make a silent exit of it
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from repa_cli.options import Json
-from repa_cli.output import print_json, print_table, setting_errors_as_options
+from repa_cli.output import print_json, print_table
 from repa_cli.running.start import Loading
 
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ def cache(
     with Loading():
         from repa.evaluation import feature_cache
 
-    with setting_errors_as_options():
-        features = feature_cache()
+    features = feature_cache()
     entries = features.clear() if clear else features.entries()
     total = sum(entry.num_bytes for entry in entries)
     if as_json:

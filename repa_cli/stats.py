@@ -38,11 +38,7 @@ def stats(
         from repa.evaluation import Measuring, write_reference_file
         from repa_base.processes import joined_processes
 
-    with (
-        output.setting_errors_as_options(),
-        joined_processes() as world,
-        output.printing_at_first(world),
-    ):
+    with joined_processes() as world, output.printing_at_first(world):
         how = Measuring(
             network=features,
             weights_path=weights,

@@ -13,7 +13,7 @@ from torch import Tensor
 from repa.autoencoders.ldm import PREFIX
 from repa.checkpoints.reading import read_checkpoint
 from repa.checkpoints.settings import describe
-from repa.errors import NonFiniteError, OutputExistsError, SettingError
+from repa.errors import NonFiniteError, SettingError
 from repa.tensor_file import Extra, Tensors
 from repa_base.files import check_output, replacing
 
@@ -46,15 +46,15 @@ def export_weights(
         hints: What is said of a file that does not tell it, as of `load_model`.
 
     Raises:
-        OutputExistsError: `out` exists, or does not end in .safetensors.
-        SettingError: Both `half` and `bf16`.
+        OutputExistsError: `out` exists.
+        SettingError: `out` does not end in .safetensors, or both `half` and `bf16`.
         NonFiniteError: A weight is NaN or infinite, or would be as it is to be stored.
         RepaError: The checkpoint cannot be read, see `repa.checkpoints.reading.load_model`.
     """
     if half and bf16:
         raise SettingError("bf16", "bf16 and half exclude each other.")
     if out.suffix != ".safetensors":
-        raise OutputExistsError(f"{out}: the output's name must end in .safetensors.")
+        raise SettingError("out", f"out must end in .safetensors, got {out}.")
     check_output(out, overwrite=overwrite, option="name")
     checkpoint = read_checkpoint(source, **hints)
     _ = checkpoint.model  # what does not load strictly is not worth writing

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from repa.checkpoints.reading import Checkpoint, read_checkpoint
 from repa.checkpoints.settings import CheckpointSettings
-from repa.errors import CheckpointFormatError, NonFiniteError, OutputExistsError
+from repa.errors import CheckpointFormatError, NonFiniteError, SettingError
 from repa.models.sit import SIT_SIZES
 from repa_base.files import check_output, replacing
 
@@ -70,13 +70,14 @@ def export_to_repa(
         hints: What is said of a file that does not tell it, as of `load_model`.
 
     Raises:
-        OutputExistsError: `out` exists, or does not end in .pt.
+        OutputExistsError: `out` exists.
+        SettingError: `out` does not end in .pt.
         CheckpointFormatError: It is something that the script cannot be told.
         NonFiniteError: A weight is NaN or infinite.
         RepaError: The checkpoint cannot be read, see `repa.checkpoints.reading.load_model`.
     """
     if out.suffix != ".pt":
-        raise OutputExistsError(f"{out}: the output's name must end in .pt.")
+        raise SettingError("out", f"out must end in .pt, got {out}.")
     check_output(out, overwrite=overwrite, option="name")
     checkpoint = read_checkpoint(source, **hints)
     checkpoint.check()

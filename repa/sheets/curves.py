@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from repa.errors import MissingPackageError, RepaError
+from repa.errors import MissingPackageError, SettingError
 from repa_base.files import check_output, replacing
 
 if TYPE_CHECKING:
@@ -49,13 +49,14 @@ def check_curves(path: Path, *, overwrite: bool = False) -> None:
     """Find out before the work whether curves can be drawn on a PNG of that name.
 
     Raises:
-        RepaError: The name does not end in .png.
+        SettingError: The name does not end in .png.
         OutputExistsError: It is taken.
         MissingPackageError: Matplotlib is not installed.
         OSError: No file can be made in its folder.
     """
     if path.suffix.lower() != ".png":
-        raise RepaError(f"the curves are a PNG: its name must end in .png, got {path}.")
+        reason = f"the curves are a PNG: its name must end in .png, got {path}."
+        raise SettingError("out", reason)
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:

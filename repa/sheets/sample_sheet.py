@@ -10,7 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from metrics import ImageSource, open_images
-from repa.errors import OutputExistsError, RepaError
+from repa.errors import OutputExistsError, RepaError, SettingError
 from repa.sheets.contact_sheet import LARGEST_TILE, SheetCanvas, save_png
 from repa.sheets.reading import UNREADABLE, images_at
 from repa.sheets.titles import class_namer, sampling_title
@@ -29,12 +29,13 @@ def check_sheet(
     nothing is made; see `repa_base.files.check_output`.
 
     Raises:
-        RepaError: The name does not end in .png.
+        SettingError: The name does not end in .png; its field is the `option`'s.
         OutputExistsError: The name is taken.
         OSError: No file can be made in the folder.
     """
     if path.suffix.lower() != ".png":
-        raise RepaError(f"the contact sheet is a PNG: its name must end in .png, got {path}.")
+        reason = f"the contact sheet is a PNG: its name must end in .png, got {path}."
+        raise SettingError(option.removeprefix("--"), reason)
     check_output(path, overwrite=taken, option=option, writing=writing)
 
 

@@ -58,7 +58,7 @@ def export(
     said = {"dialect": dialect, "num_heads": num_heads}
     said |= {"encoder_depth": encoder_depth, "latents": latents}
     result = {}
-    with setting_errors_as_options():
+    with setting_errors_as_options({"out": "OUT"}):
         if to == "repa":
             written = export_to_repa(source, out, overwrite=overwrite, **said)
             for note in written.notes:

@@ -8,7 +8,7 @@ import typer
 
 from repa_cli.checkpoints import hints
 from repa_cli.options import Device, Json, refuse_without
-from repa_cli.output import print_json, print_table, progress_bar, setting_errors_as_options
+from repa_cli.output import print_json, print_table, progress_bar
 from repa_cli.running.start import Loading
 
 if TYPE_CHECKING:
@@ -56,13 +56,12 @@ def inspect(
 
     said = {"dialect": dialect, "num_heads": num_heads}
     said |= {"encoder_depth": encoder_depth, "latents": latents}
-    with setting_errors_as_options():
-        found, checks = inspect_checkpoint(source, **said), []
-        if check:
-            with progress_bar(8, "images", "checking") as bar:
-                tell = lambda done, _: bar.update(done - bar.n)  # noqa: E731
-                options = {"autoencoder": autoencoder, "progress": tell, **said}
-                checks = check_checkpoint(source, resolve_device(device), num_images=8, **options)
+    found, checks = inspect_checkpoint(source, **said), []
+    if check:
+        with progress_bar(8, "images", "checking") as bar:
+            tell = lambda done, _: bar.update(done - bar.n)  # noqa: E731
+            options = {"autoencoder": autoencoder, "progress": tell, **said}
+            checks = check_checkpoint(source, resolve_device(device), num_images=8, **options)
     passed: bool | None = verdict(checks) if check else True
     if as_json:
         made = {"checks": [asdict(each) for each in checks], "passed": passed} if check else {}

@@ -48,7 +48,6 @@ def data(
         from repa.autoencoders.autoencoder import find_autoencoder
         from repa.data.overview import images_to_show, open_set, overview
         from repa.data.prepared_set import PreparedSet
-        from repa.errors import SettingError
         from repa.sheets import check_sheet
         from repa.sheets.contact_sheet import save_png
         from repa.sheets.sample_sheet import source_sheet
@@ -62,7 +61,7 @@ def data(
         space = opened.latent_space if isinstance(opened, PreparedSet) else None
         name = autoencoder or (space.autoencoder if space else None)
         if name is None:
-            raise SettingError("decoded", "--decoded needs a prepared set with latents.")
+            raise typer.BadParameter("needs a prepared set with latents", param_hint="--decoded")
         decoder = find_autoencoder(name, resolve_device(device))
     found = overview(opened, lambda done, total: progress("reading", done, total))
     if grid is not None:

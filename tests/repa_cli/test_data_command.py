@@ -63,8 +63,8 @@ def test_decoded_draws_what_the_sets_latents_hold(repa, tmp_path, decodable, nam
         (("--grid", "new.png", "--device", "cpu"), 2, "--device: has no effect without --decoded"),
         (("--columns", 5), 2, "--columns: has no effect without --grid"),
         (("--overwrite",), 2, "--overwrite: has no effect without --grid"),
-        (("--grid", "sheet.jpg"), 1, ".png"),
-        (("--grid", "sheet.png", "--decoded"), 1, "prepared set with latents"),
+        (("--grid", "sheet.jpg"), 2, "--grid: the contact sheet is a PNG"),
+        (("--grid", "sheet.png", "--decoded"), 2, "--decoded: needs a prepared set with latents"),
     ],
 )
 def test_what_has_no_effect_is_refused(repa, tmp_path, monkeypatch, options, code, words):

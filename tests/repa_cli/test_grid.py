@@ -35,7 +35,7 @@ def test_grid_draws_an_npz_and_a_folder(repa, here):
 @pytest.mark.parametrize(
     ("arguments", "code", "part"),
     [
-        (["digits.npz", "--out", "a.jpg"], 1, "must end in .png, got a.jpg"),
+        (["digits.npz", "--out", "a.jpg"], 2, "--out: the contact sheet is a PNG"),
         (["digits.npz", "--out", "taken.png"], 1, "taken.png exists; use --overwrite to replace"),
         (["digits.npz", "--out", "a.png", "--first", 50], 1, "has images 0 to 49, and none 50"),
         (["plain.npz", "--out", "a.png", "--by-class"], 1, "plain.npz does not tell the classes"),

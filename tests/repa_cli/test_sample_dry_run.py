@@ -74,7 +74,7 @@ def test_where_it_does_not_fit_the_table_says_so_and_the_command_ends_as_the_run
 @pytest.mark.parametrize(
     ("arguments", "code", "part"),
     [
-        (["--grid", "sheet.jpg"], 1, "its name must end in .png"),
+        (["--grid", "sheet.jpg"], 2, "--grid: the contact sheet is a PNG: its name must end"),
         (["--png", "file"], 1, "file is a file; use another --png"),
         (["--out", "file.npz"], 1, "file.npz was not made by this command"),
         (["--labels", "10"], 2, "--labels: label 10 is none of the 10 classes"),

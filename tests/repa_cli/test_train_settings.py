@@ -111,6 +111,7 @@ def test_whatever_is_mistyped_in_training_has_exit_code_2_and_names_its_option(
         ("--labels", "-1"),
         ("--labels", "1,x"),
         ("--out", "samples.png"),
+        ("--grid", "sheet.jpg"),
         ("--model", "digit"),
         ("--device", "gpu"),
     ],

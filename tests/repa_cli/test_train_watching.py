@@ -116,7 +116,7 @@ def test_what_cannot_be_judged_is_refused_before_a_run_begins(
     [
         (["nothing", "--out", "c.png"], 1, "nothing holds no run (no such folder)"),
         (["empty", "--out", "c.png"], 1, "empty holds no run (no config.json in it)"),
-        (["empty", "--out", "c.jpg"], 1, "must end in .png"),
+        (["empty", "--out", "c.jpg"], 2, "--out: the curves are a PNG"),
         (["--out", "c.png"], 2, "'runs'"),
         (["empty"], 2, "--out"),
     ],

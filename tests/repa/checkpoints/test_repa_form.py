@@ -14,7 +14,7 @@ from repa.checkpoints import load_model, read_checkpoint, repa_form
 from repa.checkpoints.export import write_weights
 from repa.checkpoints.repa_form import export_to_repa
 from repa.checkpoints.settings import CheckpointSettings, describe
-from repa.errors import CheckpointFormatError, NonFiniteError, OutputExistsError
+from repa.errors import CheckpointFormatError, NonFiniteError, OutputExistsError, SettingError
 from repa.models import SiT
 
 FOLDER = GOLDENS_DIR / "dialects"
@@ -180,7 +180,7 @@ def test_published_sizes_are_those_that_the_script_can_build():
 
 def test_output_is_checked_like_any_other(tiny, tmp_path):
     source = saved(tmp_path / "x.safetensors")
-    with pytest.raises(OutputExistsError, match=r"must end in \.pt"):
+    with pytest.raises(SettingError, match=r"must end in \.pt"):
         export_to_repa(source, tmp_path / "y.safetensors")
     (tmp_path / "x.pt").write_text("mine")
     with pytest.raises(OutputExistsError, match="--overwrite"):

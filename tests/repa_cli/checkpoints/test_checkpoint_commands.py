@@ -165,8 +165,8 @@ def test_export_to_repa_says_how_its_script_reads_it(repa, here, monkeypatch):
         (("digits", "y.pt", "--to", "repa"), "its scripts build", 1),
         (("digits", "y.pt", "--to", "repa", "--half"), "no effect with --to repa", 2),
         (("digits", "y.pt", "--to", "rape"), "did you mean 'repa'", 2),
-        (("digits", "y.pt"), "must end in .safetensors", 1),
-        (("digits", "y.safetensors", "--to", "repa"), "must end in .pt", 1),
+        (("digits", "y.pt"), "OUT: must end in .safetensors", 2),
+        (("digits", "y.safetensors", "--to", "repa"), "OUT: must end in .pt", 2),
     ):
         code, out, err = repa("export", *arguments)
         assert (code, out) == (expected, "") and message in err and err.count("\n") == 1

@@ -9,7 +9,7 @@ from PIL import Image
 from tiny_run import TINY
 
 import repa.training.watching.curves as curves
-from repa.errors import MissingPackageError, OutputExistsError, RepaError
+from repa.errors import MissingPackageError, OutputExistsError, RepaError, SettingError
 from repa.sheets.curves import _means
 from repa.training.run.folder import record_settings
 from repa.training.watching.curves import plot_runs, read_curves
@@ -194,7 +194,7 @@ def test_what_is_no_run_is_named(tmp_path):
     empty = made_run(tmp_path / "empty", [])
     with pytest.raises(RepaError, match="has no losses yet"):
         plot_runs([empty], tmp_path / "c.png")
-    with pytest.raises(RepaError, match=r"must end in \.png"):
+    with pytest.raises(SettingError, match=r"must end in \.png"):
         plot_runs([empty], tmp_path / "c.jpg")
     assert not (tmp_path / "c.png").exists()
 
