@@ -15,7 +15,9 @@ from repa.registry import (
     cached_path,
     fetch,
     find_entry,
+    is_packaged,
     load_registry,
+    packaged_path,
 )
 
 MODELS = ("checkpoints", "autoencoders", "latents")
@@ -133,7 +135,7 @@ def _what(section: str, entry: Entry) -> str:
 def _by(entry: Entry) -> str:
     if "builtin" in entry:
         return "built in"
-    if "package_file" in entry or "package" in entry:
+    if is_packaged(entry):
         return "package"
     return "download" if entry.get("url") else "hand"
 
@@ -142,9 +144,9 @@ def _path(section: str, name: str, entry: Entry) -> Path | None:
     """Return where an entry's file is on this machine; what is there is not checked."""
     if section == "autoencoders":
         return cached_autoencoder(name)
-    if "package_file" in entry or "package" in entry:
+    if is_packaged(entry):
         try:
-            return fetch(section, name)
+            return packaged_path(name, entry)
         except (DownloadError, MissingPackageError):
             return None
     if not entry.get("file"):

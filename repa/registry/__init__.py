@@ -14,8 +14,10 @@ from repa.registry.entries import default_checkpoint as default_checkpoint
 from repa.registry.entries import entry_names as entry_names
 from repa.registry.entries import fetch as fetch
 from repa.registry.entries import find_entry as find_entry
+from repa.registry.entries import is_packaged as is_packaged
 from repa.registry.entries import is_registered as is_registered
 from repa.registry.entries import load_registry as load_registry
 from repa.registry.entries import own_file as own_file
+from repa.registry.entries import packaged_path as packaged_path
 from repa.registry.pins import Pins as Pins
 from repa_base.checksums import file_sha256 as file_sha256

@@ -103,19 +103,32 @@ def fetch(section: str, name: str) -> Path:
         ChecksumError: The file is not the recorded one.
     """
     entry = find_entry(section, name)
-    if "package_file" in entry:
-        path = own_file(entry["package_file"])
-        if not path.exists():
-            raise DownloadError(
-                f"{name!r} is part of the package, but {path} is missing: reinstall."
-            )
-    elif "package" in entry:
-        path = _package_file(name, entry["package"], entry["file"])
-    elif entry.get("file"):
+    if is_packaged(entry):
+        path = packaged_path(name, entry)
+        check_file(path, entry=entry)
+        return path
+    if entry.get("file"):
         return _cached(section, name, entry)
-    else:
-        raise DownloadError(f"{section.removesuffix('s')} {name!r} has no file to fetch.")
-    check_file(path, entry=entry)
+    raise DownloadError(f"{section.removesuffix('s')} {name!r} has no file to fetch.")
+
+
+def is_packaged(entry: Entry) -> bool:
+    """Whether an entry's file comes with this package or another one, rather than by download."""
+    return "package_file" in entry or "package" in entry
+
+
+def packaged_path(name: str, entry: Entry) -> Path:
+    """Return where an entry's file lies that comes with a package, without checking it.
+
+    Raises:
+        DownloadError: This package lacks it.
+        MissingPackageError: The package that holds it is not installed, or lacks it.
+    """
+    if "package_file" not in entry:
+        return _package_file(name, entry["package"], entry["file"])
+    path = own_file(entry["package_file"])
+    if not path.exists():
+        raise DownloadError(f"{name!r} is part of the package, but {path} is missing: reinstall.")
     return path
 
 

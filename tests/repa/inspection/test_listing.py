@@ -5,9 +5,9 @@ import hashlib
 import pytest
 from file_server import CONTENT
 
-from repa.errors import DownloadError, UnknownNameError
+from repa.errors import ChecksumError, DownloadError, UnknownNameError
 from repa.inspection.listing import SECTIONS, download_entry, list_entries
-from repa.registry import load_registry
+from repa.registry import load_registry, own_file
 from repa_base.downloads import reporting_downloads
 
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -64,6 +64,14 @@ def test_what_is_here_is_told_from_what_is_not(cache):
         path.write_bytes(b"x" * 7)
     found = {entry.name: entry for entry in list_entries()}["sd-vae-ft-mse"]
     assert (found.path, found.size) == (path.parent, 7)
+
+
+def test_a_damaged_file_of_a_package_is_listed_and_found_by_fetching_it(monkeypatch):
+    register(monkeypatch, damaged={"package_file": "errors.py", "sha256": "0" * 64})
+    listed = {entry.name: entry for entry in list_entries()}
+    assert listed["damaged"].path == own_file("errors.py")
+    with pytest.raises(ChecksumError, match=r"errors\.py: its SHA-256 is"):
+        download_entry("damaged")
 
 
 def test_listing_fetches_nothing(monkeypatch):
