@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repa.autoencoders.latent_space import SD_LATENTS
 from repa.checkpoints.reading import Checkpoint, read_checkpoint
 from repa.checkpoints.settings import CheckpointSettings
 from repa.errors import CheckpointFormatError, NonFiniteError, SettingError
@@ -27,7 +28,6 @@ RESOLUTIONS = {32: 256, 64: 512}
 """Images by the side of their latents."""
 _PROJECTOR_DIM = 2048  # no option of the script tells another
 _NULL_LABEL = 1000  # whatever --num-classes says
-_SCALE = 0.18215
 _DECODERS = {"sd-vae-ft-ema": "ema", "sd-vae-ft-mse": "mse"}
 
 
@@ -115,8 +115,8 @@ def _hindrance(settings: CheckpointSettings) -> str | None:
         return f"it predicts the {settings.prediction.target} on the path {settings.path_type}"
     if model.get("internal_head"):
         return "its middle head has no place there"
-    if space.scale != 1 / _SCALE or space.bias != 0.0:
-        return f"its latents have another scale than {_SCALE}, which is written into the script"
+    if (space.scale, space.bias) != (SD_LATENTS.scale, SD_LATENTS.bias):
+        return "its latents have another scale than Stable Diffusion's, which is that of the script"
     if space.autoencoder not in (None, *_DECODERS):
         return f"its script decodes by sd-vae-ft-ema or sd-vae-ft-mse, not by {space.autoencoder}"
     return None
