@@ -13,6 +13,7 @@ from torch import Tensor
 
 from samplers.guidance import GuidanceInterval
 from samplers.interpolant import DiscreteInterpolant
+from samplers.names import DDPM_TIMES
 from samplers.sde import NormalFn, checked_normals
 from samplers.velocity import ModelFn, TimeFn
 
@@ -40,9 +41,9 @@ def respaced_times(num_steps: int) -> list[int]:
     Source:
         DiT diffusion/respace.py at ed81ce2, space_timesteps for one section.
     """
-    if not 2 <= num_steps <= 1000:
-        raise ValueError(f"num_steps must be from 2 to 1000 in DDPM, got {num_steps}.")
-    stride = 999 / (num_steps - 1)
+    if not 2 <= num_steps <= DDPM_TIMES:
+        raise ValueError(f"num_steps must be from 2 to {DDPM_TIMES} in DDPM, got {num_steps}.")
+    stride = (DDPM_TIMES - 1) / (num_steps - 1)
     at, times = 0.0, []
     for _ in range(num_steps):
         times.append(round(at))
@@ -85,7 +86,7 @@ def sample_ddpm(
     x = noise.to(torch.float64)
     for step in range(num_steps):
         index = num_steps - 1 - step
-        t = (schedule.times[index] + 1) / 1000
+        t = (schedule.times[index] + 1) / DDPM_TIMES
         if on_time is not None:
             on_time(t)
         times = torch.full((len(x),), schedule.times[index], device=x.device)

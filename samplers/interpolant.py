@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from samplers.names import InterpolantName, PathName
+from samplers.names import DDPM_TIMES, InterpolantName, PathName
 
 Rows = Float[Tensor, "batch *dims"]
 """A batch: images, noise, states or velocities, one a row."""
@@ -82,7 +82,7 @@ class DiscreteInterpolant(Interpolant):
 
     def betas(self) -> Float[Tensor, " times"]:
         """Return the 1000 variances of DDPM's steps, float64."""
-        return torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+        return torch.linspace(1e-4, 0.02, DDPM_TIMES, dtype=torch.float64)
 
     @cached_property
     def _log_signal(self) -> Tensor:

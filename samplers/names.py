@@ -7,6 +7,9 @@ InterpolantName = Literal["linear", "cosine"]
 PathName = Literal[InterpolantName, "ddpm"]
 """Paths that a network may have been trained on; "ddpm" is DiT's, in 1000 discrete times."""
 
+DDPM_TIMES = 1000
+"""Times of the path "ddpm": k of 0 (data) to 999 (noise), which is t = (k + 1) / 1000."""
+
 ADAMS_METHODS = ("explicit_adams", "implicit_adams")
 
 FIXED_STEP_METHODS = ("euler", "heun", "midpoint", "heun2", "heun3", "rk4", *ADAMS_METHODS)

@@ -7,7 +7,7 @@ from repa.generation.integration import solver_of
 from repa.generation.settings import Protocol
 from samplers import PATHS, GuidanceInterval
 from samplers.ddpm import respaced_times
-from samplers.names import ADAPTIVE_METHODS, PathName
+from samplers.names import ADAPTIVE_METHODS, DDPM_TIMES, PathName
 
 
 def network_rows(protocol: Protocol, path_type: PathName = "linear") -> int | None:
@@ -35,7 +35,7 @@ def evaluations(protocol: Protocol, path_type: PathName = "linear") -> tuple[int
         return None
     if protocol.solver == "ddpm":
         inside = GuidanceInterval(*protocol.guidance_interval)
-        asked = [(k + 1) / 1000 in inside for k in respaced_times(protocol.num_steps)]
+        asked = [(k + 1) / DDPM_TIMES in inside for k in respaced_times(protocol.num_steps)]
     else:
         asked = []
 

@@ -37,6 +37,7 @@ from samplers import (
     internally_guided,
     sample_ddpm,
 )
+from samplers.names import DDPM_TIMES
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -247,8 +248,8 @@ def check_protocol(
         if settings.path_type != "ddpm" or settings.model.get("out_channels") is None:
             reason = "ddpm is for networks that predict noise and variances, as DiT's"
             raise SettingError("solver", f"{reason}; this one predicts the velocity.")
-        if not 2 <= protocol.num_steps <= 1000:
-            rule = "from 2 to 1000 for ddpm, which has that many times"
+        if not 2 <= protocol.num_steps <= DDPM_TIMES:
+            rule = f"from 2 to {DDPM_TIMES} for ddpm, which has that many times"
             raise SettingError("num_steps", f"num_steps must be {rule}.")
     elif protocol.solver == "sa" and settings.path_type != "linear":
         reason = f"sa is for networks of the linear path; this one's is {settings.path_type}"

@@ -11,8 +11,7 @@ from repa.checkpoints.contents import Contents
 from repa.checkpoints.dialects import sit
 from repa.checkpoints.hints import Hints
 from repa.models.prediction import Prediction
-
-_NUM_TIMES = 1000
+from samplers.names import DDPM_TIMES
 
 TOLD_BY = "its trainer's arguments (image_size, and none of SiT's)"
 
@@ -37,7 +36,7 @@ def convert(contents: Contents, hints: Hints) -> Converted:
         contents,
         hints,
         path_type="ddpm",
-        prediction=Prediction("noise", channels=channels, num_times=_NUM_TIMES),
+        prediction=Prediction("noise", channels=channels, num_times=DDPM_TIMES),
         guided_channels=sit.GUIDED_CHANNELS,
         **sit.decoder_of(contents.args),
     )
