@@ -8,19 +8,17 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from repa.encoders import efficientnet_lite, timm_networks
 from repa.encoders.families import FAMILIES
-from repa.encoders.names import EncoderName, parse_encoder, parse_encoders
+from repa.encoders.names import EncoderName, Precision, parse_encoder, parse_encoders
 from repa.errors import SettingError, first_line
 from repa.registry import cached_path, fetch, file_sha256, find_entry
 from repa_base.downloads import download
 
-Precision = Literal["fp32", "bf16"]
 _MAP_DIMS = 4
 
 

@@ -6,9 +6,13 @@ name is found out when it is built.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from repa.errors import SettingError, UnknownNameError
 from repa.registry import entry_names
+
+Precision = Literal["fp32", "bf16"]
+"""What an encoder computes in, and a model that is trained: float32, or bfloat16 by autocast."""
 
 NO_ENCODER = "none"
 TIMM = "timm:"

@@ -1,3 +1,4 @@
+from .checking import CHECKED_IMAGES as CHECKED_IMAGES
 from .checking import Check as Check
 from .checking import check_checkpoint as check_checkpoint
 from .checking import verdict as verdict

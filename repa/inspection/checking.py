@@ -21,6 +21,8 @@ from repa.generation.settings import Protocol
 from repa_base.progress import Steps
 from samplers import initial_noise
 
+CHECKED_IMAGES = 8
+"""Of the batch, where no other number is said."""
 _SHARE = 0.25
 """How far the share of noise in the velocity may be from 1. Half an input scale makes 0.5 of it,
 twice the velocity 2, no training 0, another sign -1 and another time about 1.7 or -1.7."""
@@ -55,7 +57,7 @@ def check_checkpoint(
     device: torch.device | str = "cpu",
     *,
     autoencoder: str | None = None,
-    num_images: int = 8,
+    num_images: int = CHECKED_IMAGES,
     num_steps: int = 25,
     progress: Steps | None = None,
     **hints: Any,  # noqa: ANN401

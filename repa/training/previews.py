@@ -30,10 +30,10 @@ _YOUNG = 0.05
 class Previews:
     """The contact sheets of a run in the folder `out`: ten images of up to ten classes.
 
-    They are samples of the moving average by Heun in 25 steps, guided in t from 0 to 0.7, from the
-    noise of the run's seed. While the average still holds more than 5 % of the initial weights
-    (decay ** steps; the first 3,000 steps at a decay of 0.999), those of the raw weights stand
-    below.
+    They are samples of the moving average by Heun in 25 steps, guided in the published interval,
+    from the noise of the run's seed. While the average still holds more than 5 % of the initial
+    weights (decay ** steps; the first 3,000 steps at a decay of 0.999), those of the raw weights
+    stand below.
     """
 
     config: TrainConfig
@@ -86,7 +86,6 @@ class Previews:
             solver="heun",
             num_steps=_STEPS,
             cfg_scale=self.reporting.preview_cfg_scale,
-            guidance_interval=(0.0, 0.7),
             seed=self.config.seed,
             labels=tuple(model.num_classes * column // _COLUMNS for column in range(_COLUMNS)),
             batch_size=_COLUMNS * _ROWS,

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from repa.data import Batch, TrainingData
 from repa.encoders import Encoder, EncoderName, load_encoder, parse_encoders
+from repa.encoders.names import Precision
 from repa.errors import CheckpointFormatError, SettingError
-from repa.training.settings import Precision
 from repa_base.checksums import parse_json, sealed, unsealed
 from repa_base.device import on_device
 from repa_base.files import check_room, replacing, write_text
@@ -35,7 +35,8 @@ into memory, or nowhere: the encoder sees the images of every batch."""
 _SAVED, _MAPPED = "target_features.safetensors", "target_features.npy"
 _RECORD = "target_features.json"
 _AGAIN = "remove it and it is made again."
-_CHUNK_IMAGES = 64
+CHUNK_IMAGES = 64
+"""That an encoder sees at once."""
 _MOST_IN_MEMORY = 1 << 30  # bytes
 
 
@@ -114,7 +115,7 @@ class EncoderTargets:
     def of_all(self) -> Iterator[np.ndarray]:
         """Yield the features of all images in their order, some images at a time."""
         count = self.data.count
-        for indices in np.array_split(np.arange(count), -(-count // _CHUNK_IMAGES)):
+        for indices in np.array_split(np.arange(count), -(-count // CHUNK_IMAGES)):
             yield self.of(indices).cpu().numpy()
 
     def _features(self, images: Tensor) -> Tensor:

@@ -51,17 +51,17 @@ def inspect(
     if not check:
         refuse_without(context, "--check", "autoencoder", "device")
     with Loading():
-        from repa.inspection import check_checkpoint, inspect_checkpoint, verdict
+        from repa.inspection import CHECKED_IMAGES, check_checkpoint, inspect_checkpoint, verdict
         from repa_base.device import resolve_device
 
     said = {"dialect": dialect, "num_heads": num_heads}
     said |= {"encoder_depth": encoder_depth, "latents": latents}
     found, checks = inspect_checkpoint(source, **said), []
     if check:
-        with progress_bar(8, "images", "checking") as bar:
+        with progress_bar(CHECKED_IMAGES, "images", "checking") as bar:
             tell = lambda done, _: bar.update(done - bar.n)  # noqa: E731
             options = {"autoencoder": autoencoder, "progress": tell, **said}
-            checks = check_checkpoint(source, resolve_device(device), num_images=8, **options)
+            checks = check_checkpoint(source, resolve_device(device), **options)
     passed: bool | None = verdict(checks) if check else True
     if as_json:
         made = {"checks": [asdict(each) for each in checks], "passed": passed} if check else {}

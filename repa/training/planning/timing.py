@@ -10,12 +10,11 @@ from repa.training.batch import Batches
 from repa.training.run.state import TrainState
 from repa.training.settings import TrainConfig
 from repa.training.step import step_network, train_step
-from repa.training.targets import EncoderTargets, JoinedTargets, TargetSource
+from repa.training.targets import CHUNK_IMAGES, EncoderTargets, JoinedTargets, TargetSource
 from repa_base.device import ENOUGH, FEWEST, MOST, SLOW, fastest
 from repa_base.processes import Processes
 
 _IMAGES = 8  # at once, if a share has them: one alone says nothing of what each costs
-_CHUNK = 64  # images that an encoder sees at once
 
 
 @dataclass(frozen=True)
@@ -104,6 +103,6 @@ def _encoding(source: EncoderTargets, device: torch.device | str) -> tuple[float
     """Return how long an encoder takes for an image of many at once, and of how many."""
     one, _ = fastest(lambda: source.of(np.arange(1)), device)
     wanted = round(ENOUGH / max(FEWEST * one, 1e-6))
-    count = max(1, min(_CHUNK, source.data.count, wanted))
+    count = max(1, min(CHUNK_IMAGES, source.data.count, wanted))
     many, _ = fastest(lambda: source.of(np.arange(count)), device) if count > 1 else (one, 1)
     return many / count, count

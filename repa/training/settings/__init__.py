@@ -12,7 +12,6 @@ from repa.training.settings.presets import settings_of as settings_of
 from repa.training.settings.reporting import Reporting as Reporting
 from repa.training.settings.sections import DATASETS as DATASETS
 from repa.training.settings.sections import SECTIONS as SECTIONS
-from repa.training.settings.sections import Precision as Precision
 from repa.training.settings.sections import Weighting as Weighting
 from repa.training.settings.train_config import CHANGEABLE as CHANGEABLE
 from repa.training.settings.train_config import TrainConfig as TrainConfig

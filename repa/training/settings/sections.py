@@ -7,13 +7,12 @@ them, and so are options. Does not import torch.
 from dataclasses import dataclass
 from typing import Literal
 
-from repa.encoders.names import encoder_list
+from repa.encoders.names import Precision, encoder_list
 from repa.models.names import ProjectorKind
 from repa_base.settings import setting
 from samplers.names import InterpolantName
 
 Weighting = Literal["uniform", "lognormal"]
-Precision = Literal["fp32", "bf16"]
 Normalisation = Literal["none", "spatial"]
 DATASETS = ("digits",)
 """Those that come with a package; all others are folders and files of the user's."""
