@@ -75,15 +75,12 @@ class Checkpoint:
     def model(self) -> SiT:
         """The network on `device`, in float32 and evaluation mode, without gradients; built once.
 
+        Its output is the raw one, at the times that it was trained on; see `velocity_model`.
+
         Raises:
             CheckpointFormatError: The settings make no network.
             CheckpointMismatchError: Tensors are missing, unexpected or misshapen.
         """
-        return self._network
-
-    @property
-    def network(self) -> SiT:
-        """The network in its own convention: its raw output at the times that it was trained on."""
         return self._network
 
     @property
@@ -95,11 +92,6 @@ class Checkpoint:
     def latent_space(self) -> LatentSpace:
         """Where the network's x lives; its `to_autoencoder` turns x into what is decoded."""
         return self.settings.latent_space
-
-    @property
-    def guided_channels(self) -> int:
-        """How many of the leading channels guidance is for."""
-        return self.settings.guided_channels or self.settings.model["in_channels"]
 
     @property
     def sampling(self) -> dict[str, Any]:

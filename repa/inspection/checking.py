@@ -114,7 +114,7 @@ def _noise_share(checkpoint: Checkpoint, count: int) -> Check:
     x less the mean of the data, and the best guess of the noise is x itself: a slope of 1.
     """
     name, expected = "noise in the output at t = 1", f"1, to within {_SHARE:g}"
-    settings, network = checkpoint.settings, checkpoint.network
+    settings, network = checkpoint.settings, checkpoint.model
     target = settings.prediction.target
     if target == "data" or (target == "velocity" and settings.path_type != "linear"):
         why = f"of a {target} on the path {settings.path_type} nothing follows."

@@ -72,7 +72,7 @@ def test_dit_is_sampled_by_ddpm_unless_another_solver_is_typed(repa, here):
         "dit",
     )
     assert manifest["guided_channels"] == 3
-    network = read_checkpoint(FOLDER / "dit_train.pt", num_heads=3).network
+    network = read_checkpoint(FOLDER / "dit_train.pt", num_heads=3).model
     output = classifier_free_output(network, torch.full((3,), 2), 10, 1.5, guided_channels=3)
     noise, normal = initial_noise(0, range(3), SHAPE), partial(step_noise, 0, range(3), shape=SHAPE)
     x = sample_ddpm(output, noise, num_steps=5, normal=normal)

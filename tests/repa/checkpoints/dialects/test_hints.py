@@ -52,7 +52,7 @@ def test_bare_file_of_sit_or_dit_is_asked_whose_it_is(tmp_path):
     assert refusal(file).endswith("Say --dialect sit or dit.")
     found = {name: read_checkpoint(file, dialect=name) for name in ("sit", "dit")}
     assert [c.prediction for c in found.values()] == ["velocity", "noise"]
-    assert {c.guided_channels for c in found.values()} == {3}
+    assert {c.settings.guided_channels for c in found.values()} == {3}
 
 
 @pytest.mark.parametrize("dialect", ["dit", "self-flow", "ours", "sra", "internal-guidance"])
@@ -267,7 +267,7 @@ def test_export_of_another_dialect_needs_no_hints_and_means_the_same(tmp_path, n
     out = export_weights(FOLDER / f"{name}.pt", tmp_path / "x.safetensors", **hints)
     again = load_model(out)
     for what in ("prediction", "latent_space", "guided_channels"):
-        assert getattr(again, what) == getattr(first, what)
+        assert getattr(again.settings, what) == getattr(first.settings, what)
     assert (again.dialect, again.settings.path_type) == ("ours", first.settings.path_type)
     model = first.settings.model
     x = torch.randn(2, model["in_channels"], model["input_size"], model["input_size"])
@@ -327,7 +327,8 @@ def registered(tmp_path, monkeypatch):
 def test_registered_file_is_read_by_the_dialect_that_its_entry_says(registered, tmp_path):
     registered("sit_release", dialect="sit", autoencoder="sd-vae-ft-ema")
     checkpoint = read_checkpoint("it", num_heads=3)
-    assert (checkpoint.name, checkpoint.dialect, checkpoint.guided_channels) == ("it", "sit", 3)
+    assert (checkpoint.name, checkpoint.dialect) == ("it", "sit")
+    assert checkpoint.settings.guided_channels == 3
     assert SampleConfig.for_model("it", num_heads=3).cfg_scale == 1.5
     known = {"what": "IG", "autoencoder": "sd-vae-ft-ema", "path_type": "linear"}
     registered("ig_train", dialect="internal-guidance", encoder_depth=2, **known)

@@ -134,7 +134,7 @@ def sampled(loaded, name, case):
         labels,
         loaded.model.null_label,
         scale,
-        guided_channels=loaded.guided_channels,
+        guided_channels=loaded.settings.guided_channels,
     )
     shared = {"num_steps": steps, "guidance_interval": interval}
     if solver == "sde":

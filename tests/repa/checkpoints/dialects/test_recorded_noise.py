@@ -47,7 +47,7 @@ def outputs_of(name):
     x, labels = torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"])
     for k, expected in zip(arrays["t_native"], arrays["out_native"], strict=True):
         with torch.no_grad():
-            found = loaded.network(x, torch.full((len(x),), int(k)), labels)
+            found = loaded.model(x, torch.full((len(x),), int(k)), labels)
         yield found, torch.from_numpy(expected)
 
 
@@ -55,7 +55,7 @@ def outputs_of(name):
 def test_raw_output_is_the_recorded_one_at_whole_times(name):
     loaded = load(name)
     assert (loaded.dialect, loaded.prediction) == (DIALECTS[name], "noise")
-    assert loaded.guided_channels == 3
+    assert loaded.settings.guided_channels == 3
     pairs = list(outputs_of(name))
     assert len(pairs) == len(recorded(name)[0]["t_native"])
     for found, expected in pairs:
@@ -73,7 +73,7 @@ def sampled(loaded, name, case):
     key = f"noise_seq/{case.split('/')[1]}"
     normals = torch.from_numpy(arrays[key if key in arrays else "noise_seq/ddpm8"])
     labels, scale = torch.from_numpy(arrays["labels"]), said["cfg_scale"]
-    network, channels = loaded.network, loaded.guided_channels
+    network, channels = loaded.model, loaded.settings.guided_channels
     output = classifier_free_output(
         network, labels, network.null_label, scale, guided_channels=channels
     )
@@ -122,7 +122,7 @@ def ddim(network, noise, labels, num_steps):
 def test_ddim_by_hand_is_the_recorded_one(name):
     arrays, _ = recorded(name)
     noise, labels = torch.from_numpy(arrays["noise"]), torch.from_numpy(arrays["labels"])
-    found = ddim(load(name).network, noise, labels, 8)
+    found = ddim(load(name).model, noise, labels, 8)
     expected = torch.from_numpy(arrays["sample/ddim8_cfg1.0"]).double()
     torch.testing.assert_close(found, expected, atol=SAMPLE * expected.abs().max().item(), rtol=0)
 
@@ -133,10 +133,8 @@ def test_solvers_of_the_velocity_end_where_ddim_of_all_times_does():
     arrays, _ = recorded("dit_train")
     loaded = load("dit_train")
     noise, labels = (torch.from_numpy(arrays[name][:1]) for name in ("noise", "labels"))
-    coarse, fine = (ddim(loaded.network, noise, labels, steps) for steps in (500, 1000))
-    velocity = classifier_free_velocity(
-        loaded.velocity_model, labels, loaded.network.null_label, 1.0
-    )
+    coarse, fine = (ddim(loaded.model, noise, labels, steps) for steps in (500, 1000))
+    velocity = classifier_free_velocity(loaded.velocity_model, labels, loaded.model.null_label, 1.0)
     ends = [sample_ode(velocity, noise, num_steps=steps, method="heun") for steps in (200, 400)]
     bound = (fine - coarse).abs().max() + (ends[1] - ends[0]).abs().max()
     assert bound < 0.03 * fine.abs().max()
