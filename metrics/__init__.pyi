@@ -1,7 +1,6 @@
 from .errors import CacheError as CacheError
 from .errors import InputError as InputError
 from .extraction import Processes as Processes
-from .extraction import SingleProcess as SingleProcess
 from .extraction.cache_entry import CacheEntry as CacheEntry
 from .extraction.feature_cache import FeatureCache as FeatureCache
 from .extraction.measurement import Measurement as Measurement

@@ -126,10 +126,6 @@ class Processes:
             yield box[0]
 
 
-SingleProcess = Processes
-"""A process that has no others beside it, by the name that stands in notebooks."""
-
-
 @contextmanager
 def joined_processes(
     backend: Backend | str = "gloo", patience: timedelta = PATIENCE

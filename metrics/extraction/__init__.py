@@ -5,4 +5,3 @@ Several processes may share the pass. Nothing is compared here. Public names:
 """
 
 from repa_base.processes import Processes as Processes
-from repa_base.processes import SingleProcess as SingleProcess

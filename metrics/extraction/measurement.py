@@ -21,7 +21,7 @@ from metrics.images.inspection import ImageFindings
 from metrics.images.source import ImageSource
 from metrics.networks.network import Features, MetricNetwork
 from metrics.settings import DEFAULT_BATCH_SIZE, SPLIT_SIZE
-from repa_base.processes import Processes, SingleProcess
+from repa_base.processes import Processes
 from repa_base.progress import Progress, steps_of
 
 
@@ -105,7 +105,7 @@ def measure(
         CacheError: The cache cannot be written.
         ValueError: `batch_size` or `split_size` is below 1, or several processes have no cache.
     """
-    processes = processes or SingleProcess()
+    processes = processes or Processes()
     extraction = Extraction(images, network, batch_size, progress)
     score = RunningInceptionScore(split_size)
     content = None

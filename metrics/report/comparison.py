@@ -15,7 +15,7 @@ from metrics.report.reference import Reference, check_reference, measure_referen
 from metrics.report.scores import EXTRAPOLATION_START, Comparison
 from metrics.report.warning import LintWarning
 from metrics.settings import MetricSettings
-from repa_base.processes import SingleProcess, at_first
+from repa_base.processes import Processes, at_first
 from repa_base.progress import Progress
 
 _DEFAULTS = MetricSettings()
@@ -127,7 +127,7 @@ def evaluate_sets(
         raise ValueError("Standard errors need a cache of features.")
     check_reference(reference, network)
     _check_counts(sets, reference, settings)
-    processes = options.get("processes") or SingleProcess()
+    processes = options.get("processes") or Processes()
     real = measure_reference(reference, network, **options)
     reports = {}
     for name, images in sets.items():

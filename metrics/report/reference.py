@@ -24,7 +24,7 @@ from metrics.networks.network import MetricNetwork
 from metrics.settings import KEPT_IMAGES
 from repa_base.checksums import file_sha256
 from repa_base.files import replacing
-from repa_base.processes import SingleProcess, at_first
+from repa_base.processes import Processes, at_first
 from repa_base.progress import steps_of
 
 _STATISTICS = ("mu", "sigma", "mu_s", "sigma_s", "count", "network", "weights_sha256")
@@ -187,7 +187,7 @@ def write_reference(
     chosen = np.random.default_rng(seed).permutation(images.count) < kept
     weights = network.weights_sha256 or None
     statistics = ReferenceStatistics(measured.pool, measured.spatial, measured.network, weights)
-    processes = options.get("processes") or SingleProcess()
+    processes = options.get("processes") or Processes()
     at_first(processes, lambda: _write(path, statistics, images, chosen))
 
 
