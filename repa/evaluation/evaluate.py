@@ -78,7 +78,7 @@ def evaluate_file(
     """Judge images: find reference and network, measure, compare, warn. Nothing is printed.
 
     Args:
-        samples: NPZ or NPY file, folder, or images that are open.
+        samples: NPZ or NPY file, folder or zip of pictures, or images that are open.
         reference: Name in the registry, or path (a file that is spelt like a name is written
             "./NAME"); None for that of the data that the manifest names.
         num: Judge only the first so many images.
