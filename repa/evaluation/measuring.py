@@ -121,7 +121,7 @@ class Measuring:
             except CacheError as error:
                 self.on_warning(
                     f"features are not kept, and measured without their cache: {error} "
-                    "--no-cache says so from the start, and $REPA_CACHE can name another folder."
+                    "$REPA_CACHE can name another folder."
                 )
         if not needed and self.processes.size == 1:
             cache = feature_cache(read_only=True, on_damage=damaged) if kept else None
