@@ -94,8 +94,7 @@ class Extraction:
         source = InspectedImages(self.images, sums.inspector)
         done = 0
         for batch in prefetch(source.batches(self.batch_size, rows.start, rows.stop)):
-            less = f"repa fid --batch-size {len(batch) // 2 or 1}"
-            with out_of_memory_in_words(f"for {len(batch)} images at once: try {less}."):
+            with out_of_memory_in_words(_with_less(len(batch))):
                 features = self.network(batch)
             self._check_finite(features, rows.start + done)
             keep(features)
@@ -116,6 +115,13 @@ class Extraction:
                     f"{self.images.name}: {self.network.name} gives NaN or infinity for image "
                     f"{image}; check its weights, or try another device."
                 )
+
+
+def _with_less(count: int) -> str:
+    """Say what would need less memory than images at once, in words of no command."""
+    if count == 1:
+        return "for one image: compute on a device that has more."
+    return f"for {count} images at once: try a batch size of {count // 2}."
 
 
 def stored_features(

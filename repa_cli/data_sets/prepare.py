@@ -94,6 +94,7 @@ def prepare(
     with joined_processes() as world:
         bars: dict[str, Bar | Lines] = {}
         how = Measuring(network=features, weights_path=weights, device=device, processes=world)
+        how = replace(how, batch_size=min(how.batch_size, config.batch_size))
         how = replace(how, progress=progress_bars(), on_note=print_note, on_warning=print_warning)
         try:
             prepared = run(

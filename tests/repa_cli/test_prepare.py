@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from pictures import class_folders, content
 
+from metrics.settings import DEFAULT_BATCH_SIZE
 from repa.data import open_prepared
 from repa.data.held_out import HeldOutReference
+from repa.errors import RepaError
 
 BY_LITE0 = ("--features", "efficientnet-lite0")
 
@@ -125,6 +127,20 @@ def test_what_is_held_out_becomes_the_reference_of_samples_that_name_it(repa, so
     assert all(values[name] == pytest.approx(by_images[name], rel=1e-5) for name in values)
     code, _, err = repa(*arguments[:-1], "inception", "--weights", __file__)
     assert code == 0 and "its reference stays that of efficientnet-lite0" in err
+
+
+def test_a_smaller_batch_size_is_that_of_measuring_as_well(repa, source, tmp_path, monkeypatch):
+    sizes = []
+
+    def maker(how):
+        sizes.append(how.batch_size)
+        raise RepaError("enough.")
+
+    monkeypatch.setattr("repa.evaluation.reference_maker", maker)
+    arguments = ("prepare", source, "--out", tmp_path / "out", "--image-size", 16, *BY_LITE0)
+    for options in ((), ("--batch-size", 3)):
+        assert repa(*arguments, "--held-out", "3", *options)[0] == 1
+    assert sizes == [DEFAULT_BATCH_SIZE, 3]
 
 
 def test_weights_that_are_missing_are_one_line_before_any_work(repa, source, tmp_path, monkeypatch):

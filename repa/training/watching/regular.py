@@ -90,7 +90,7 @@ def _noted(name: str, work: Work, on_note: Callable[[str], None]) -> Work:
         try:
             with out_of_memory_in_words(_BESIDE):
                 return work(state, is_stopped)
-        except NoMemoryError:  # whose remedy is of a command that nobody has typed
+        except NoMemoryError:  # whose remedy is no setting of the run
             on_note(f"no {name} of step {state.step}: out of memory {_BESIDE}")
         except (RepaError, OSError) as error:
             on_note(f"no {name} of step {state.step}: {error}")

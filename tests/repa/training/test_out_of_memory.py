@@ -100,11 +100,11 @@ def test_previews_and_held_out_losses_that_do_not_fit_are_noted_and_the_run_goes
     assert train(again, tmp_path, resume=True, reporting=reporting).name == "step-0000007"
 
 
-def test_an_evaluation_that_does_not_fit_names_no_option_of_repa_fid():
+def test_an_evaluation_that_does_not_fit_names_no_batch_size():
     notes = []
 
     def work(state, is_stopped):
-        raise NoMemoryError("out of memory for 6 images at once: try repa fid --batch-size 3.")
+        raise NoMemoryError("out of memory for 6 images at once: try a batch size of 3.")
 
     assert _noted("evaluation", work, notes.append)(SimpleNamespace(step=3), bool) == {}
     assert notes == ["no evaluation of step 3: out of memory beside what the steps need."]
