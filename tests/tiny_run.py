@@ -58,13 +58,13 @@ def numbers(features):
     return features[:, 0, 0].round().long().tolist()
 
 
-def stand_in_encoder(name="stand-in", device="cpu"):
+def stand_in_encoder(name="stand-in", device="cpu", *, precision="fp32"):
     """Its features are mean colours, so that they say which numbered image they are of."""
 
     def preprocess(images, grid_size):
         return F.adaptive_avg_pool2d(images.permute(0, 3, 1, 2).float(), grid_size)
 
-    return Encoder(name, nn.Identity(), 3, range(1, 9), preprocess)
+    return Encoder(name, nn.Identity(), 3, range(1, 9), preprocess, precision)
 
 
 class Unread(TorchDispatchMode):

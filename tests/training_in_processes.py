@@ -43,7 +43,7 @@ def with_numbered_images():
     torch.manual_seed(0)
     data = numbered_data(40)
     opening.open_training_data = lambda name, size: data
-    targets.load_encoder = lambda name, device: stand_in_encoder(name)
+    targets.load_encoder = stand_in_encoder
     previews._ROWS = previews._STEPS = 1
 
 

@@ -9,7 +9,7 @@ mapped, else of the whole file once.
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -241,7 +241,7 @@ def _open_one(
         if path.exists():
             what = _what(name.name, data, precision)
             return _read(path, (data.count, grid_size**2), what)
-    encoder = replace(load_encoder(str(name), device), precision=precision)
+    encoder = load_encoder(str(name), device, precision=precision)
     encoder.check_grid(grid_size, image_size=data.images(np.arange(1)).shape[1])
     return EncoderTargets(encoder, data, grid_size, device)
 

@@ -196,7 +196,7 @@ def test_one_file_has_one_precision(run, tmp_path):
 def test_what_a_run_and_an_export_write_has_the_permissions_that_the_user_set(
     tmp_path, monkeypatch, umask
 ):
-    monkeypatch.setattr(targets, "load_encoder", lambda name, device: stand_in_encoder(name))
+    monkeypatch.setattr(targets, "load_encoder", stand_in_encoder)
     before = os.umask(umask)
     try:
         out = tmp_path / "run"

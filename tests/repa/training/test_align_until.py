@@ -28,8 +28,8 @@ def shown(monkeypatch):
     """Train on numbered images with a stand-in encoder; return how many it is shown at a time."""
     shown, data = [], numbered_data(20)
 
-    def load(name, device):
-        encoder = stand_in_encoder(name)
+    def load(name, device, *, precision):
+        encoder = stand_in_encoder(name, precision=precision)
 
         def preprocess(images, grid_size):
             shown.append(len(images))

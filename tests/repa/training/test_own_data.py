@@ -200,7 +200,8 @@ def test_mirrored_latents_need_both_prepared(prepared, tmp_path):
 @pytest.fixture
 def stand_in(monkeypatch):
     """Let every encoder be a stand-in, whose features are mean colours."""
-    monkeypatch.setattr("repa.training.targets.load_encoder", lambda *_: stand_in_encoder())
+    load = lambda *_, precision: stand_in_encoder(precision=precision)  # noqa: E731
+    monkeypatch.setattr("repa.training.targets.load_encoder", load)
 
 
 @pytest.mark.parametrize("encoder", ["efficientnet-lite0", f"{NAME},efficientnet-lite0"])

@@ -28,8 +28,8 @@ def with_stand_in(monkeypatch):
     """Let the encoder be a stand-in; return the numbers of images that it is shown at a time."""
     shown = []
 
-    def load(name, device):
-        encoder = stand_in_encoder(name)
+    def load(name, device, *, precision):
+        encoder = stand_in_encoder(name, precision=precision)
 
         def preprocess(images, grid_size):
             shown.append(len(images))
@@ -120,8 +120,8 @@ def test_a_run_ends_with_the_same_weights_wherever_its_features_are_kept(
 def with_two(monkeypatch):
     """Let the encoders be two stand-ins, of three and of one feature."""
 
-    def load(name, device):
-        encoder = stand_in_encoder(name)
+    def load(name, device, *, precision):
+        encoder = stand_in_encoder(name, precision=precision)
         if name == "efficientnet-lite1":
             return encoder
         return replace(
