@@ -82,8 +82,9 @@ def prepare(
     if config.held_out is None and (features or weights):
         option = "--features" if features else "--weights"
         raise typer.BadParameter("has no effect without --held-out", param_hint=option)
-    if "batch_size" in settings and not (config.autoencoder or config.encoders):
-        reason = "has no effect without --autoencoder or --encoder"
+    computed = config.autoencoder or config.encoders or config.held_out is not None
+    if "batch_size" in settings and not computed:
+        reason = "has no effect without --autoencoder, --encoder or --held-out"
         raise typer.BadParameter(reason, param_hint="--batch-size")
     with Loading():
         from repa.data.preparation import prepare as run
