@@ -114,7 +114,7 @@ def mixtures(options):
             if guidance[0] == 1:
                 return known.exact_moments()
             if process not in limits:
-                made = [limit(process, guidance, 1000 + part, 10_000) for part in range(3)]
+                made = [limit(process, guidance, 1000 + part, 10_000) for part in range(10)]
                 limits[process] = known.moments(torch.cat(made))
             return limits[process]
 
