@@ -113,12 +113,15 @@ def without_straddling(
 
     So to each of `jumps`, times at which the velocity is another than above them. As many steps as
     before, and none of them has only a part inside the interval, or on one side of a jump, unless
-    there are fewer inner times than ends and jumps.
+    there are fewer inner times than ends and jumps: each takes the nearest time of those that leave
+    enough for the others.
     """
+    ends = [end for end in {interval.low, interval.high, *jumps} if times[-1] < end < times[0]]
     moved, free = list(times), range(1, len(times) - 1)
-    for end in sorted({interval.low, interval.high, *jumps}, reverse=True):
-        if moved[-1] < end < moved[0] and free:
-            nearest = min(free, key=lambda i: abs(moved[i] - end))
+    for to_come, end in zip(reversed(range(len(ends))), sorted(ends, reverse=True), strict=True):
+        if free:
+            leaving_enough = free[: max(len(free) - to_come, 1)]
+            nearest = min(leaving_enough, key=lambda i: abs(times[i] - end))
             moved[nearest] = end
             free = range(nearest + 1, len(times) - 1)
     return moved
