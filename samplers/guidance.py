@@ -209,6 +209,7 @@ def internally_guided(
     """Guide a network away from its own worse guess: internal guidance, with or without labels.
 
     What is returned is a model like any other, which classifier-free guidance may guide further.
+    Solvers that go by earlier evaluations have to be told of the jumps at the ends of the interval.
 
     Args:
         velocities: velocities(x, t, labels), the full velocity and the worse one.

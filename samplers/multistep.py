@@ -16,7 +16,7 @@ from samplers.guidance import GuidanceInterval
 Density = Callable[[np.ndarray], np.ndarray]
 """What a polynomial is weighted with: density(u) at places u, shaped like them."""
 
-_ROUNDING = 1e-6
+ROUNDING = 1e-6
 """Times of a velocity may be float32; as near a jump as this, one counts as the jump itself."""
 
 # Of an exponential over a step as long as exp(20) in noise level, to float64's last digits.
@@ -54,7 +54,7 @@ def phase_of(t: float, guided: bool, jumps: Sequence[float]) -> tuple[bool, int]
 
     It is the guidance, and how many jumps are still ahead: the velocity at one is that below it.
     """
-    return guided, sum(t > jump + _ROUNDING for jump in jumps)
+    return guided, sum(t > jump + ROUNDING for jump in jumps)
 
 
 def integrals(

@@ -12,6 +12,7 @@ import torch
 
 from samplers.guidance import GuidanceInterval
 from samplers.interpolant import Interpolant, LinearInterpolant
+from samplers.multistep import ROUNDING
 from samplers.names import GridName
 
 SDE_LAST_STEP_SIZE = 0.04
@@ -114,11 +115,13 @@ def without_straddling(
     So to each of `jumps`, times at which the velocity is another than above them. As many steps as
     before, and none of them has only a part inside the interval, or on one side of a jump, unless
     there are fewer inner times than ends and jumps: each takes the nearest time of those that leave
-    enough for the others.
+    enough for the others. Of ends and jumps that `ROUNDING` hardly tells apart, the lowest is all.
     """
-    ends = [end for end in {interval.low, interval.high, *jumps} if times[-1] < end < times[0]]
+    sought = {interval.low, interval.high, *jumps}
+    inner = sorted(end for end in sought if times[-1] < end < times[0])
+    ends = [end for below, end in pairwise([times[-1], *inner]) if end - below > 3 * ROUNDING]
     moved, free = list(times), range(1, len(times) - 1)
-    for to_come, end in zip(reversed(range(len(ends))), sorted(ends, reverse=True), strict=True):
+    for to_come, end in zip(reversed(range(len(ends))), reversed(ends), strict=True):
         if free:
             leaving_enough = free[: max(len(free) - to_come, 1)]
             nearest = min(leaving_enough, key=lambda i: abs(times[i] - end))

@@ -25,6 +25,7 @@ from samplers import (
     sde_times,
     without_straddling,
 )
+from samplers.multistep import ROUNDING
 
 TOLERANCE = 1e-5  # of adaptive solvers, relative and absolute
 
@@ -58,7 +59,7 @@ def times_of(
     """Return the times that a protocol's solver visits; None are the solver's own.
 
     The times of multistep solvers, unless they are given one by one, are fitted to the interval,
-    and to where the velocity jumps within it.
+    and to where the velocity jumps.
     """
     if isinstance(protocol.times, tuple):
         return list(protocol.times)
@@ -78,10 +79,18 @@ def times_of(
 
 
 def jumps_of(protocol: Protocol) -> tuple[float, ...]:
-    """Return where within the guidance interval a protocol's velocity jumps: CFG-Zero*'s does."""
+    """Return where a protocol's velocity jumps by itself, with no word from the solver.
+
+    CFG-Zero*'s does within its interval, internal guidance's at the ends of its own. As that is
+    closed, and the velocity at a jump counts as the one below it, its lower jump is just below it.
+    """
     low, high = protocol.guidance_interval
     begins = 1 - ZERO_SHARE
-    return (begins,) if protocol.guidance == "cfg-zero" and low < begins < high else ()
+    jumps = [begins] if protocol.guidance == "cfg-zero" and low < begins < high else []
+    if protocol.internal_scale > 1:
+        low, high = protocol.internal_interval
+        jumps += [low - 2 * ROUNDING, high]
+    return tuple(jump for jump in jumps if 0 < jump < 1)
 
 
 def num_increments(protocol: Protocol) -> int:

@@ -15,6 +15,7 @@ from repa.generation import Protocol, images_of
 from repa.generation.guiding import check_guide, extrapolation_of, guided_by
 from repa.generation.images import check_protocol, velocity_of
 from repa.generation.integration import solver_of, times_of
+from repa.generation.solvers import MULTISTEP
 from samplers import PATHS, plain
 
 LABELS = torch.tensor([1, 3])
@@ -82,11 +83,16 @@ def test_a_model_that_is_its_own_guide_changes_nothing_and_neither_does_apg_that
     assert not np.array_equal(unguided.images, guided.images)
 
 
+def two_heads(velocities):
+    network = SimpleNamespace(null_label=7, velocities=velocities)
+    settings = SimpleNamespace(guided_channels=None)
+    full = lambda x, t, labels: velocities(x, t, labels)[0]  # noqa: E731
+    return SimpleNamespace(model=network, settings=settings, velocity_model=full)
+
+
 @pytest.mark.parametrize(("t", "factor"), [(0.1, 2), (0.2, 2.5), (0.6, 2.5), (0.7, 2)])
 def test_internal_guidance_has_the_weight_and_the_interval_of_the_protocol(t, factor):
-    network = SimpleNamespace(null_label=7, velocities=lambda x, t, y: (2 * x, x))
-    settings = SimpleNamespace(guided_channels=None)
-    model = SimpleNamespace(model=network, settings=settings, velocity_model=lambda x, t, y: 2 * x)
+    model = two_heads(lambda x, t, y: (2 * x, x))
     protocol = replace(HEUN, cfg_scale=1.0, internal_scale=1.5, internal_interval=(0.2, 0.6))
     velocity = velocity_of(model, None, LABELS, protocol)
     times = torch.full((2,), t, dtype=torch.float64)
@@ -112,6 +118,57 @@ def test_multistep_solvers_begin_afresh_where_cfg_zero_begins_to_move(solver, ch
     solve = solver_of(protocol, PATHS["linear"], lambda step: pytest.fail("noise"))
     end = solve(velocity, torch.zeros(2, 1, dtype=torch.float64))
     torch.testing.assert_close(end, torch.full_like(end, -0.96))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"solver": "ab4"} | changes for changes in ({}, {"times": "shifted", "shift": 0.5})),
+        *({"solver": "dpm++"} | changes for changes in ({}, {"times": "uniform"}, {"order": 3})),
+    ],
+)
+@pytest.mark.parametrize(
+    ("own", "cfg", "interval", "length", "fewest"),
+    [
+        ((0.2, 0.63), 1.0, (0.1, 0.7), 1.43, 3),
+        ((0.0, 0.5), 1.0, (0.1, 0.7), 1.5, 2),
+        ((0.37, 1.0), 1.0, (0.1, 0.7), 1.63, 2),
+        ((0.2, 0.63), 1.5, (0.1, 0.4), 1.43 + 0.25, 5),
+        ((0.2, 0.63), 1.5, (0.2, 0.63), 1.43 + 0.43, 3),
+        ((0.2, 0.63), 1.5, (0.63, 0.9), 1.43 + 0.135, 4),
+    ],
+)
+def test_multistep_solvers_begin_afresh_where_internal_guidance_switches(
+    settings, own, cfg, interval, length, fewest
+):
+    """The velocity is 1, internal guidance doubles it, the other one adds half of what is there."""
+
+    def velocities(x, t, labels):
+        full = torch.ones_like(x) * (labels != 7).reshape(-1, 1)
+        return full, 0 * full
+
+    for num_steps in (fewest, 12, 25):
+        protocol = Protocol(
+            num_steps=num_steps, cfg_scale=cfg, guidance_interval=interval, **settings
+        )
+        protocol = replace(protocol, internal_scale=2.0, internal_interval=own)
+        velocity = velocity_of(two_heads(velocities), None, LABELS, protocol)
+        solve = solver_of(protocol, PATHS["linear"], lambda step: pytest.fail("noise"))
+        end = solve(velocity, torch.zeros(2, 1))
+        torch.testing.assert_close(end, torch.full_like(end, -length), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("solver", ["dpm++sde", "sa", "heun", "sde"])
+def test_only_solvers_for_few_steps_have_times_at_the_ends_of_internal_guidance(solver):
+    protocol = Protocol(solver=solver, num_steps=12, internal_interval=(0.2, 0.63))
+    path, interval = PATHS["linear"], (0.0, 1.0)
+    without = times_of(protocol, path, interval)
+    times = times_of(replace(protocol, internal_scale=1.5), path, interval)
+    if solver in MULTISTEP:
+        assert {round(t, 5) for t in set(times) - set(without)} == {0.2, 0.63}
+        assert len(times) == len(without)
+    else:
+        assert times is without is None
 
 
 @pytest.mark.parametrize("interval", [(0.0, 0.7), (0.0, 0.96), (0.97, 1.0)])
