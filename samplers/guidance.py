@@ -54,12 +54,14 @@ ZERO_SHARE = 0.04
 def zero_star(zero_share: float = ZERO_SHARE) -> Extrapolation:
     """Scale the negative to fit the positive best, and have no velocity at first: CFG-Zero*.
 
-    An ODE's state then stands still; that of an SDE moves on by the score and the noise.
+    An ODE's state then stands still, by solvers of one evaluation a step; Heun's corrector may see
+    the velocity below already. That of an SDE moves on by the score and the noise.
 
     Args:
         zero_share: The guided velocity is 0 where t > 1 - zero_share: on equal steps in the first
             zero_share of them, 4 % as published. Steps that are not guided are as ever. Solvers
-            that go by earlier evaluations have to be told of the jump.
+            that go by earlier evaluations have to be told of the jump, as `sample_adams` is by its
+            `jumps`; explicit_adams and implicit_adams of `sample_ode` remember across it.
 
     Raises:
         ValueError: Unless 0 <= zero_share < 1.

@@ -111,8 +111,8 @@ class Protocol:
     )
     guidance: GuidanceName = setting(
         "Kind of guidance: cfg is the published one, cfg-zero CFG-Zero* (scaled negative; above "
-        "t = 0.96, if the interval reaches so far, no velocity: an ODE stands still, an SDE does "
-        "not), apg adaptive projected guidance.",
+        "t = 0.96, if the interval reaches so far, no velocity: the ODE stands still by euler, "
+        "dpm++, ab2 and ab4, an SDE does not), apg adaptive projected guidance.",
         "cfg",
         choices=GuidanceName,
         value="|".join(get_args(GuidanceName)),

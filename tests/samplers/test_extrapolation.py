@@ -103,6 +103,15 @@ def test_zero_star_stands_still_in_the_published_share_of_equal_steps(num_steps,
     assert end.item() == pytest.approx(-(num_steps - still) / num_steps, abs=1e-9)
 
 
+def test_heun_s_corrector_sees_the_velocity_below_the_times_of_zero_star():
+    def one(x, t):
+        return torch.ones_like(x)
+
+    velocity = guided_velocity(one, one, 2.0, extrapolation=zero_star())
+    end = sample_ode(velocity, torch.zeros(1, 1), num_steps=25, method="heun")
+    assert end.item() == pytest.approx(-0.96 - 0.04 / 2, abs=1e-9)
+
+
 @pytest.mark.parametrize("num_steps", [7, 12, 100])
 @pytest.mark.parametrize(
     "solve",
