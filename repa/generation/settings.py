@@ -93,7 +93,11 @@ class Protocol:
     """
 
     num_steps: int = setting(
-        "Steps of the solver; adaptive solvers choose their own.", 250, low=1, flag="--steps"
+        "Steps of the solver; adaptive solvers choose their own.",
+        250,
+        low=1,
+        high=10_000,  # its cost is counted by running the solver on one number, in a few seconds
+        flag="--steps",
     )
     cfg_scale: float = setting(
         "Strength of guidance, away from the network without a class or from --guide; 1 turns it "

@@ -294,6 +294,7 @@ def test_published_command_without_network_says_which_file_to_put_where(repa, he
         (["--cfg", "nan"], ["--cfg"]),
         (["--num", "0"], ["--num"]),
         (["--steps", "0"], ["--steps"]),
+        (["--steps", "2000000"], ["--steps", "10000"]),
         (["--batch-size", "0"], ["--batch-size"]),
         (["--seed", "-1"], ["--seed"]),
         (["--out", "samples.png"], ["--out", ".npz"]),

@@ -64,7 +64,7 @@ def test_name_of_a_model_is_no_file_of_that_name(tmp_path, monkeypatch):
 
 def test_setting_out_of_range_is_refused_before_a_file_is_read(tmp_path):
     (tmp_path / "x.pt").write_text("no checkpoint")
-    with pytest.raises(SettingError, match="num_steps must be at least 1"):
+    with pytest.raises(SettingError, match="num_steps must be from 1 to 10000"):
         SampleConfig.for_model(tmp_path / "x.pt", num_steps=0)
 
 

@@ -307,7 +307,8 @@ def test_latents_need_an_autoencoder_and_pixels_take_none(settings, tmp_path):
     ("changes", "message"),
     [
         ({"num_images": 0}, "num_images must be at least 1, got 0"),
-        ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"num_steps": 0}, "num_steps must be from 1 to 10000, got 0"),
+        ({"num_steps": 10_001}, "num_steps must be from 1 to 10000, got 10001"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"seed": -1}, r"seed must be from 0 to 2\*\*63 - 1, got -1"),
         ({"cfg_scale": 0.5}, "cfg_scale must be at least 1, got 0.5"),
