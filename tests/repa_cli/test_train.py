@@ -127,7 +127,7 @@ def test_command_starts_a_run_from_another_one_and_says_what_is_made_anew(traini
     start = ["--init", "run", "--image-size", 32, "--steps", 1, "--out", "finer"]
     code, out, error = training(*start)
     assert code == 0 and "finer/checkpoints/step-0000001" in out
-    assert "starting from run (SHA-256 " in error
+    assert "/run (SHA-256 " in error
     assert "position embedding made anew (4 x 4 tokens, not 2 x 2)" in error
     code, out, error = training(*start, "--resume", "--steps", 2, "--init", "other")
     assert code == 1 and not out and error.count("\n") == 1 and "other settings (init)" in error

@@ -9,6 +9,7 @@ say. Nothing in it is executed when it is read. It needs no generator's state, s
 
 import copy
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -216,11 +217,21 @@ def _check_state(checkpoint: Path, config: TrainConfig, *, unsealed: bool) -> No
         raise ValueError(f"{_STATE} has the format {state.get('format')!r}")
     if unsealed and state["format"] == _SEALED:
         raise ValueError(f"{SUMS} is missing")
-    others = [n for n in now if n in stored and stored[n] != now[n] and n not in CHANGEABLE]
+    told = [n for n in now if n in stored and n not in CHANGEABLE]
+    others = [n for n in told if _short(n, stored[n]) != _short(n, now[n])]
     if not isinstance(stored.get("data", ""), str):
         others.append("data")
     if others:
         raise ValueError(f"{_STATE} is of a run with other settings ({', '.join(others)})")
+
+
+def _short(name: str, value: object) -> object:
+    """Return a setting without folders of files: earlier versions stored paths as typed."""
+    if not isinstance(value, str):
+        return value
+    if name == "encoder":
+        return re.sub(r"\s*=\s*([^,]*/)?", "=", value)
+    return Path(value).name if name == "init" else value
 
 
 def _copy(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path) -> None:

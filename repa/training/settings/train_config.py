@@ -11,6 +11,7 @@ from typing import Any
 
 from repa.encoders.names import parse_encoders
 from repa.errors import RepaError, SettingError, UnknownNameError, suggestion
+from repa.registry import is_registered
 from repa.training.settings.sections import (
     DATASETS,
     SECTIONS,
@@ -70,6 +71,8 @@ class TrainConfig(
             value = getattr(self, name)
             if value is not None and (not isinstance(value, str) or not value):
                 raise SettingError(name, f"{name} must be a name, got {value!r}.")
+        if self.init and not is_registered("checkpoints", self.init) and _is_path(self.init):
+            object.__setattr__(self, "init", str(Path(self.init).absolute()))
 
     def is_aligned(self, step: int) -> bool:
         """Whether the step after `step` steps has the alignment loss."""
@@ -144,10 +147,14 @@ def whole_path(data: object) -> str:
     """
     if not isinstance(data, str):
         raise SettingError("data", f"data must be a name or a path, got {data!r}.")
-    if os.sep not in data and not os.path.lexists(data):
+    if not _is_path(data):
         hint = suggestion(data, DATASETS)
         raise SettingError("data", f"no data set, folder or zip is called {data!r}{hint}")
     return str(Path(data).absolute())
+
+
+def _is_path(text: str) -> bool:
+    return os.sep in text or os.path.lexists(text)
 
 
 def _check_plain(config: TrainConfig) -> None:

@@ -23,7 +23,9 @@ from repa.errors import (
 from repa.models.blocks import position_embedding
 from repa.training.loop import train
 from repa.training.run.folder import read_run_config
+from repa.training.run.state import check_checkpoint
 from repa.training.settings import TrainConfig
+from repa_base.checksums import seal_folder
 
 LABELS = "y_embedder.embedding_table.weight"
 STILL = {"num_steps": 1, "learning_rate": 1e-30}
@@ -134,6 +136,32 @@ def test_a_run_that_goes_back_to_its_start_starts_from_the_same_file(start, tmp_
     with pytest.raises(ChecksumError, match=r"start\.pt: .*started from another file"):
         train(stored, tmp_path / "run", **again)
     assert sorted((tmp_path / "run").rglob("*")) == files
+
+
+def test_a_run_finds_its_start_from_wherever_it_is_called(start, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    whole = train(config_of(start.name), tmp_path / "run", reporting=QUIET)
+    before, stored = file_bytes(whole), read_run_config(tmp_path / "run")
+    assert config_of(start.name).init == str(start)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    again = {"resume": True, "from_step": 0, "reporting": QUIET}
+    assert file_bytes(train(stored, tmp_path / "run", **again)) == before
+
+
+def test_checkpoints_open_whose_paths_were_stored_as_they_were_typed(start, tmp_path):
+    last = train(config_of(start, num_steps=1), tmp_path / "run", reporting=QUIET)
+    state = json.loads((last / "state.json").read_text())
+    state["config"]["model"]["init"] = start.name
+    state["config"]["alignment"]["encoder"] = "dinov2-vit-s = weights.pth,efficientnet-lite1"
+    (last / "state.json").write_text(json.dumps(state))
+    seal_folder(last)
+    config = read_run_config(tmp_path / "run")
+    encoder = "dinov2-vit-s=/anywhere/weights.pth,efficientnet-lite1"
+    assert check_checkpoint(last, replace(config, encoder=encoder))
+    for changed in ({"encoder": encoder.replace("weights", "others")}, {"init": "other.pt"}):
+        with pytest.raises(CheckpointFormatError, match=f"other settings .{next(iter(changed))}"):
+            check_checkpoint(last, replace(config, **{"encoder": encoder, **changed}))
 
 
 @pytest.mark.parametrize("resume", [False, True])
