@@ -172,11 +172,11 @@ def test_a_file_of_settings_beats_the_preset_and_what_is_typed_beats_the_file(
         ('preset = "repa-xl"', "did you mean 'repa-xl2'"),
         ('preset = "repa-b2"', "prepared set of your own"),
         ("[optimizer]\nlearning_rate = 0", "my.toml: [optimizer] learning_rate must be above 0"),
-        ('[model]\nmodel = "SiT-XXL/2"', "my.toml: [model] model"),
-        ('[alignment]\nencoder = "dinov2-vit-x"', "my.toml: [alignment] encoder"),
-        ("[alignment]\nencoder_depth = 99", "my.toml: [alignment] encoder_depth"),
-        ('[data]\ndata = "digit"', "my.toml: [data] data"),
-        ("[optimizer]\nbatch_size = 7\naccumulate = 2", "my.toml: [optimizer] batch_size"),
+        ('[model]\nmodel = "SiT-XXL/2"', "my.toml: [model] model: unknown model 'SiT-XXL/2'"),
+        ('[alignment]\nencoder = "dinov2-vit-x"', "my.toml: [alignment] encoder: unknown"),
+        ("[alignment]\nencoder_depth = 99", "my.toml: [alignment] encoder_depth must be"),
+        ('[data]\ndata = "digit"', "my.toml: [data] data: no data set"),
+        ("[optimizer]\nbatch_size = 7\naccumulate = 2", "my.toml: [optimizer] batch_size 7 cannot"),
     ],
 )
 def test_a_file_of_settings_that_cannot_be_meant_is_mistyped(

@@ -45,11 +45,14 @@ class ConfigFile:
     def under(self, typed: Mapping[str, Any]) -> dict[str, Any]:
         """Return all settings together: what is typed, else what the file says.
 
-        `encoder` none takes with it how the file aligns, and `eval_every` 0 how it evaluates.
+        `encoder` none takes with it how the file aligns, `projector` conv how wide the file's mlp
+        is, and `eval_every` 0 how it evaluates.
         """
         gone: tuple[str, ...] = ()
-        if typed.get("encoder") == NO_ENCODER:
+        if str(typed.get("encoder")).strip() == NO_ENCODER:
             gone += OF_ALIGNMENT
+        if typed.get("projector") == "conv":
+            gone += ("projector_dim",)
         if typed.get("eval_every") == 0:
             gone += OF_EVALUATIONS
         said = {**self.settings, **self.reporting}
@@ -66,8 +69,9 @@ class ConfigFile:
             said = name in self.settings or name in self.reporting
             if self.path is None or name in typed or not (said and homes):
                 raise
-            told = str(error).removeprefix(f"{name} ")
-            raise _error(self.path, f"[{homes[0]}] {name} {told}") from error
+            told = str(error).removeprefix(name)
+            told = told if told.startswith(" ") else f": {error}"
+            raise _error(self.path, f"[{homes[0]}] {name}{told}") from error
 
 
 def read_config_file(path: Path) -> ConfigFile:

@@ -91,6 +91,10 @@ def test_what_is_typed_takes_with_it_what_the_file_says_of_it(read):
     assert file.under({"encoder": "none"}) == kept | evaluated | {"encoder": "none"}
     assert file.under({"eval_every": 0}) == kept | aligned | {"eval_every": 0}
     assert file.under({"eval_every": 0, "eval_num": 3})["eval_num"] == 3  # refused by Reporting
+    wide = read("[alignment]\nprojector_dim = 512\n")
+    assert wide.under({"projector": "conv"}) == {"projector": "conv"}
+    assert wide.under({"projector": "mlp"})["projector_dim"] == 512
+    assert not wide.under({"encoder": " none "}).keys() - {"encoder"}
 
 
 def test_a_setting_that_is_refused_later_is_named_in_the_file_unless_it_was_typed(read):
